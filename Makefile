@@ -1,0 +1,45 @@
+# `make help` lists the targets. `make demo` and `make test` need only Python 3.11+ and make.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo up test lint format bench clean
+
+help: ## List the targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("Scoreline needs Python 3.11 or later; set PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@touch $(INSTALLED)
+
+install: $(INSTALLED) ## Make .venv with the pinned dependencies (the other targets do it when needed)
+
+demo: $(INSTALLED) ## Score every held-out loan application through the real path, on a stack of its own
+	@$(BIN)/scoreline demo
+
+up: $(INSTALLED) ## Run the whole stack on free ports until Ctrl-C
+	@$(BIN)/scoreline up
+
+test: $(INSTALLED) ## Run all tests, on real servers that they start themselves
+	@$(BIN)/python -m pytest
+
+lint: $(INSTALLED) ## Check style, types, imports and the deploy files
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/yamllint --strict deploy
+	$(BIN)/python -m pytest -q tests/lint
+
+format: $(INSTALLED) ## Format the code
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(INSTALLED) ## Measure against a plain Celery chain on this machine
+	@$(BIN)/python -m bench
+
+clean: ## Remove .venv and caches
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache *.egg-info

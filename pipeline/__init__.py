@@ -1,0 +1,1 @@
+"""The spine of Scoreline: contracts, ledger, runner, sweeper, broker, client, API and command line."""

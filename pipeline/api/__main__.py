@@ -1,0 +1,29 @@
+"""``python -m pipeline.api``: the start command of the API service (``scoreline api`` runs it)."""
+
+import argparse
+
+import uvicorn
+
+from pipeline.api.app import create_app
+from pipeline.telemetry import configure_logging
+
+
+def main() -> None:
+    """Read the command line and serve until told to stop; requests under way are answered first."""
+    parser = argparse.ArgumentParser(prog="scoreline api", description="Serve the HTTP API.")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=8000)
+    options = parser.parse_args()
+    configure_logging("api")
+    uvicorn.run(
+        create_app(),
+        host=options.host,
+        port=options.port,
+        log_config=None,
+        access_log=False,
+        timeout_graceful_shutdown=35,
+        lifespan="on",
+    )
+
+
+main()

@@ -1,0 +1,49 @@
+"""Access: bearer keys, known by their SHA-256 digests, compared in constant time."""
+
+import hashlib
+import hmac
+
+from fastapi import Request
+
+from pipeline.contracts.problems import Forbidden, Unauthorized
+from pipeline.settings import Settings
+
+
+class Access:
+    """Who may do what. Without any keys set, everybody on loopback may do everything."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._producers = settings.api_keys
+        self._operators = settings.operator_keys
+
+    def producer(self, request: Request) -> str:
+        """The caller's key digest ('' where no keys are set); Unauthorized. Operators may do what producers may."""
+        if not self._producers:
+            return ""
+        digest = self._digest(request)
+        if not _among(digest, self._producers | self._operators):
+            raise Unauthorized("send a known key: Authorization: Bearer KEY")
+        return digest
+
+    def operator(self, request: Request) -> None:
+        """Unauthorized without a key, Forbidden for a producer's."""
+        if not self._producers and not self._operators:
+            return
+        digest = self._digest(request)
+        if _among(digest, self._operators):
+            return
+        if _among(digest, self._producers):
+            raise Forbidden("this needs an operator's key (SCORELINE_OPERATOR_KEYS)")
+        raise Unauthorized("send an operator's key: Authorization: Bearer KEY")
+
+    @staticmethod
+    def _digest(request: Request) -> str:
+        scheme, _, key = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not key:
+            raise Unauthorized("a key is needed: Authorization: Bearer KEY")
+        return hashlib.sha256(key.strip().encode()).hexdigest()
+
+
+def _among(digest: str, known: frozenset[str]) -> bool:
+    # Every known digest is compared, in the same time whichever fits.
+    return sum(hmac.compare_digest(digest, other) for other in known) > 0

@@ -1,0 +1,80 @@
+"""The application: its life, how problems leave it, and its health."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from pipeline.api import operations, scores
+from pipeline.api.access import Access
+from pipeline.api.bodies import JsonResponse, problem_response
+from pipeline.client.asynchronous import AsyncScoringClient
+from pipeline.contracts.envelope import pointer
+from pipeline.contracts.problems import InvalidRequest, NotFound, Problem
+from pipeline.ledger.connection import store_problems
+from pipeline.ledger.letters import DeadLetters
+from pipeline.settings import Settings, settings
+
+DESCRIPTION = """Hand in scoring requests, poll for the answer by request ID.
+
+Every accepted request ends exactly once: `succeeded`, `invalid`, `dead`, `expired` or `cancelled`."""
+
+
+def create_app(configured: Settings | None = None) -> FastAPI:
+    """The API over the store that the settings name."""
+    chosen = configured or settings()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncScoringClient(settings=chosen) as client:
+            app.state.client = client
+            app.state.letters = DeadLetters(client.store)
+            yield
+
+    app = FastAPI(title="Scoreline", version="1", description=DESCRIPTION, lifespan=lifespan)
+    app.state.settings = chosen
+    app.state.access = Access(chosen)
+    app.include_router(scores.router)
+    app.include_router(operations.router)
+
+    @app.exception_handler(Problem)
+    async def _problem(_: Request, problem: Problem) -> Response:
+        return problem_response(problem)
+
+    @app.exception_handler(RequestValidationError)
+    async def _invalid_query(_: Request, error: RequestValidationError) -> Response:
+        errors = [{"pointer": pointer(fault["loc"][1:]), "message": fault["msg"]} for fault in error.errors()]
+        return problem_response(InvalidRequest("the query is not valid", errors=errors))
+
+    @app.exception_handler(HTTPException)
+    async def _http(request: Request, error: HTTPException) -> Response:
+        if error.status_code == 404:
+            return problem_response(NotFound(f"no route {request.method} {request.url.path}; see /docs"))
+        document = {"type": "about:blank", "title": error.detail, "status": error.status_code}
+        return Response(
+            JsonResponse(document).body,
+            status_code=error.status_code,
+            headers=dict(error.headers or {}),
+            media_type="application/problem+json",
+        )
+
+    @app.get("/livez", tags=["health"])
+    async def livez() -> Response:
+        """The event loop turns."""
+        return Response("ok\n", media_type="text/plain")
+
+    @app.get("/readyz", tags=["health"])
+    async def readyz() -> Response:
+        """The store answers and a model is released; 503 with the reason otherwise."""
+        client = app.state.client
+        with store_problems():
+            async with asyncio.timeout(chosen.store_timeout_s):
+                table = await client.releases()
+        if not table.current:
+            return JsonResponse({"ready": False, "reason": "no model is released: run scoreline publish"}, 503)
+        return JsonResponse({"ready": True})
+
+    return app

@@ -1,0 +1,74 @@
+"""Bodies: bounded JSON in, JSON and problem documents out."""
+
+import json
+from typing import Any
+
+import orjson
+from fastapi import Request, Response
+
+from pipeline.contracts.problems import BodyTooLarge, InvalidRequest, MalformedJson, Problem
+
+
+class JsonResponse(Response):
+    """A document as JSON."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        """The document as bytes."""
+        return orjson.dumps(content)
+
+
+def problem_response(problem: Problem) -> Response:
+    """A problem as RFC 9457 has it."""
+    headers = {} if problem.retry_after_s is None else {"Retry-After": str(problem.retry_after_s)}
+    if problem.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return Response(
+        orjson.dumps(problem.document()),
+        status_code=problem.status,
+        media_type="application/problem+json",
+        headers=headers,
+    )
+
+
+async def read_json(request: Request, limit: int) -> Any:
+    """The request's body, parsed; BodyTooLarge before more than ``limit`` bytes are held, MalformedJson."""
+    too_large = BodyTooLarge(f"the body is larger than {limit} bytes")
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > limit:
+        raise too_large
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > limit:
+            raise too_large
+    return parse_json(bytes(body))
+
+
+def parse_json(body: bytes) -> Any:
+    """Strict JSON, and the NaN and Infinity that many encoders write: preprocess refuses those, naming the feature."""
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        if b"NaN" in body or b"Infinity" in body:
+            try:
+                return json.loads(body)
+            except (ValueError, RecursionError):
+                pass  # it is malformed for another reason, which the strict parser names
+        raise MalformedJson(f"the body is not JSON: {error}") from None
+
+
+def wait_seconds(request: Request) -> float:
+    """The ``wait`` of the query, 0 to 30 seconds; InvalidRequest."""
+    text = request.query_params.get("wait")
+    if text is None:
+        return 0.0
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= 30:
+        message = f"wait was {text[:40]!r}; allowed: a number of seconds from 0 to 30"
+        raise InvalidRequest(message, errors=[{"pointer": "/wait", "message": message}])
+    return seconds

@@ -1,0 +1,105 @@
+"""What operators ask for: models, stats, dead letters, metrics."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from pipeline.api.bodies import JsonResponse
+from pipeline.contracts.ids import from_text
+from pipeline.contracts.problems import InvalidRequest
+from pipeline.ledger.overview import read_overview
+
+router = APIRouter()
+
+
+@router.get("/v1/models", tags=["models"])
+async def models(request: Request) -> Response:
+    """Every released version, its state and its input schema."""
+    request.app.state.access.producer(request)
+    table = await request.app.state.client.releases()
+    return JsonResponse({"models": table.documents()})
+
+
+@router.get("/v1/stats", tags=["operations"])
+async def stats(request: Request) -> Response:
+    """What waits, what is claimed, who works."""
+    request.app.state.access.producer(request)
+    return JsonResponse(await read_overview(request.app.state.client.store, request.app.state.settings))
+
+
+@router.get("/v1/dead-letters", tags=["operations"])
+async def dead_letters(
+    request: Request,
+    model: str | None = None,
+    stage: str | None = None,
+    category: str | None = None,
+    cursor: str | None = None,
+    limit: int = 50,
+) -> Response:
+    """Requests that were given up, newest first."""
+    request.app.state.access.operator(request)
+    if not 1 <= limit <= 500:
+        message = f"limit was {limit}; allowed: 1 to 500"
+        raise InvalidRequest(message, errors=[{"pointer": "/limit", "message": message}])
+    letters, following = await request.app.state.letters.page(
+        model=model, stage=stage, category=category, cursor=cursor, limit=limit
+    )
+    return JsonResponse({"items": [letter.document() for letter in letters], "next": following})
+
+
+@router.post("/v1/dead-letters/{letter_id}/replay", status_code=202, tags=["operations"])
+async def replay(request: Request, letter_id: str) -> Response:
+    """Run a dead request again from the stage that died."""
+    request.app.state.access.operator(request)
+    try:
+        request_id = from_text(letter_id)
+    except ValueError as error:
+        raise InvalidRequest(str(error), errors=[{"pointer": "/id", "message": str(error)}]) from None
+    await request.app.state.letters.replay(request_id)
+    status = await request.app.state.client.get(letter_id)
+    return JsonResponse(status, status_code=202, headers={"Location": f"/v1/scores/{letter_id}"})
+
+
+@router.get("/metrics", tags=["operations"], include_in_schema=False)
+async def metrics(request: Request) -> Response:
+    """The same counts for Prometheus."""
+    overview = await read_overview(request.app.state.client.store, request.app.state.settings)
+    registry = CollectorRegistry()
+    registry.register(_Overview(overview))
+    return Response(generate_latest(registry), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+class _Overview(Collector):
+    """Stats as metrics. Labels are stages, states and models: few, and known beforehand."""
+
+    def __init__(self, overview: dict[str, Any]) -> None:
+        self._overview = overview
+
+    def collect(self) -> Iterator[Metric]:
+        waiting = GaugeMetricFamily("scoreline_waiting", "Requests that wait for a stage.", labels=["stage"])
+        claimed = GaugeMetricFamily("scoreline_claimed", "Requests that a worker has claimed.", labels=["stage"])
+        oldest = GaugeMetricFamily("scoreline_oldest_age_seconds", "Age of the oldest that waits.", labels=["stage"])
+        for stage, figures in self._overview["stages"].items():
+            waiting.add_metric([stage], figures["waiting"])
+            claimed.add_metric([stage], figures["claimed"])
+            oldest.add_metric([stage], figures["oldest_age_s"] or 0)
+        workers = GaugeMetricFamily("scoreline_workers", "Workers.", labels=["stage", "state"])
+        known: dict[tuple[str, str], int] = {}
+        for worker in self._overview["workers"]:
+            place = (worker["stage"] or "unknown", worker["state"])
+            known[place] = known.get(place, 0) + 1
+        for place, number in sorted(known.items()):
+            workers.add_metric(list(place), number)
+        events = CounterMetricFamily("scoreline_events", "Requests by what happened to them.", labels=["event"])
+        for event, number in self._overview["counts"].items():
+            events.add_metric([event], number)
+        runs = CounterMetricFamily("scoreline_model_rows", "Rows that a model has run.", labels=["model"])
+        for model, number in self._overview["model_runs"].items():
+            runs.add_metric([model], number)
+        yield from (waiting, claimed, oldest, workers, events, runs)
+        yield GaugeMetricFamily("scoreline_unfinished", "Accepted, not ended.", value=self._overview["unfinished"])
+        yield GaugeMetricFamily("scoreline_dead_letters", "Dead letters kept.", value=self._overview["dead_letters"])

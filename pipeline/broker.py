@@ -1,0 +1,58 @@
+"""The broker: Celery as the carrier of bells. A bell says that a lane has work; it names no request.
+
+Losing a bell costs a second (the sweeper rings again), getting one twice costs a claim that finds nothing.
+So there is no result backend, no retry of tasks, and no restoring of messages that anything depends on.
+"""
+
+from celery import Celery
+from kombu import Queue
+
+from pipeline.contracts.stages import Stage
+from pipeline.ledger import keys
+from pipeline.settings import Settings
+
+
+def make_app(settings: Settings) -> Celery:
+    """The Celery app that all services share."""
+    app = Celery("scoreline", broker=settings.store_url, backend=None)
+    app.conf.update(
+        broker_transport_options={
+            # All keys under the ledger's tag: broker and ledger are one server, settle and bell one script.
+            "global_keyprefix": keys.TAG,
+            # The ledger heals within seconds; kombu's own giving back must never race a running job.
+            "visibility_timeout": settings.visibility_timeout_s,
+            "socket_keepalive": True,
+        },
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        # JSON only: a pickle in the queue is refused before it is parsed.
+        accept_content=["json"],
+        task_serializer="json",
+        event_serializer="json",
+        result_accept_content=["json"],
+        task_ignore_result=True,
+        task_store_errors_even_if_ignored=False,
+        # The ack follows the job's return, after all commits. A job that failed is acked too: its requests are in
+        # the ledger, and a bell given back for ever would be a poison message.
+        task_acks_late=True,
+        task_acks_on_failure_or_timeout=True,
+        task_reject_on_worker_lost=False,
+        worker_prefetch_multiplier=1,
+        task_soft_time_limit=settings.soft_limit_s,
+        task_time_limit=settings.hard_limit_s,
+        task_create_missing_queues=True,
+        task_default_queue="unrouted",
+        task_queues=[Queue(str(stage), routing_key=str(stage)) for stage in Stage],
+        task_send_sent_event=False,
+        worker_send_task_events=True,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        # A scoring child imports torch and warms its models before it says that it is up.
+        worker_proc_alive_timeout=120,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_soft_shutdown_timeout=settings.stay_s + 2,
+        worker_enable_soft_shutdown_on_idle=False,
+        timezone="UTC",
+        enable_utc=True,
+    )
+    return app

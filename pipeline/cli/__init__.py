@@ -1,0 +1,16 @@
+"""The command line: ``scoreline COMMAND``.
+
+``services``  up, worker, sweeper, api, train-demo, publish, doctor
+``producers`` submit, status, stats, models
+``letters``   dead list|show|replay|purge
+``demo``      the demo
+``console``   output: tables or JSON, problems as exit codes
+"""
+
+from pipeline.cli.console import run
+from pipeline.cli.main import cli
+
+
+def main() -> None:
+    """Entry point of ``scoreline``."""
+    run(cli)

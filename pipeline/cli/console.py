@@ -1,0 +1,60 @@
+"""What the commands share: one console, JSON beside tables, problems and their exit codes."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, TypeVar
+
+import typer
+from rich.console import Console
+
+from pipeline.client.asynchronous import AsyncScoringClient
+from pipeline.contracts.problems import Problem
+from pipeline.settings import SettingsError, read_settings
+from pipeline.stack.local import StackError
+
+Result = TypeVar("Result")
+console = Console()
+errors = Console(stderr=True)
+
+BAD_OUTCOME = 1
+USAGE = 2
+UNREACHABLE = 3
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+
+
+def run(cli: Callable[[], Any]) -> None:
+    """Run the command line; a problem becomes one line on standard error and its exit code."""
+    try:
+        cli()
+    except Problem as problem:
+        fail(problem.detail, problem.exit_code)
+    except SettingsError as error:
+        fail(str(error), USAGE)
+    except StackError as error:
+        fail(str(error), BAD_OUTCOME)
+    except KeyboardInterrupt:
+        fail("interrupted", 130)
+
+
+def fail(message: str, code: int) -> None:
+    """Say what is wrong and exit."""
+    errors.print(f"scoreline: {message}", style="red", markup=False, highlight=False)
+    sys.exit(code)
+
+
+def print_json(document: Any) -> None:
+    """A document on standard output, for programs."""
+    print(json.dumps(document, indent=1))
+
+
+def with_client(use: Callable[[AsyncScoringClient], Awaitable[Result]]) -> Result:
+    """Run ``use`` with a client of the store that the settings name."""
+
+    async def call() -> Result:
+        async with AsyncScoringClient(settings=read_settings()) as client:
+            return await use(client)
+
+    return asyncio.run(call())

@@ -1,0 +1,27 @@
+"""All commands, put together."""
+
+import typer
+
+from pipeline.cli import letters, producers, services
+from pipeline.cli.demo import demo
+
+cli = typer.Typer(
+    name="scoreline",
+    help="Fault-tolerant, asynchronous model scoring on queues: every accepted request ends exactly once.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+cli.command()(services.up)
+cli.command()(demo)
+cli.command()(producers.submit)
+cli.command()(producers.status)
+cli.command()(producers.stats)
+cli.command()(producers.models)
+cli.add_typer(letters.app, name="dead", help="Dead letters: requests that were given up.")
+cli.command()(services.worker)
+cli.command()(services.sweeper)
+cli.command()(services.api)
+cli.command()(services.publish)
+cli.command(name="train-demo")(services.train_demo)
+cli.command()(services.doctor)

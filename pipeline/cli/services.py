@@ -1,0 +1,170 @@
+"""Commands that run services: the whole stack, or one process of it."""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from pipeline.cli.console import BAD_OUTCOME, AsJson, console, fail, print_json
+from pipeline.contracts.stages import Stage
+from pipeline.ledger.connection import connect_async
+from pipeline.model_store import ModelStore
+from pipeline.publishing import publish_all
+from pipeline.settings import REPOSITORY, Durability, read_settings
+from pipeline.stack.local import LocalStack, StackError
+
+HealthPort = Annotated[int | None, typer.Option(help="Serve /livez and /readyz on this port (0: a free one).")]
+
+
+def up(
+    data_dir: Annotated[Path | None, typer.Option(help="Keep the store here (default: a temporary folder).")] = None,
+    port: Annotated[int | None, typer.Option(help="Port of the API (default: a free one).")] = None,
+    flower_port: Annotated[int | None, typer.Option(help="Port of Flower (default: a free one).")] = None,
+    scoring_workers: Annotated[int, typer.Option(min=1, max=64)] = 1,
+    durability: Annotated[str, typer.Option(help="process | disk")] = "process",
+    chaos_model: Annotated[bool, typer.Option("--chaos-model", help="Add the model that fails on demand.")] = False,
+    ready_file: Annotated[Path | None, typer.Option(help="Written when everything is ready: URLs and pids.")] = None,
+) -> None:
+    """Run the whole stack on this machine until Ctrl-C, which drains it."""
+    stack = LocalStack(
+        read_settings(),
+        data_dir=data_dir,
+        port=port,
+        flower_port=flower_port,
+        scoring_workers=scoring_workers,
+        durability=checked_durability(durability),
+        chaos_model=chaos_model,
+    )
+    stopping: list[int] = []
+    ready: list[bool] = []
+
+    def stop(number: int, _: object) -> None:
+        stopping.append(number)
+        if not ready:
+            raise _Interrupted
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    began = time.monotonic()
+    try:
+        with console.status("starting") as line:
+            stack.start(lambda awaited: line.update(f"waiting for {awaited}"))
+        ready.append(True)
+        if ready_file:
+            stack.write_ready_file(ready_file)
+        console.print(f"ready after {time.monotonic() - began:.1f} s at durability [bold]{stack.durability}[/]")
+        console.print(f"  API      {stack.api_url}/docs")
+        console.print(f"  Flower   {stack.flower_url}   user {stack.flower_user}, password {stack.flower_password}")
+        console.print(f"  store    {stack.store_url}   (export SCORELINE_STORE_URL={stack.store_url})")
+        console.print(f"  logs     {stack.data_dir}/logs")
+        console.print("Ctrl-C drains and stops.")
+        while not stopping:
+            if not stack.alive():
+                raise StackError(f"the supervision has ended by itself; see {stack.data_dir}/logs")
+            time.sleep(0.2)
+        console.print("draining ...")
+    except _Interrupted:
+        console.print("stopped before it was ready")
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        stack.stop()
+        if ready_file:
+            ready_file.unlink(missing_ok=True)
+    console.print("stopped")
+
+
+class _Interrupted(BaseException):
+    """A signal came while the stack was starting."""
+
+
+def checked_durability(name: str) -> Durability:
+    """A durability level by name; anything else is a usage error."""
+    if name not in ("process", "disk"):
+        raise typer.BadParameter(f"{name!r}; allowed: process, disk", param_hint="--durability")
+    return name  # type: ignore[return-value]
+
+
+def worker(
+    stage: Annotated[Stage, typer.Argument(help="preprocess, scoring or postprocess")],
+    health_port: HealthPort = None,
+    pool: Annotated[str | None, typer.Option(help="Serve this pool of models (scoring only).")] = None,
+) -> None:
+    """Run one stage's worker service until it is told to stop."""
+    arguments = [str(stage)]
+    if health_port is not None:
+        arguments += ["--health-port", str(health_port)]
+    if pool:
+        arguments += ["--pool", pool]
+    _become("tasks", *arguments)
+
+
+def sweeper(health_port: HealthPort = None) -> None:
+    """Run a sweeper. Run at least two: one leads, the others stand by."""
+    _become("pipeline.sweeper_service", *(["--health-port", str(health_port)] if health_port is not None else []))
+
+
+def api(host: str = "127.0.0.1", port: int = 8000) -> None:
+    """Serve the HTTP API."""
+    _become("pipeline.api", "--host", host, "--port", str(port))
+
+
+def train_demo(
+    out: Annotated[
+        Path | None, typer.Option(help="Model store to write into (default: SCORELINE_MODEL_STORE).")
+    ] = None,
+    version: str = "1",
+    as_json: AsJson = False,
+) -> None:
+    """Train the credit model on real loan applications and write its artifact."""
+    folder = out or read_settings().model_store
+    _become("tasks.train_demo", "--out", str(folder), "--version", version, *(["--json"] if as_json else []))
+
+
+def _become(module: str, *arguments: str) -> None:
+    """Turn this process into the service: no parent in between that could swallow a signal."""
+    read_settings()  # a wrong setting is told here, in one line
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]))
+    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])  # noqa: S606
+
+
+def publish(as_json: AsJson = False) -> None:
+    """Release every model version of the model store that is not released yet."""
+    settings = read_settings()
+
+    async def call() -> list[str]:
+        client = connect_async(settings)
+        try:
+            return await publish_all(client, ModelStore(settings.model_store))
+        finally:
+            await client.aclose()
+
+    added = asyncio.run(call())
+    if as_json:
+        print_json({"added": added})
+    else:
+        console.print(f"released: {', '.join(added)}" if added else "nothing new to release")
+
+
+def doctor(as_json: AsJson = False) -> None:
+    """Check settings, store and models, and say what to do about what is wrong."""
+    from pipeline.doctor import examine
+
+    checks = asyncio.run(examine(read_settings()))
+    if as_json:
+        print_json([{"check": check.name, "ok": check.ok, "detail": check.detail} for check in checks])
+    else:
+        table = Table("check", "", "detail")
+        for check in checks:
+            table.add_row(check.name, "[green]ok[/]" if check.ok else "[red]wrong[/]", check.detail)
+        console.print(table)
+    if not all(check.ok for check in checks):
+        if as_json:
+            sys.exit(BAD_OUTCOME)
+        fail("something is wrong", BAD_OUTCOME)

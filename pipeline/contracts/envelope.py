@@ -1,0 +1,53 @@
+"""The envelope of a scoring request: checked at once, before anything is stored. Features are checked by preprocess."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+
+from pipeline.contracts.problems import InvalidRequest
+
+PriorityName = Literal["high", "normal", "low"]
+DEFAULT_TIMEOUT_S = 3600.0
+
+
+class ScoreRequest(BaseModel):
+    """One scoring request, as ``POST /v1/scores`` takes it."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    model: Annotated[
+        str,
+        Field(
+            pattern=r"^[a-z0-9][a-z0-9-]{0,63}(@[A-Za-z0-9][A-Za-z0-9._-]{0,31})?$",
+            description="MODEL for its current version, or MODEL@VERSION",
+            examples=["credit-default"],
+        ),
+    ]
+    features: Annotated[dict[str, Any], Field(description="the model's input; see input_schema in /v1/models")]
+    priority: PriorityName = "normal"
+    timeout_s: Annotated[
+        float, Field(ge=0.1, le=86_400, allow_inf_nan=False, description="seconds until an unscored request expires")
+    ] = DEFAULT_TIMEOUT_S
+    allow_degraded: Annotated[bool, Field(description="whether a fallback model may answer")] = True
+
+
+_ADAPTER = TypeAdapter(ScoreRequest)
+
+
+def check_envelope(document: object) -> ScoreRequest:
+    """The request in a parsed document; InvalidRequest with a JSON pointer (RFC 6901) to each fault."""
+    try:
+        return _ADAPTER.validate_python(document)
+    except ValidationError as error:
+        errors = [
+            {"pointer": pointer(fault["loc"]), "message": fault["msg"]}
+            for fault in error.errors(include_url=False, include_input=False, include_context=False)
+        ]
+        raise InvalidRequest(
+            "; ".join(f"{e['pointer'] or '/'}: {e['message']}" for e in errors), errors=errors
+        ) from None
+
+
+def pointer(place: tuple[int | str, ...]) -> str:
+    """A JSON pointer (RFC 6901) to a place in a document."""
+    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in place)

@@ -1,0 +1,48 @@
+"""Request ids: UUIDv7 (RFC 9562), 16 bytes in the store, text outside.
+
+The 48 bits of time are stamped by the store when it accepts; the producer brings the rest, at random.
+"""
+
+import os
+import re
+from datetime import UTC, datetime
+
+_TEXT = re.compile(r"^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$", re.IGNORECASE)
+
+
+def random_tails(count: int) -> list[bytes]:
+    """The last ten bytes of ``count`` ids: version and variant set, 74 bits random."""
+    noise = os.urandom(10 * count)
+    tails = []
+    for start in range(0, 10 * count, 10):
+        tail = bytearray(noise[start : start + 10])
+        tail[0] = 0x70 | (tail[0] & 0x0F)
+        tail[2] = 0x80 | (tail[2] & 0x3F)
+        tails.append(bytes(tail))
+    return tails
+
+
+def to_text(request_id: bytes) -> str:
+    """The canonical text form of a 16-byte id."""
+    digits = request_id.hex()
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
+def from_text(text: str) -> bytes:
+    """The 16 bytes of a UUIDv7 in text form; ValueError if it is not one."""
+    if not isinstance(text, str) or not _TEXT.match(text):
+        raise ValueError(f"{text!r} is not a request id: a request id is a UUID of version 7")
+    return bytes.fromhex(text.replace("-", ""))
+
+
+def accepted_ms(request_id: bytes) -> int:
+    """When the store accepted the request: Unix milliseconds."""
+    return int.from_bytes(request_id[:6], "big")
+
+
+def rfc3339(unix_ms: float | None) -> str | None:
+    """Unix milliseconds as RFC 3339 in UTC with milliseconds; None stays None."""
+    if unix_ms is None:
+        return None
+    moment = datetime.fromtimestamp(int(unix_ms) / 1000, UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{int(unix_ms) % 1000:03d}Z"

@@ -1,0 +1,130 @@
+"""What a worker holds of a request between claim and settle, and the outcomes it may settle."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+from pipeline.contracts.lanes import ModelRef
+from pipeline.contracts.stages import Priority, State
+from pipeline.contracts.status import Failure
+
+
+class Header(NamedTuple):
+    """What was pinned at accept. A tuple, because every stage packs and unpacks it."""
+
+    model: str
+    version: str
+    digest: bytes
+    pool: str
+    priority: int
+    timeout_ms: int
+    generation: int
+    allow_degraded: bool
+
+    @property
+    def ref(self) -> ModelRef:
+        """The pinned model version."""
+        return ModelRef(self.model, self.version, self.digest.hex(), self.pool)
+
+    @property
+    def urgency(self) -> Priority:
+        """The priority as its enum."""
+        return Priority(self.priority)
+
+
+class Carry(NamedTuple):
+    """What a request brings along from stage to stage.
+
+    ``entered_ms``: when it began to wait for the present stage (Unix milliseconds, server's clock).
+    ``timings``: ``[stage, waited_ms, worked_ms]`` of each stage passed. ``anomalies``: see the status document.
+    """
+
+    entered_ms: float
+    timings: Sequence[Sequence[Any]] = ()
+    anomalies: Sequence[dict[str, Any]] = ()
+
+
+class Attempt(NamedTuple):
+    """One failed attempt: its number, time (Unix milliseconds), stage, error text, and the signal that killed it."""
+
+    n: int
+    at: int
+    stage: str
+    error: str
+    signal: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempts:
+    """What has gone wrong with a request so far; kept only once something has.
+
+    ``starts``: attempts charged on evidence (exception, death of the process, time limit).
+    ``losses``: its worker vanished, with no evidence against the request.
+    ``suspect``: run it alone next time. ``errors``: the latest attempts, oldest first.
+    """
+
+    starts: int = 0
+    losses: int = 0
+    suspect: bool = False
+    errors: tuple[Attempt, ...] = ()
+
+    def charge(self, at_ms: int, stage: str, error: str) -> "Attempts":
+        """One more start that failed with ``error``."""
+        attempt = Attempt(self.starts + self.losses + 1, at_ms, stage, error)
+        return replace(self, starts=self.starts + 1, errors=(*self.errors, attempt)[-KEPT_ERRORS:])
+
+
+KEPT_ERRORS = 20
+NO_ATTEMPTS = Attempts()
+
+
+@dataclass(slots=True)
+class Work:
+    """One claimed request at one stage.
+
+    ``body`` is the stage's input: the features (dict) for preprocess, the packed vector for scoring,
+    the raw output for postprocess. ``blob`` is the stored form it came from.
+    """
+
+    id: bytes
+    score: int
+    header: Header
+    carry: Carry
+    body: Any
+    blob: bytes
+    attempts: Attempts = NO_ATTEMPTS
+
+
+@dataclass(slots=True)
+class Output:
+    """What a stage made of one request: the body for the next stage, or the result after the last."""
+
+    body: Any
+    anomalies: Sequence[dict[str, Any]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """The stage is done with the request."""
+
+    output: Output
+
+
+@dataclass(frozen=True, slots=True)
+class RetryLater:
+    """Run it again after ``delay_ms``; ``attempts`` is charged already."""
+
+    delay_ms: int
+    attempts: Attempts
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The request ends here without a result. ``dead`` ends leave a dead letter; the others do not."""
+
+    state: State
+    error: Failure
+    attempts: Attempts = field(default=NO_ATTEMPTS)
+
+
+Outcome = Completed | RetryLater | Ended

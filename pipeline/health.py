@@ -1,0 +1,63 @@
+"""Health of a process without a web server of its own: ``/livez`` and ``/readyz`` on loopback.
+
+Live: its loop has turned within ten seconds, or it is reconnecting to the store. Ready: it can take work.
+"""
+
+import threading
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+STUCK_S = 10.0
+
+
+class Pulse:
+    """When a loop last turned. While ``paused`` (reconnecting) it is not expected to."""
+
+    def __init__(self) -> None:
+        self._turned = time.monotonic()
+        self._paused = False
+
+    def turn(self) -> None:
+        """The loop turned."""
+        self._turned = time.monotonic()
+        self._paused = False
+
+    def pause(self) -> None:
+        """The loop will not turn until the store is back."""
+        self._paused = True
+
+    @property
+    def beating(self) -> bool:
+        """Whether the loop has turned lately."""
+        return self._paused or time.monotonic() - self._turned < STUCK_S
+
+
+class HealthServer:
+    """Serves ``/livez`` and ``/readyz`` from a thread; the port is free after ``stop``."""
+
+    def __init__(self, port: int, *, live: Callable[[], bool], ready: Callable[[], bool]) -> None:
+        checks = {"/livez": live, "/readyz": ready}
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                check = checks.get(self.path)
+                status = 404 if check is None else 200 if check() else 503
+                body = b"ok\n" if status == 200 else b"not found\n" if status == 404 else b"failing\n"
+                self.send_response(status)
+                self.send_header("Content-Type", "text/plain")
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, format: str, *args: object) -> None:
+                """Probes are not worth a line each."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
+        self.port = self._server.server_address[1]
+        threading.Thread(target=self._server.serve_forever, name="health", daemon=True).start()
+
+    def stop(self) -> None:
+        """Close the port."""
+        self._server.shutdown()
+        self._server.server_close()

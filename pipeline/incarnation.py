@@ -1,0 +1,106 @@
+"""A worker's incarnation: the name under which it claims, and the heartbeat that keeps its claims its own.
+
+The parent process beats; its children claim under the same name, which they read from shared memory. An incarnation
+that was swept for silence is dead for ever: the parent takes a new name before anything is claimed again.
+"""
+
+import json
+import mmap
+import os
+import secrets
+import socket
+import threading
+import time
+from typing import Any
+
+import structlog
+from redis.exceptions import RedisError
+
+from pipeline.ledger import keys
+from pipeline.ledger.connection import Client
+from pipeline.ledger.scripts import Scripts
+from pipeline.settings import Settings
+
+log = structlog.get_logger()
+_NAME_BYTES = 32
+
+
+class Incarnation:
+    """The name of this worker now, shared with the children that are forked after it was made."""
+
+    def __init__(self, stage: str, device: str) -> None:
+        # The name, and one byte that a child sets once it can answer bells.
+        self._shared = mmap.mmap(-1, _NAME_BYTES + 1)
+        self._description: dict[str, Any] = {
+            "stage": stage,
+            "device": device,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+        }
+        self.rename()
+
+    @property
+    def name(self) -> str:
+        """128 random bits in hex."""
+        return self._shared[:_NAME_BYTES].decode()
+
+    @property
+    def ready(self) -> bool:
+        """Whether a child has loaded its stage and can answer bells."""
+        return self._shared[_NAME_BYTES] == 1
+
+    def register(self, client: Client) -> None:
+        """Make the name known to the ledger, from the child that is now ready. Before this it cannot claim."""
+        Scripts(client).beat(args=[self.name, self.description(), "1"])
+        self._shared[_NAME_BYTES] = 1
+
+    def rename(self) -> None:
+        """Take a new name."""
+        self._shared[:_NAME_BYTES] = secrets.token_hex(16).encode()
+        self._description["started_ms"] = round(time.time() * 1000)
+
+    def description(self) -> str:
+        """What operators see of this worker, as JSON."""
+        return json.dumps(self._description)
+
+
+class Heartbeat(threading.Thread):
+    """Beats for an incarnation until stopped; through outages of the store it keeps trying."""
+
+    def __init__(self, incarnation: Incarnation, client: Client, settings: Settings) -> None:
+        super().__init__(name="heartbeat", daemon=True)
+        self._incarnation = incarnation
+        self._client = client
+        self._scripts = Scripts(client)
+        self._every_s = settings.heartbeat_s
+        self._halt = threading.Event()
+
+    def run(self) -> None:
+        """Beat every ``heartbeat_s``, from when the first child is ready."""
+        while not self._halt.wait(self._every_s):
+            if self._incarnation.ready:
+                self.beat()
+
+    def beat(self) -> None:
+        """One heartbeat; under a new name after having been fenced."""
+        try:
+            if self._scripts.beat(args=[self._incarnation.name, self._incarnation.description(), "0"]):
+                return
+            fenced = self._incarnation.name
+            self._incarnation.rename()
+            self._incarnation.register(self._client)
+            log.warning("incarnation_fenced", fenced=fenced, renamed=self._incarnation.name)
+        except (RedisError, OSError) as error:
+            log.warning("heartbeat_failed", error=str(error))
+
+    def stop(self) -> None:
+        """Stop beating and sign off: a worker that left in good order is not mourned as dead."""
+        self._halt.set()
+        if self.is_alive():
+            self.join(timeout=5)
+        try:
+            if not self._client.exists(keys.claims(self._incarnation.name)):
+                self._client.zrem(keys.BEATS, self._incarnation.name)
+                self._client.hdel(keys.WORKERS, self._incarnation.name)
+        except (RedisError, OSError) as error:
+            log.warning("sign_off_failed", error=str(error))

@@ -1,0 +1,92 @@
+"""The story of a failure: what becomes of a request whose stage raised, or whose process died under it.
+
+1. A stage raises, or returns a failure in the place of one row. If the whole batch raised, the runner halves it
+   until the guilty rows stand alone; only they are judged.
+2. ``judge`` looks at the failure's class: the producer's fault ends as ``invalid``; what trying again cannot help
+   ends as ``dead``; everything else is retried after a random delay, until ``max_attempts`` starts have failed.
+3. A process that dies cannot be asked. Its batch is released with the attempt charged (``release.lua``), its
+   requests run one by one from then on, and who has used up the attempts is found ``exhausted`` at the next claim.
+4. A retry that would come after the deadline is not made: the request ends as ``expired``.
+5. A dead letter keeps everything: the input, the stage, each attempt's error and time. A replay resumes there.
+
+Pure functions: no store, no clock, no stage.
+"""
+
+import random
+
+from pipeline.contracts.failures import InvalidInput, SoftLimit, StageFailure
+from pipeline.contracts.stages import Stage, State, deadline_of
+from pipeline.contracts.status import Failure
+from pipeline.contracts.work import Attempts, Ended, Outcome, RetryLater, Work
+from pipeline.settings import Settings
+
+# Failures that are not a stage's own: the first class that fits names the category. All of them are retried.
+CATEGORIES: tuple[tuple[type[BaseException], str], ...] = (
+    (MemoryError, "oom"),
+    (TimeoutError, "network"),
+    (ConnectionError, "network"),
+    (OSError, "store"),
+)
+MESSAGE_LIMIT = 500
+
+
+def category_of(error: BaseException) -> str:
+    """The word for this kind of failure in documents and counters."""
+    if isinstance(error, StageFailure):
+        return error.category
+    return next((word for kind, word in CATEGORIES if isinstance(error, kind)), "unknown")
+
+
+def describe(error: BaseException) -> str:
+    """One line about the error, for people; bounded, because it is stored."""
+    text = str(error) if isinstance(error, StageFailure) else f"{type(error).__name__}: {error}"
+    return text if len(text) <= MESSAGE_LIMIT else text[: MESSAGE_LIMIT - 1] + "…"
+
+
+def backoff_ms(starts: int, settings: Settings, rng: random.Random) -> int:
+    """Delay before the next attempt: exponential, capped, with full jitter (uniform from zero).
+
+    See "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+    """
+    bound = min(settings.backoff_cap_s, settings.backoff_base_s * 2 ** min(starts - 1, 32))
+    return round(rng.uniform(0, bound) * 1000)
+
+
+def judge(
+    error: BaseException, work: Work, stage: Stage, now_ms: float, settings: Settings, rng: random.Random
+) -> Outcome:
+    """What becomes of one request after ``error`` (``now_ms``: the server's time)."""
+    category, message = category_of(error), describe(error)
+    if isinstance(error, InvalidInput):
+        return Ended(State.INVALID, Failure(category=category, stage=str(stage), message=message, retryable=False))
+
+    attempts = work.attempts.charge(int(now_ms), str(stage), message)
+    if isinstance(error, SoftLimit):
+        attempts = Attempts(attempts.starts, attempts.losses, True, attempts.errors)
+    retryable = not isinstance(error, StageFailure) or error.retryable
+    failure = Failure(category=category, stage=str(stage), message=message, retryable=retryable)
+    if not retryable or attempts.starts >= settings.max_attempts:
+        return Ended(State.DEAD, failure, attempts)
+
+    delay_ms = backoff_ms(attempts.starts, settings, rng)
+    # What scoring has done is not thrown away for being late: after it there is no deadline.
+    if stage is not Stage.POSTPROCESS and now_ms + delay_ms > deadline_of(work.score):
+        failure["message"] = f"no time left for another attempt; the last one failed: {message}"
+        return Ended(State.EXPIRED, failure, attempts)
+    return RetryLater(delay_ms, attempts)
+
+
+def exhausted(work: Work, stage: Stage, settings: Settings) -> Ended | None:
+    """The end of a request that has used up its attempts while nobody was left to judge it; None if it may run."""
+    attempts = work.attempts
+    last = attempts.errors[-1] if attempts.errors else None
+    reason = last.error if last else "no error is known"
+    if attempts.starts >= settings.max_attempts:
+        category = "crash" if last and last.signal else "hang"
+        message = f"given up after {attempts.starts} failed starts; the last one: {reason}"
+    elif attempts.losses >= settings.max_losses:
+        category = "crash"
+        message = f"given up after its worker vanished {attempts.losses} times; the last time: {reason}"
+    else:
+        return None
+    return Ended(State.DEAD, Failure(category=category, stage=str(stage), message=message, retryable=True), attempts)

@@ -1,0 +1,94 @@
+"""The legend of keys. Every key of the ledger and of the broker begins with the partition tag ``{p00}:``.
+
+================= ======= ============================ ========================================================
+key               type    life                         what
+================= ======= ============================ ========================================================
+``r:ID``          string  until ended, + result_ttl    the request's record: as accepted, then as ended
+``o:ID``          string  until ended                  the latest stage's output: input of the next one
+``open``          zset    while anything is unfinished ids without an end; score: deadline (ms), +inf once
+                                                       scoring has claimed it. Leaving it *is* the one commit
+``q:LANE``        zset    while work waits             waiting ids; score: priority, then deadline
+``later``         zset    while retries wait           ``ID SCORE LANE``; score: when due (ms)
+``attempts``      hash    while unfinished             ID -> JSON of ``Attempts``; only of those that failed
+``c:INCARNATION`` hash    while claimed                FIELD -> ``LANE|MS|SCORES|IDS``: a field for a batch
+``beats``         zset    while alive, + minutes       INCARNATION -> last heartbeat (ms); 0: fenced
+``workers``       hash    as ``beats``                 INCARNATION -> JSON: stage, host, pid, device, models
+``lanes``         zset    for ever (few)               LANE -> time of its last claim (ms)
+``rung``          set     until answered               lanes with a bell in the queue
+``idle:QUEUE``    list    while workers linger         names of workers that wait in a blocking read
+``wake:WORKER``   list    5 s                          the lane that woke this worker
+``bells``         string  for ever                     counts bells, for their ids
+``clock``         string  for ever                     the latest time a script saw (ms): never goes back
+``counts``        hash    for ever                     running totals: ``STAGE:claimed``, states, model runs
+``rates``         hash    for ever                     STAGE -> settled per second, by the leading sweeper
+``leader``        string  3 s                          the sweeper that leads
+``releases``      hash    for ever                     MODEL -> JSON: current version, all versions
+``epoch``         string  for ever                     raised when ``releases`` changes
+``dead``          zset    bounded by count and age     ID -> when it died (ms)
+``d:ID``          string  dead_max_age                 the dead letter, whole
+``ended``         channel                              ids that ended, 16 bytes each, a message a settle
+``QUEUE``         list                                 the broker's queue of bells (kombu's format and keys)
+================= ======= ============================ ========================================================
+
+ID is 16 bytes, INCARNATION 32 hex digits, LANE and QUEUE as in ``contracts.lanes``, WORKER ``INCARNATION:PID``.
+"""
+
+TAG = "{p00}:"
+
+OPEN = TAG + "open"
+LATER = TAG + "later"
+ATTEMPTS = TAG + "attempts"
+BEATS = TAG + "beats"
+WORKERS = TAG + "workers"
+LANES = TAG + "lanes"
+RUNG = TAG + "rung"
+CLOCK = TAG + "clock"
+COUNTS = TAG + "counts"
+RATES = TAG + "rates"
+LEADER = TAG + "leader"
+RELEASES = TAG + "releases"
+EPOCH = TAG + "epoch"
+DEAD = TAG + "dead"
+ENDED = TAG + "ended"
+
+_RECORD = (TAG + "r:").encode()
+_OUTPUT = (TAG + "o:").encode()
+_LETTER = (TAG + "d:").encode()
+
+SCRIPT_LIMIT = 128
+"""No script touches more requests than this: it bounds how long the server is busy with one call."""
+
+
+def record(request_id: bytes) -> bytes:
+    """Key of a request's record."""
+    return _RECORD + request_id
+
+
+def output(request_id: bytes) -> bytes:
+    """Key of a request's latest stage output."""
+    return _OUTPUT + request_id
+
+
+def letter(request_id: bytes) -> bytes:
+    """Key of a dead letter."""
+    return _LETTER + request_id
+
+
+def waiting(lane: str) -> str:
+    """Key of a lane's waiting set."""
+    return TAG + "q:" + lane
+
+
+def claims(incarnation: str) -> str:
+    """Key of an incarnation's claims."""
+    return TAG + "c:" + incarnation
+
+
+def idle(queue: str) -> str:
+    """Key of a queue's lingering workers."""
+    return TAG + "idle:" + queue
+
+
+def wake(worker: str) -> str:
+    """Key on which a lingering worker is woken."""
+    return TAG + "wake:" + worker

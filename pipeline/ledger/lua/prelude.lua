@@ -1,0 +1,159 @@
+-- Stands before every script. Keys: see keys.py.
+local P = '{p00}:'
+
+-- An integer as text: Lua would print 1.7e+12 for a time.
+local function int(n) return string.format('%.0f', n) end
+
+-- The server's time in ms. It never goes back, not even by a failover to a server whose clock is behind.
+local function now_ms()
+  local t = redis.call('TIME')
+  local now = t[1] * 1000 + math.floor(t[2] / 1000)
+  local seen = tonumber(redis.call('GET', P .. 'clock') or '0')
+  if now < seen then return seen end
+  if now > seen + 20 then redis.call('SET', P .. 'clock', int(now)) end
+  return now
+end
+
+local function keys_of(kind, ids)
+  local keys = {}
+  for i, id in ipairs(ids) do keys[i] = P .. kind .. id end
+  return keys
+end
+
+local function count(name, n)
+  if n > 0 then redis.call('HINCRBY', P .. 'counts', name, n) end
+end
+
+-- Push one bell: a stock Celery message, built once by the broker module, into the lane's queue.
+local function push_bell(lane)
+  local queue = string.match(lane, '^[^/]+')
+  local bell = string.gsub(BELL, '__(%u+)__', {
+    LANE = lane,
+    LABEL = string.match(lane, '^[^#]+'),
+    QUEUE = queue,
+    STAGE = string.match(lane, '^%l+'),
+    NUMBER = int(redis.call('INCR', P .. 'bells')),
+  })
+  redis.call('LPUSH', P .. queue, bell)
+end
+
+-- Say that a lane has work: wake a worker that lingers, else send a bell unless one is on its way.
+local function ring(lane)
+  local worker = redis.call('LPOP', P .. 'idle:' .. string.match(lane, '^[^/]+'))
+  if worker then
+    redis.call('RPUSH', P .. 'wake:' .. worker, lane)
+    redis.call('PEXPIRE', P .. 'wake:' .. worker, 5000)
+  elseif redis.call('SADD', P .. 'rung', lane) == 1 then
+    push_bell(lane)
+  end
+end
+
+-- Those of ids that have not ended, with their scores in `open`. Returns two lists: still open (bool), score.
+local function open_scores(ids)
+  return redis.call('ZMSCORE', P .. 'open', unpack(ids))
+end
+
+-- The ends of requests: each leaves `open` (the one terminal commit), its record becomes its end.
+-- ids: all still open (the caller has looked, in the same script). ends: their new records. ttl in ms.
+local function commit_ends(ids, ends, ttl)
+  if #ids == 0 then return end
+  redis.call('ZREM', P .. 'open', unpack(ids))
+  local set = { 'MSETEX', #ids }
+  for i, id in ipairs(ids) do
+    set[#set + 1] = P .. 'r:' .. id
+    set[#set + 1] = ends[i]
+  end
+  set[#set + 1] = 'PX'
+  set[#set + 1] = ttl
+  redis.call(unpack(set))
+  redis.call('DEL', unpack(keys_of('o:', ids)))
+  if redis.call('EXISTS', P .. 'attempts') == 1 then redis.call('HDEL', P .. 'attempts', unpack(ids)) end
+  redis.call('PUBLISH', P .. 'ended', table.concat(ids))
+end
+
+-- Claim the next batch of a lane: the most urgent `limit` requests, written as one field of the incarnation's claims.
+-- Returns nil if nothing waits, else {now, field, ids, scores, blobs, attempts}.
+local function take(incarnation, field, lane, limit, now)
+  local stage = string.match(lane, '^%l+')
+  redis.call('ZADD', P .. 'lanes', int(now), lane)
+  local waiting = P .. 'q:' .. lane
+  local popped = redis.call('ZPOPMIN', waiting, limit)
+  if #popped == 0 then return nil end
+
+  local ids, scores = {}, {}
+  for i = 1, #popped, 2 do
+    ids[#ids + 1] = popped[i]
+    scores[#scores + 1] = popped[i + 1]
+  end
+  -- Ended meanwhile: drop. Past its deadline: leave it to the sweeper, which ends it; after scoring none expires.
+  local opens = open_scores(ids)
+  local live_ids, live_scores = {}, {}
+  for i, id in ipairs(ids) do
+    if opens[i] and (stage == 'postprocess' or tonumber(opens[i]) > now) then
+      live_ids[#live_ids + 1] = id
+      live_scores[#live_scores + 1] = scores[i]
+    end
+  end
+  ids, scores = live_ids, live_scores
+  if #ids == 0 then
+    if redis.call('ZCARD', waiting) > 0 then ring(lane) end
+    return nil
+  end
+
+  -- A suspect (its process died under it) runs alone: take it if it is first, else put it back.
+  local attempts = {}
+  if redis.call('EXISTS', P .. 'attempts') == 1 then
+    attempts = redis.call('HMGET', P .. 'attempts', unpack(ids))
+    local keep_ids, keep_scores, keep_attempts, back = {}, {}, {}, {}
+    for i, id in ipairs(ids) do
+      local suspect = attempts[i] and cjson.decode(attempts[i]).suspect
+      local alone = #keep_ids == 1 and keep_attempts.alone
+      if #keep_ids == 0 or not (suspect or alone) then
+        keep_ids[#keep_ids + 1] = id
+        keep_scores[#keep_scores + 1] = scores[i]
+        keep_attempts[#keep_attempts + 1] = attempts[i]
+        if suspect then keep_attempts.alone = true end
+      else
+        back[#back + 1] = scores[i]
+        back[#back + 1] = id
+      end
+    end
+    if #back > 0 then redis.call('ZADD', waiting, unpack(back)) end
+    keep_attempts.alone = nil
+    ids, scores, attempts = keep_ids, keep_scores, keep_attempts
+  end
+
+  if stage == 'scoring' then
+    -- The point of no return for expiry and cancelling.
+    local past = { 'ZADD', P .. 'open', 'XX' }
+    for _, id in ipairs(ids) do
+      past[#past + 1] = '+inf'
+      past[#past + 1] = id
+    end
+    redis.call(unpack(past))
+  end
+  redis.call('HSET', P .. 'c:' .. incarnation, field,
+    lane .. '|' .. int(now) .. '|' .. table.concat(scores, ',') .. '|' .. table.concat(ids))
+  count(stage .. ':claimed', #ids)
+  if redis.call('ZCARD', waiting) > 0 then ring(lane) end
+  local blobs = redis.call('MGET', unpack(keys_of(stage == 'preprocess' and 'r:' or 'o:', ids)))
+  return { int(now), field, ids, scores, blobs, attempts }
+end
+
+-- A fenced incarnation (swept for silence) may not claim: what it held has gone to others.
+local function fenced(incarnation)
+  local beat = redis.call('ZSCORE', P .. 'beats', incarnation)
+  return not beat or tonumber(beat) == 0
+end
+
+-- Dead letters are bounded by age (oldest_ms) and by count; what goes, goes whole.
+local function trim_letters(oldest_ms, most)
+  local old = redis.call('ZRANGE', P .. 'dead', '-inf', '(' .. int(oldest_ms), 'BYSCORE', 'LIMIT', 0, 128)
+  local excess = redis.call('ZCARD', P .. 'dead') - #old - most
+  if #old > 0 then redis.call('ZREM', P .. 'dead', unpack(old)) end
+  if excess > 0 then
+    local popped = redis.call('ZPOPMIN', P .. 'dead', math.min(excess, 128))
+    for i = 1, #popped, 2 do old[#old + 1] = popped[i] end
+  end
+  if #old > 0 then redis.call('DEL', unpack(keys_of('d:', old))) end
+end

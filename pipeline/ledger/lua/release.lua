@@ -1,0 +1,53 @@
+#!lua flags=allow-oom
+-- Give claimed batches back to their lanes, with the scores they had, and ring.
+-- ARGV: incarnation, prefix of the fields ('' for all), charge ('start', 'loss' or 'none'), error, signal ('' if none),
+--       older than ms (0: any age), fence ('1': the incarnation is dead for ever), silent for ms (0: don't ask).
+-- Returns the number of requests released, or -1 if the incarnation has beaten within `silent for`.
+local incarnation, prefix, charge, reason, signal = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local now = now_ms()
+if tonumber(ARGV[8]) > 0 then
+  local beat = redis.call('ZSCORE', P .. 'beats', incarnation)
+  if beat and now - tonumber(beat) < tonumber(ARGV[8]) then return -1 end
+end
+if ARGV[7] == '1' then redis.call('ZADD', P .. 'beats', 0, incarnation) end
+
+local claims = P .. 'c:' .. incarnation
+local fields = redis.call('HGETALL', claims)
+local released = 0
+for f = 1, #fields, 2 do
+  local lane, ms, scores, ids = string.match(fields[f + 1], '^([^|]*)|([^|]*)|([^|]*)|(.*)$')
+  if string.sub(fields[f], 1, #prefix) == prefix and now - tonumber(ms) >= tonumber(ARGV[6]) then
+    redis.call('HDEL', claims, fields[f])
+    local stage = string.match(lane, '^%l+')
+    local place = 0
+    for score in string.gmatch(scores, '[^,]+') do
+      local id = string.sub(ids, place * 16 + 1, place * 16 + 16)
+      place = place + 1
+      if redis.call('ZSCORE', P .. 'open', id) then
+        released = released + 1
+        redis.call('ZADD', P .. 'q:' .. lane, score, id)
+        if stage == 'scoring' then redis.call('ZADD', P .. 'open', 'XX', int(score % 8796093022208), id) end
+        if charge ~= 'none' then
+          local known = redis.call('HGET', P .. 'attempts', id)
+          local a = known and cjson.decode(known) or { starts = 0, losses = 0, suspect = false, errors = {} }
+          -- Evidence makes a suspect at once; a vanished worker only the second time.
+          if charge == 'start' then
+            a.starts = a.starts + 1
+            a.suspect = true
+          else
+            a.losses = a.losses + 1
+            a.suspect = a.suspect or a.losses >= 2
+          end
+          local entry = { n = a.starts + a.losses, at = now, stage = stage, error = reason }
+          if signal ~= '' then entry.signal = signal end
+          table.insert(a.errors, entry)
+          if #a.errors > 20 then table.remove(a.errors, 1) end
+          redis.call('HSET', P .. 'attempts', id, cjson.encode(a))
+        end
+      end
+    end
+    count(stage .. ':released', place)
+    ring(lane)
+  end
+end
+return released

@@ -1,0 +1,97 @@
+"""The model store: artifacts in a folder, ``MODEL/VERSION/`` with a manifest and the files it names.
+
+Every file is checked against the manifest, and the manifest against the digest pinned at accept, before it is
+parsed. Nothing that can run code is ever loaded: JSON and safetensors only.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.contracts.failures import ArtifactCorrupt, ArtifactMissing
+from pipeline.contracts.lanes import MODEL_NAME, MODEL_VERSION, ModelRef
+
+MANIFEST = "manifest.json"
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """One version of one model on disk. ``manifest`` is the parsed document (see ``scoring.training``)."""
+
+    folder: Path
+    digest: str
+    manifest: dict[str, Any]
+
+    @property
+    def ref(self) -> ModelRef:
+        """The name under which it is pinned."""
+        document = self.manifest
+        return ModelRef(document["name"], document["version"], self.digest, document.get("pool", ""))
+
+    def read(self, name: str) -> bytes:
+        """A file's content, checked against the manifest; ArtifactMissing, ArtifactCorrupt."""
+        expected = self.manifest["files"].get(name)
+        if expected is None:
+            raise ArtifactCorrupt(f"the manifest of {self.ref.name}@{self.ref.version} names no file {name!r}")
+        try:
+            content = (self.folder / name).read_bytes()
+        except OSError as error:
+            raise ArtifactMissing(f"{self.folder / name} cannot be read: {error.strerror}") from error
+        if len(content) != expected["size"] or hashlib.sha256(content).hexdigest() != expected["sha256"]:
+            raise ArtifactCorrupt(
+                f"{self.folder / name} is not the file that the manifest names (SHA-256 differs): restore the artifact"
+            )
+        return content
+
+
+class ModelStore:
+    """Reads artifacts from a folder."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def open(self, ref: ModelRef) -> Artifact:
+        """The pinned version, its manifest checked against the pinned digest; ArtifactMissing, ArtifactCorrupt."""
+        artifact = self.load(ref.name, ref.version)
+        if artifact.digest != ref.digest:
+            raise ArtifactCorrupt(
+                f"{ref.name}@{ref.version} was pinned with digest {ref.digest[:12]}, "
+                f"the manifest in {self._root} has {artifact.digest[:12]}"
+            )
+        return artifact
+
+    def versions(self) -> list[tuple[str, str]]:
+        """Every (name, version) in the store, version 9 before version 10."""
+        folders = [path.parent for path in self._root.glob(f"*/*/{MANIFEST}")]
+        return [(folder.parent.name, folder.name) for folder in sorted(folders, key=_natural)]
+
+    def all(self) -> list[Artifact]:
+        """Every version in the store; ArtifactCorrupt if any manifest is broken."""
+        return [self.load(name, version) for name, version in self.versions()]
+
+    def load(self, name: str, version: str) -> Artifact:
+        """A version, whatever its digest; ArtifactMissing, ArtifactCorrupt."""
+        # The names come from a record: they must not lead out of the folder.
+        if not MODEL_NAME.match(name) or not MODEL_VERSION.match(version):
+            raise ArtifactMissing(f"{name!r}@{version!r} cannot be the name of a model version")
+        folder = self._root / name / version
+        try:
+            content = (folder / MANIFEST).read_bytes()
+        except OSError as error:
+            raise ArtifactMissing(f"{folder / MANIFEST} cannot be read: {error.strerror}") from error
+        try:
+            manifest = json.loads(content)
+        except ValueError as error:
+            raise ArtifactCorrupt(f"{folder / MANIFEST} is not JSON: {error}") from error
+        if manifest.get("format") != FORMAT or (manifest.get("name"), manifest.get("version")) != (name, version):
+            raise ArtifactCorrupt(f"{folder / MANIFEST} is not a manifest (format {FORMAT}) of {name}@{version}")
+        return Artifact(folder, hashlib.sha256(content).hexdigest(), manifest)
+
+
+def _natural(folder: Path) -> tuple[str, list[tuple[int, str]]]:
+    """Sort key that puts version 10 after version 9."""
+    parts = folder.name.replace("-", ".").split(".")
+    return folder.parent.name, [(int(part), "") if part.isdigit() else (0, part) for part in parts]

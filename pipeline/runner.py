@@ -1,0 +1,137 @@
+"""The runner: what every worker of every stage does with a lane that has work.
+
+    claim -> perform -> judge -> settle (rings the next stage and claims again) -> ... -> linger -> return
+
+The bell is acknowledged when ``serve`` returns, after all commits. Nothing depends on it: whatever this process
+leaves behind, dead or alive, the ledger knows, and the sweeper rings again.
+"""
+
+import random
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import structlog
+
+from pipeline.contracts.failures import StageFailure
+from pipeline.contracts.lanes import Lane, ModelRef
+from pipeline.contracts.stages import Stage
+from pipeline.contracts.work import Completed, Outcome, Output
+from pipeline.judge import exhausted, judge
+from pipeline.ledger.claiming import Batch, ClaimLost, Claims
+from pipeline.settings import Settings
+
+log = structlog.get_logger()
+
+Performed = Output | BaseException
+
+
+class StageService(Protocol):
+    """A stage's own code, as the runner sees it."""
+
+    stage: Stage
+
+    def batch_limit(self, model: ModelRef) -> int:
+        """How many requests of this model version one batch may hold."""
+
+    def perform(self, model: ModelRef, bodies: Sequence[Any]) -> Sequence[Performed]:
+        """One output for each body, in order, or the failure of that row. Raising fails the whole batch."""
+
+
+@dataclass(slots=True)
+class Served:
+    """What one answered bell came to; Flower shows it as the task's result."""
+
+    lane: str
+    batches: int = 0
+    requests: int = 0
+    largest_batch: int = 0
+    lost: int = 0
+
+
+class Runner:
+    """Serves lanes for one process."""
+
+    def __init__(self, service: StageService, claims: Claims, settings: Settings) -> None:
+        self._service = service
+        self._claims = claims
+        self._settings = settings
+        self._rng = random.Random()  # noqa: S311 - jitter, not a secret
+
+    def serve(self, lane: Lane) -> Served:
+        """Answer a bell: work on the lane until it is empty or ``stay_s`` has passed, then linger for more."""
+        served = Served(lane.label)
+        leave_at = time.monotonic() + self._settings.stay_s
+        answers_bell = True
+        while True:
+            batch = self._claims.claim(lane, self._limit(lane), answers_bell=answers_bell)
+            answers_bell = False
+            while batch is not None:
+                served.batches += 1
+                served.requests += len(batch.works)
+                served.largest_batch = max(served.largest_batch, len(batch.works))
+                batch = self._run(batch, stay=time.monotonic() < leave_at, served=served)
+            if time.monotonic() >= leave_at:
+                # Settle has rung if anything waits: others get their turn, this process the next bell.
+                return served
+            woken = self._claims.linger(lane, self._settings.linger_s)
+            if woken is None:
+                return served
+            lane = woken
+
+    def _limit(self, lane: Lane) -> int:
+        return self._service.batch_limit(lane.model)
+
+    def _run(self, batch: Batch, *, stay: bool, served: Served) -> Batch | None:
+        """Perform, judge and settle one batch; the next one, if the lane has it and we stay."""
+        stage, settings = batch.lane.stage, self._settings
+        batch.began = time.monotonic()
+        given_up = [exhausted(work, stage, settings) for work in batch.works]
+        bodies = [work.body for work, end in zip(batch.works, given_up, strict=True) if end is None]
+        performed = iter(isolate(lambda part: self._service.perform(batch.lane.model, part), bodies))
+        now_ms = batch.server_ms()
+        outcomes: list[Outcome] = []
+        for work, end in zip(batch.works, given_up, strict=True):
+            if end is not None:
+                outcomes.append(end)
+                continue
+            answer = next(performed)
+            if isinstance(answer, Output):
+                outcomes.append(Completed(answer))
+                continue
+            outcome = judge(answer, work, stage, now_ms, settings, self._rng)
+            log.info("stage_failed", stage=str(stage), outcome=type(outcome).__name__, error=str(answer)[:200])
+            outcomes.append(outcome)
+        try:
+            return self._claims.settle(
+                batch,
+                outcomes,
+                claim_next=self._limit(batch.lane) if stay else 0,
+                model_runs=len(bodies) if stage is Stage.SCORING else 0,
+            )
+        except ClaimLost as lost:
+            # Whoever has the batch now will settle it; what we made of it is dropped.
+            log.warning("claim_lost", reason=str(lost))
+            served.lost += 1
+            return None
+
+
+def isolate(perform: Callable[[Sequence[Any]], Sequence[Performed]], bodies: Sequence[Any]) -> list[Performed]:
+    """Outputs of ``bodies``; when a batch raises, halve it until the rows that raise stand alone.
+
+    One guilty row in n costs at most 2*log2(n) extra passes. A failure that says it is not about one row
+    (``whole_batch``) is every row's.
+    """
+    if not bodies:
+        return []
+    try:
+        answers = list(perform(bodies))
+        if len(answers) != len(bodies):
+            raise RuntimeError(f"the stage returned {len(answers)} outputs for {len(bodies)} inputs")
+        return answers
+    except Exception as error:  # noqa: BLE001 - whatever a stage raises is judged, not passed on
+        if len(bodies) == 1 or (isinstance(error, StageFailure) and error.whole_batch):
+            return [error] * len(bodies)
+        middle = len(bodies) // 2
+        return isolate(perform, bodies[:middle]) + isolate(perform, bodies[middle:])

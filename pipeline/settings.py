@@ -1,0 +1,114 @@
+"""All settings, read from ``SCORELINE_*`` environment variables in this module only.
+
+Relations between settings are checked when they are read, so a process that starts has settings that fit together.
+"""
+
+import difflib
+import os
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+PREFIX = "SCORELINE_"
+Durability = Literal["process", "disk", "replica"]
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+class SettingsError(ValueError):
+    """A setting is unknown, malformed, or does not fit another one."""
+
+
+class Settings(BaseSettings):
+    """Times are in seconds unless the name says otherwise."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
+
+    store_url: str = Field("redis://127.0.0.1:6379/0", description="Broker and ledger: one Redis or Valkey server.")
+    model_store: Path = Field(REPOSITORY / "models", description="Folder of model artifacts, MODEL/VERSION/.")
+    chaos_model: bool = Field(False, description="Whether the model that fails on demand exists.")
+    durability: Durability = Field("process", description="What an acknowledged write survives.")
+
+    result_ttl: float = Field(86_400, gt=0, description="How long an ended request can be read.")
+    idempotency_ttl: float = Field(86_400, gt=0, description="How long an idempotency key is kept after the end.")
+    max_attempts: int = Field(3, ge=1, description="Starts that may fail before a request is dead-lettered.")
+    max_losses: int = Field(20, ge=1, description="Times a request's worker may vanish before it is dead-lettered.")
+    max_waiting: int = Field(2_000_000, ge=1, description="Unfinished requests beyond which new ones are refused.")
+    max_body_bytes: int = Field(1 << 20, ge=1024, description="Largest HTTP body.")
+    max_rows: int = Field(1_000, ge=1, le=1_000, description="Largest HTTP batch.")
+    dead_max_age: float = Field(30 * 86_400, gt=0, description="How long a dead letter is kept.")
+    dead_max_count: int = Field(10_000, ge=1, description="How many dead letters are kept; the oldest go first.")
+
+    soft_limit_s: float = Field(60, gt=0, description="A batch that runs longer is interrupted.")
+    hard_limit_s: float = Field(90, gt=0, description="A batch that runs longer is killed with its process.")
+    visibility_timeout_s: float = Field(3_600, gt=0, description="When the broker gives an unanswered bell back.")
+    heartbeat_s: float = Field(1.0, gt=0, description="How often a worker says that it lives.")
+    lease_ttl_s: float = Field(3.0, gt=0, description="Silence after which a worker's claims are released.")
+    sweep_s: float = Field(0.25, gt=0, description="How often the sweeper looks.")
+    lane_idle_s: float = Field(1.0, gt=0, description="A lane with waiting work and no claim for so long is rung.")
+    stay_s: float = Field(0.5, gt=0, description="How long a worker stays on a lane before it lets others in.")
+    linger_s: float = Field(0.15, ge=0, description="How long a worker waits on an empty lane before it leaves.")
+    backoff_base_s: float = Field(0.5, gt=0, description="Upper bound of the first retry's delay.")
+    backoff_cap_s: float = Field(30, gt=0, description="Upper bound of every retry's delay.")
+    store_timeout_s: float = Field(2.0, gt=0, description="How long a call to the store may take.")
+
+    api_keys: Annotated[frozenset[str], NoDecode] = Field(frozenset(), description="SHA-256 digests of API keys.")
+    operator_keys: Annotated[frozenset[str], NoDecode] = Field(
+        frozenset(), description="SHA-256 digests of operators' keys."
+    )
+
+    @field_validator("api_keys", "operator_keys", mode="before")
+    @classmethod
+    def _digests(cls, value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        digests = {part.strip().lower() for part in value.split(",") if part.strip()}
+        for digest in digests:
+            if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
+                raise ValueError("expected comma-separated SHA-256 digests of 64 hex digits each, not the keys")
+        return frozenset(digests)
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        relations = [
+            (3 * self.heartbeat_s <= self.lease_ttl_s, "3 x HEARTBEAT_S <= LEASE_TTL_S"),
+            (self.soft_limit_s < self.hard_limit_s, "SOFT_LIMIT_S < HARD_LIMIT_S"),
+            (self.hard_limit_s < self.visibility_timeout_s, "HARD_LIMIT_S < VISIBILITY_TIMEOUT_S"),
+            (self.idempotency_ttl <= self.result_ttl, "IDEMPOTENCY_TTL <= RESULT_TTL"),
+            (self.backoff_base_s <= self.backoff_cap_s, "BACKOFF_BASE_S <= BACKOFF_CAP_S"),
+            (self.stay_s < self.soft_limit_s, "STAY_S < SOFT_LIMIT_S"),
+        ]
+        broken = [text for holds, text in relations if not holds]
+        if broken:
+            raise ValueError("these must hold (each name with SCORELINE_ before it): " + "; ".join(broken))
+        return self
+
+
+def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
+    """Settings from the environment; SettingsError names what is wrong and, for a misspelt name, the likely one."""
+    environment = os.environ if environment is None else environment
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    given: dict[str, Any] = {name: value for name, value in environment.items() if name.startswith(PREFIX)}
+    for name in sorted(given.keys() - known):
+        close = difflib.get_close_matches(name, known, n=1)
+        raise SettingsError(f"unknown setting {name}" + (f": did you mean {close[0]}?" if close else ""))
+    if "SCORELINE_RESULT_TTL" in given and "SCORELINE_IDEMPOTENCY_TTL" not in given:
+        # A shorter life for results alone is a sensible wish: the keys follow.
+        given["SCORELINE_IDEMPOTENCY_TTL"] = given["SCORELINE_RESULT_TTL"]
+    try:
+        return Settings(**{name.removeprefix(PREFIX).lower(): value for name, value in given.items()})
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            name = PREFIX + str(problem["loc"][0]).upper() if problem["loc"] else "settings"
+            lines.append(f"{name}: {problem['msg']}")
+        raise SettingsError("; ".join(lines)) from error
+
+
+@cache
+def settings() -> Settings:
+    """This process's settings, read once."""
+    return read_settings()

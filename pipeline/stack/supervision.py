@@ -1,0 +1,147 @@
+"""Supervision of a local stack by supervisord.
+
+What dies is started again, each failed start a second later than the one before, and given up after the last; what no
+longer answers ``/livez`` is replaced by superlance's httpok.
+"""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import xmlrpc.client
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from supervisor.xmlrpc import SupervisorTransport
+
+from pipeline.stack.programs import Program
+
+START_TRIES = 20
+PROBE_S = 10
+SOCKET = "supervisor.sock"
+
+
+class Supervision:
+    """One supervisord and what it runs."""
+
+    def __init__(self, programs: Sequence[Program], folder: Path, environment: Mapping[str, str]) -> None:
+        self._programs = programs
+        self._folder = folder
+        self._environment = environment
+        self._process: subprocess.Popen[bytes] | None = None
+        self._socket = folder / SOCKET
+
+    def start(self) -> None:
+        """Write the configuration and start supervisord, in a session of its own: Ctrl-C is ours to handle."""
+        (self._folder / "logs").mkdir(exist_ok=True)
+        config = self._folder / "supervisord.conf"
+        config.write_text(self._config())
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "supervisor.supervisord", "--nodaemon", "--configuration", str(config)],
+            env={**os.environ, **self._environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=(self._folder / "logs" / "supervisord.err").open("wb"),
+            start_new_session=True,
+        )
+
+    def alive(self) -> bool:
+        """Whether supervisord itself runs."""
+        return self._process is not None and self._process.poll() is None
+
+    def states(self) -> dict[str, dict[str, Any]]:
+        """What supervisord knows of each program, by name; empty while it does not answer yet."""
+        try:
+            return {info["name"]: info for info in self._call("getAllProcessInfo")}
+        except (OSError, xmlrpc.client.Error):
+            return {}
+
+    def pids(self) -> dict[str, list[int]]:
+        """The process id of each running program."""
+        return {
+            program.name: [info["pid"]]
+            for program in self._programs
+            if (info := self.states().get(program.name)) and info["pid"]
+        }
+
+    def log_tail(self, name: str, lines: int = 15) -> str:
+        """The last lines that a program wrote."""
+        path = self._folder / "logs" / f"{name}.log"
+        return "\n".join(path.read_text(errors="replace").splitlines()[-lines:]) if path.exists() else ""
+
+    def stop(self) -> None:
+        """Drain: all services at once finish what they have begun, then the store stops, then supervisord."""
+        if self._process is None:
+            return
+        if self.alive():
+            for group in ("services", "store"):
+                try:
+                    self._call("stopProcessGroup", group)
+                except (OSError, xmlrpc.client.Error):
+                    break  # supervisord is on its way out; its TERM handler stops everything too
+            self._process.send_signal(signal.SIGTERM)
+        self._process.wait()
+
+    def _call(self, method: str, *arguments: Any) -> Any:
+        transport = SupervisorTransport(None, None, f"unix://{self._socket}")
+        proxy = xmlrpc.client.ServerProxy("http://127.0.0.1", transport)
+        return getattr(proxy.supervisor, method)(*arguments)
+
+    def _config(self) -> str:
+        sections = [
+            "[supervisord]",
+            f"logfile={_quoted(self._folder / 'logs' / 'supervisord.log')}",
+            f"pidfile={_quoted(self._folder / 'supervisord.pid')}",
+            f"directory={_quoted(self._folder)}",
+            "silent=true",
+            "",
+            "[unix_http_server]",
+            f"file={_quoted(self._socket)}",
+            "chmod=0600",
+            "",
+            "[rpcinterface:supervisor]",
+            "supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface",
+            "",
+        ]
+        for program in self._programs:
+            sections += [
+                f"[program:{program.name}]",
+                f"command={_quoted(shlex.join(program.command))}",
+                f"stdout_logfile={_quoted(self._folder / 'logs' / program.name)}.log",
+                "redirect_stderr=true",
+                "stdout_logfile_maxbytes=20MB",
+                "stdout_logfile_backups=2",
+                "autorestart=true",
+                "startsecs=2",
+                f"startretries={START_TRIES}",
+                "stopsignal=TERM",
+                f"stopwaitsecs={program.stop_s}",
+                "killasgroup=true",
+                "",
+            ]
+        for group, priority in (("store", 1), ("services", 10)):
+            names = ",".join(program.name for program in self._programs if program.group == group)
+            sections += [f"[group:{group}]", f"programs={names}", f"priority={priority}", ""]
+        for program in self._programs:
+            if program.livez:
+                probe = [
+                    sys.executable, "-m", "superlance.httpok", "-E", "-t", str(PROBE_S),
+                    "-p", f"{program.group}:{program.name}", program.livez,
+                ]  # fmt: skip
+                sections += [
+                    f"[eventlistener:probe-{program.name}]",
+                    f"command={_quoted(shlex.join(probe))}",
+                    "events=TICK_5",
+                    "priority=20",
+                    "stopwaitsecs=2",
+                    f"stderr_logfile={_quoted(self._folder / 'logs' / f'probe-{program.name}')}.log",
+                    "",
+                ]
+        return "\n".join(sections)
+
+
+def _quoted(text: object) -> str:
+    """Supervisord expands %(...)s in its configuration: a percent sign in a path is written twice."""
+    return str(text).replace("%", "%%")

@@ -1,0 +1,36 @@
+"""``python -m pipeline.sweeper_service``: the start command of a sweeper (``scoreline sweeper`` runs it)."""
+
+import argparse
+import signal
+
+from pipeline.health import STUCK_S, HealthServer
+from pipeline.ledger.connection import connect
+from pipeline.settings import settings
+from pipeline.sweeper import Sweeper
+from pipeline.telemetry import configure_logging
+
+
+def main() -> None:
+    """Read the command line and sweep until told to stop."""
+    parser = argparse.ArgumentParser(prog="scoreline sweeper", description="Run a sweeper.")
+    parser.add_argument("--health-port", type=int, help="serve /livez and /readyz on this port (0: a free one)")
+    options = parser.parse_args()
+    configure_logging("sweeper")
+    sweeper = Sweeper(connect(settings()), settings())
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sweeper.stop())
+    health = None
+    if options.health_port is not None:
+        health = HealthServer(
+            options.health_port,
+            live=lambda: sweeper.turned_s_ago < STUCK_S,
+            ready=lambda: sweeper.turned_s_ago < STUCK_S,
+        )
+        print(f"health of sweeper: http://127.0.0.1:{health.port}/livez", flush=True)
+    sweeper.run()
+    if health is not None:
+        health.stop()
+
+
+if __name__ == "__main__":
+    main()

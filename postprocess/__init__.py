@@ -1,0 +1,1 @@
+"""The postprocess stage: calibrate, decide, shape the result."""

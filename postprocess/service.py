@@ -1,0 +1,59 @@
+"""The postprocess service: a model's raw output in, the result that the producer reads out."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from pipeline.contracts.failures import ArtifactCorrupt
+from pipeline.contracts.lanes import ModelRef
+from pipeline.contracts.stages import Stage
+from pipeline.contracts.work import Output
+from pipeline.model_store import ModelStore
+
+BATCH = 128
+_EDGE = 1e-7
+
+
+class Decision:
+    """Calibration and bands of one model version, as its manifest has them."""
+
+    def __init__(self, manifest: dict[str, Any]) -> None:
+        calibration = manifest["calibration"]
+        if calibration["method"] != "platt":
+            raise ArtifactCorrupt(f"unknown calibration method {calibration['method']!r}: expected 'platt'")
+        self._slope, self._intercept = calibration["slope"], calibration["intercept"]
+        self._bands = [(band["below"], band["decision"]) for band in manifest["bands"]]
+
+    def calibrated(self, raw: float) -> float:
+        """P(default) from the model's own probability, by Platt's method (Platt 1999): a line in log-odds."""
+        raw = min(max(raw, _EDGE), 1 - _EDGE)
+        return 1 / (1 + math.exp(-(self._slope * math.log(raw / (1 - raw)) + self._intercept)))
+
+    def decide(self, score: float) -> str:
+        """The decision of the first band that the score is below."""
+        return next(decision for below, decision in self._bands if score < below or below >= 1)
+
+
+class Postprocess:
+    """Calibrates and decides for any model version in the store."""
+
+    stage = Stage.POSTPROCESS
+
+    def __init__(self, store: ModelStore) -> None:
+        self._store = store
+        self._models: dict[ModelRef, Decision] = {}
+
+    def batch_limit(self, model: ModelRef) -> int:  # noqa: ARG002
+        """Rows are cheap here: as many as a script may touch."""
+        return BATCH
+
+    def perform(self, model: ModelRef, bodies: Sequence[float]) -> list[Output]:
+        """For each raw output the result: ``{"score", "decision", "raw"}``."""
+        loaded = self._models.get(model)
+        if loaded is None:
+            loaded = self._models[model] = Decision(self._store.open(model).manifest)
+        results = []
+        for raw in bodies:
+            score = loaded.calibrated(raw)
+            results.append(Output({"score": score, "decision": loaded.decide(score), "raw": raw}))
+        return results

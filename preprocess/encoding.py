@@ -1,0 +1,110 @@
+"""Encoding of tabular features: what ``preprocess.json`` says, applied to a batch.
+
+Each number becomes its standardised value (after log1p where the column says so), a gap becomes the column's fill
+with a mark beside it; each category becomes one column per known value, and one for "none of them".
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Row = Mapping[str, Any]
+
+
+class NumberColumn:
+    """A numeric feature. ``low`` and ``high`` bound what training has seen; ``marks_gaps`` adds a column."""
+
+    def __init__(self, spec: Mapping[str, Any]) -> None:
+        self.name: str = spec["name"]
+        self._log: bool = spec["log"]
+        self._fill, self._mean, self._scale = spec["fill"], spec["mean"], spec["scale"]
+        self._low, self._high = spec["low"], spec["high"]
+        self._far: float = spec["far"]
+        self._marks: bool = spec["marks_gaps"]
+
+    @property
+    def width(self) -> int:
+        """Columns of the encoded form."""
+        return 1 + self._marks
+
+    def encode(self, rows: Sequence[Row], out: npt.NDArray[np.float32]) -> None:
+        """Write the encoded column into ``out`` (rows, width)."""
+        values = np.array([row.get(self.name) for row in rows], dtype=np.float64)  # None becomes NaN
+        gaps = np.isnan(values)
+        values[gaps] = self._fill
+        out[:, 0] = self._standardised(values)
+        if self._marks:
+            out[:, 1] = gaps
+
+    def _standardised(self, values: Any) -> Any:
+        return ((np.log1p(values) if self._log else values) - self._mean) / self._scale
+
+    def anomalies(self, rows: Sequence[Row], out: list[list[dict[str, Any]]]) -> None:
+        """Mark values outside training's range, and within it those very far from the middle."""
+        for row, found in zip(rows, out, strict=True):
+            value = row.get(self.name)
+            if value is None:
+                continue
+            if not self._low <= value <= self._high:
+                found.append(self._anomaly(value, "out_of_range"))
+            elif abs(float(self._standardised(float(value)))) > self._far:
+                found.append(self._anomaly(value, "outlier"))
+
+    def _anomaly(self, value: Any, kind: str) -> dict[str, Any]:
+        return {"feature": self.name, "value": value, "kind": kind, "expected": {"min": self._low, "max": self._high}}
+
+
+class CategoryColumn:
+    """A categorical feature, one column for each known value and a last one for a gap or an unseen value."""
+
+    def __init__(self, spec: Mapping[str, Any]) -> None:
+        self.name: str = spec["name"]
+        self._values: list[str] = spec["values"]
+        self._places = {value: place for place, value in enumerate(self._values)}
+
+    @property
+    def width(self) -> int:
+        """Columns of the encoded form."""
+        return len(self._values) + 1
+
+    def encode(self, rows: Sequence[Row], out: npt.NDArray[np.float32]) -> None:
+        """Write the encoded columns into ``out`` (rows, width)."""
+        places = [self._places.get(row.get(self.name), len(self._values)) for row in rows]
+        out[np.arange(len(rows)), places] = 1
+
+    def anomalies(self, rows: Sequence[Row], out: list[list[dict[str, Any]]]) -> None:
+        """Mark values that training has never seen."""
+        for row, found in zip(rows, out, strict=True):
+            value = row.get(self.name)
+            if value is not None and value not in self._places:
+                found.append({"feature": self.name, "value": value, "kind": "unseen", "expected": self._values})
+
+
+class Encoder:
+    """All columns of a model, in the order of its manifest."""
+
+    def __init__(self, document: Mapping[str, Any]) -> None:
+        kinds: dict[str, type[NumberColumn] | type[CategoryColumn]] = {
+            "number": NumberColumn,
+            "category": CategoryColumn,
+        }
+        self.columns = [kinds[spec["kind"]](spec) for spec in document["columns"]]
+        self.width = sum(column.width for column in self.columns)
+
+    def encode(self, rows: Sequence[Row]) -> npt.NDArray[np.float32]:
+        """Encoded features: float32 of shape (rows, width)."""
+        out = np.zeros((len(rows), self.width), dtype=np.float32)
+        start = 0
+        for column in self.columns:
+            column.encode(rows, out[:, start : start + column.width])
+            start += column.width
+        return out
+
+    def anomalies(self, rows: Sequence[Row]) -> list[list[dict[str, Any]]]:
+        """The anomalies of each row."""
+        found: list[list[dict[str, Any]]] = [[] for _ in rows]
+        for column in self.columns:
+            column.anomalies(rows, found)
+        return found

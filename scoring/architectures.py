@@ -1,0 +1,47 @@
+"""Architectures by id: a manifest names one with its configuration, the weights come from safetensors.
+
+Only what is registered here can be built, so loading an artifact never runs code that came with it.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.contracts.failures import ArtifactCorrupt
+from pipeline.settings import settings
+from scoring.chaos_probe import ChaosProbe
+
+
+class Mlp(nn.Module):
+    """A multilayer perceptron over encoded features: (rows, inputs) float32 -> (rows,) log-odds."""
+
+    def __init__(self, inputs: int, hidden: list[int], dropout: float = 0.0) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        width = inputs
+        for units in hidden:
+            layers += [nn.Linear(width, units), nn.ReLU(), nn.Dropout(dropout)]
+            width = units
+        layers.append(nn.Linear(width, 1))
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Log-odds of default for each row."""
+        return self.layers(features).squeeze(-1)
+
+
+ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {"mlp": Mlp}
+if settings().chaos_model:
+    ARCHITECTURES["chaos-probe"] = ChaosProbe
+
+
+def build(architecture: dict[str, Any]) -> nn.Module:
+    """The module that a manifest's ``architecture`` (id and config) describes; ArtifactCorrupt if there is none."""
+    make = ARCHITECTURES.get(architecture["id"])
+    if make is None:
+        known = ", ".join(sorted(ARCHITECTURES))
+        raise ArtifactCorrupt(f"unknown architecture {architecture['id']!r}: this build knows {known}")
+    with torch.device("cpu"):
+        return make(**architecture["config"])

@@ -1,0 +1,39 @@
+"""``chaos-probe``: a model that fails on demand, so that tests from outside can bring about every failure.
+
+It exists only where SCORELINE_CHAOS_MODEL is set (``scoreline up --chaos-model``). Its input says what each row does:
+``{"x": number, "do": "ok"|"raise"|"crash"|"hang"|"nan"|"oom"|"slow", "seconds": number}``; the result's ``raw`` is
+the logistic function of ``x``.
+"""
+
+import os
+import signal
+import time
+
+import torch
+from torch import Tensor, nn
+
+DEEDS = ("ok", "raise", "crash", "hang", "nan", "oom", "slow")
+
+
+class ChaosProbe(nn.Module):
+    """Rows are ``x``, ``seconds``, one column for each deed, and one for none of them, as the encoder writes them."""
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__()
+        assert inputs == 2 + len(DEEDS) + 1
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Do what the rows say, worst first; then log-odds ``x`` for each row."""
+        told = {deed: features[:, 2 + place] > 0 for place, deed in enumerate(DEEDS)}
+        if told["crash"].any():
+            os.kill(os.getpid(), signal.SIGKILL)
+        if told["hang"].any():
+            time.sleep(3600)
+        if told["oom"].any():
+            raise torch.OutOfMemoryError("chaos-probe was told to run out of memory")
+        if told["raise"].any():
+            raise RuntimeError("chaos-probe was told to raise")
+        time.sleep(float(features[told["slow"], 1].max()) if told["slow"].any() else 0)
+        log_odds = features[:, 0] * self.weight
+        return torch.where(told["nan"], torch.nan, log_odds)

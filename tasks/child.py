@@ -1,0 +1,97 @@
+"""The pool's child: one runner for its stage, made when the child starts, used by every bell it answers."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from celery.exceptions import SoftTimeLimitExceeded
+from redis.exceptions import RedisError
+from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_random_exponential
+
+from pipeline.contracts.failures import SoftLimit
+from pipeline.contracts.lanes import ModelRef, parse_lane
+from pipeline.contracts.stages import Stage
+from pipeline.incarnation import Incarnation
+from pipeline.ledger.claiming import Claims, Fenced
+from pipeline.ledger.connection import Client, connect
+from pipeline.model_store import ModelStore
+from pipeline.runner import Performed, Runner, Served, StageService
+from pipeline.settings import Settings
+
+
+class _Child:
+    """What a child of the pool holds."""
+
+    def __init__(self, stage: Stage, incarnation: Incarnation, settings: Settings) -> None:
+        client = connect(settings, extra_wait_s=settings.linger_s + 1)
+        self.claims = Claims(client, settings, lambda: incarnation.name)
+        self.runner = Runner(_Limited(load_stage(stage, settings)), self.claims, settings)
+        _register(incarnation, client)
+
+
+_child: _Child | None = None
+
+
+def load_stage(stage: Stage, settings: Settings) -> StageService:
+    """A stage's service. Imported here, by need: only a scoring child ever loads torch."""
+    store = ModelStore(settings.model_store)
+    if stage is Stage.PREPROCESS:
+        from preprocess.service import Preprocess
+
+        return Preprocess(store)
+    if stage is Stage.SCORING:
+        from scoring.service import Scoring
+
+        return Scoring(store)
+    from postprocess.service import Postprocess
+
+    return Postprocess(store)
+
+
+def start(stage: Stage, incarnation: Incarnation, settings: Settings) -> None:
+    """Make this process ready to answer bells."""
+    global _child
+    _child = _Child(stage, incarnation, settings)
+
+
+def answer(lane: str) -> Served:
+    """Answer a bell. Whatever interrupts it, this process holds no claim when it returns."""
+    assert _child is not None, "the child was not started: start workers with `scoreline worker STAGE`"
+    try:
+        return _child.runner.serve(parse_lane(lane))
+    except Fenced:
+        # The parent takes a new name within a heartbeat; the lane has been rung again by the sweeper.
+        return Served(lane)
+    except BaseException:
+        _give_back(_child.claims)
+        raise
+
+
+_OUTAGE = retry_if_exception_type((RedisError, OSError))
+_PAUSE = wait_random_exponential(multiplier=0.1, max=1)
+
+
+@retry(retry=_OUTAGE, wait=_PAUSE)
+def _register(incarnation: Incarnation, client: Client) -> None:
+    incarnation.register(client)
+
+
+@retry(retry=_OUTAGE, wait=_PAUSE, stop=stop_after_delay(10))
+def _give_back(claims: Claims) -> None:
+    claims.give_back()
+
+
+class _Limited:
+    """A stage under Celery's soft time limit, told to the runner in its own words."""
+
+    def __init__(self, service: StageService) -> None:
+        self._service = service
+        self.stage = service.stage
+
+    def batch_limit(self, model: ModelRef) -> int:
+        return self._service.batch_limit(model)
+
+    def perform(self, model: ModelRef, bodies: Sequence[Any]) -> list[Performed]:
+        try:
+            return list(self._service.perform(model, bodies))
+        except SoftTimeLimitExceeded as error:
+            raise SoftLimit("the batch ran longer than the soft time limit") from error

@@ -1,0 +1,114 @@
+"""A worker service: one stage's Celery worker with its heartbeat, its watch over children, and its health port."""
+
+import os
+import signal
+import socket
+from typing import Any
+
+import structlog
+from celery import Celery, bootsteps
+from celery.signals import worker_process_init
+from redis.exceptions import RedisError
+
+from pipeline.contracts.stages import Stage
+from pipeline.health import HealthServer, Pulse
+from pipeline.incarnation import Heartbeat, Incarnation
+from pipeline.ledger.connection import Client, connect
+from pipeline.ledger.scripts import Scripts
+from pipeline.settings import Settings
+from pipeline.telemetry import configure_logging
+from tasks import child
+
+log = structlog.get_logger()
+WATCH_S = 0.2
+
+
+class Children:
+    """Watches the pool's children: the claims of one that died are released at once, with the attempt charged."""
+
+    def __init__(self, incarnation: Incarnation, client: Client) -> None:
+        self._incarnation = incarnation
+        self._scripts = Scripts(client)
+        self._known: dict[int, Any] = {}
+        self._unreleased: dict[int, str] = {}
+
+    def watch(self, pool: Any) -> None:
+        """Look once. Without it Celery's pool takes up to five seconds to notice a death."""
+        pool.maintain_pool()
+        living = {process.pid: process for process in pool._pool}
+        for pid in self._known.keys() - living.keys():
+            self._unreleased[pid] = self._cause(self._known[pid])
+        self._known = living
+        for pid, cause in list(self._unreleased.items()):
+            reason = f"the process died under it ({cause})" if cause else "the process exited under it"
+            name = self._incarnation.name
+            try:
+                released = self._scripts.release(args=[name, f"{pid}:", "start", reason, cause, 0, "0", 0])
+            except (RedisError, OSError):
+                return  # the store is away: the next look tries again
+            del self._unreleased[pid]
+            log.warning("child_died", pid=pid, signal=cause, released=released)
+
+    @staticmethod
+    def _cause(process: Any) -> str:
+        code = process.exitcode
+        return signal.Signals(-code).name if code is not None and code < 0 else ""
+
+
+def _make_step(stage: Stage, incarnation: Incarnation, pulse: Pulse, settings: Settings) -> type:
+    class Watch(bootsteps.StartStopStep):
+        """Runs with the consumer's event loop: starts again after each reconnection."""
+
+        requires = ("celery.worker.consumer.tasks:Tasks",)
+
+        def __init__(self, consumer: Any, **kwargs: Any) -> None:
+            super().__init__(consumer, **kwargs)
+            self._children = Children(incarnation, connect(settings))
+
+        def start(self, consumer: Any) -> None:
+            pulse.turn()
+            consumer.hub.call_repeatedly(1.0, pulse.turn)
+            consumer.hub.call_repeatedly(WATCH_S, self._children.watch, consumer.pool._pool)
+
+        def stop(self, consumer: Any) -> None:  # noqa: ARG002
+            pulse.pause()
+
+    return Watch
+
+
+def run_worker(app: Celery, stage: Stage, settings: Settings, *, health_port: int | None, pool: str | None) -> None:
+    """Run one stage's worker until it is told to stop; TERM lets the batch under way finish."""
+    configure_logging(f"worker-{stage}")
+    incarnation = Incarnation(stage, "cpu")
+    pulse = Pulse()
+    worker_process_init.connect(
+        lambda **_: child.start(stage, incarnation, settings), weak=False, dispatch_uid="scoreline-child"
+    )
+    app.steps["consumer"].add(_make_step(stage, incarnation, pulse, settings))
+    heartbeat = Heartbeat(incarnation, connect(settings), settings)
+    heartbeat.start()
+    health = None
+    if health_port is not None:
+        health = HealthServer(
+            health_port, live=lambda: pulse.beating, ready=lambda: incarnation.ready and pulse.beating
+        )
+        print(f"health of {stage}: http://127.0.0.1:{health.port}/livez", flush=True)
+    queue = f"{stage}.{pool}" if pool else str(stage)
+    try:
+        app.worker_main(
+            [
+                "worker",
+                f"--hostname={queue}-{os.getpid()}@{socket.gethostname()}",
+                f"--queues={queue}",
+                "--pool=prefork",
+                "--concurrency=1",
+                "--without-mingle",
+                "--without-gossip",
+                "--task-events",
+                "--loglevel=INFO",
+            ]
+        )
+    finally:
+        heartbeat.stop()
+        if health is not None:
+            health.stop()

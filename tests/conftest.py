@@ -1,0 +1,102 @@
+"""Real parts for the tests: a Valkey server, and whole stacks of real processes."""
+
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+import redis
+from tenacity import retry, retry_if_not_exception_type, stop_after_delay, wait_fixed
+
+from pipeline.settings import Settings, read_settings
+from pipeline.stack.local import LocalStack
+from pipeline.stack.store_server import server_command
+
+REPOSITORY = Path(__file__).parent.parent
+
+
+def eventually(check: Callable[[], object], *, within_s: float = 30) -> object:
+    """The first truthy answer of ``check``; its last failure if there is none in time."""
+
+    @retry(
+        stop=stop_after_delay(within_s),
+        wait=wait_fixed(0.05),
+        retry=retry_if_not_exception_type(KeyboardInterrupt),
+        reraise=True,
+    )
+    def ask() -> object:
+        answer = check()
+        assert answer, f"still {answer!r} after {within_s} s"
+        return answer
+
+    return ask()
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a real Valkey server of this test run."""
+    port = free_port()
+    process = subprocess.Popen(
+        server_command(port, tmp_path_factory.mktemp("valkey"), "process"), stdout=subprocess.DEVNULL
+    )
+    url = f"redis://127.0.0.1:{port}/0"
+    eventually(lambda: redis.Redis.from_url(url).ping())
+    yield url
+    process.terminate()
+    process.wait()
+
+
+@pytest.fixture
+def settings() -> Settings:
+    return read_settings({})
+
+
+@pytest.fixture(scope="session")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
+    """A whole stack of real processes, with the model that fails on demand; shared, so tests use their own ids."""
+    folder = tmp_path_factory.mktemp("stack")
+    environment = {
+        "SCORELINE_BACKOFF_BASE_S": "0.05",
+        "SCORELINE_SOFT_LIMIT_S": "3",
+        "SCORELINE_HARD_LIMIT_S": "5",
+    }
+    with LocalStack(read_settings({}), data_dir=folder, chaos_model=True, environment=environment) as running:
+        yield running
+
+
+@pytest.fixture
+def http(stack: LocalStack) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=stack.api_url, timeout=40) as client:
+        yield client
+
+
+@pytest.fixture
+def scoreline(stack: LocalStack) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the command line against the stack."""
+
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(Path(sys.executable).parent / "scoreline"), *arguments],
+            capture_output=True,
+            check=False,
+            text=True,
+            timeout=120,
+            env={
+                "PATH": "/usr/bin:/bin",
+                "COLUMNS": "160",
+                "SCORELINE_STORE_URL": stack.store_url,
+                "SCORELINE_MODEL_STORE": str(stack.settings.model_store),
+                **environment,
+            },
+        )
+
+    return run
