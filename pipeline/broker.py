@@ -50,7 +50,7 @@ def make_app(settings: Settings) -> Celery:
         # A scoring child imports torch and warms its models before it says that it is up.
         worker_proc_alive_timeout=120,
         worker_cancel_long_running_tasks_on_connection_loss=False,
-        worker_soft_shutdown_timeout=settings.stay_s + 2,
+        worker_soft_shutdown_timeout=settings.job_s + 2,
         worker_enable_soft_shutdown_on_idle=False,
         timezone="UTC",
         enable_utc=True,

@@ -50,6 +50,7 @@ class Settings(BaseSettings):
     sweep_s: float = Field(0.25, gt=0, description="How often the sweeper looks.")
     lane_idle_s: float = Field(1.0, gt=0, description="A lane with waiting work and no claim for so long is rung.")
     stay_s: float = Field(0.5, gt=0, description="How long a worker stays on a lane before it lets others in.")
+    job_s: float = Field(2.0, gt=0, description="How long one bell may keep a worker, lingering included.")
     linger_s: float = Field(0.15, ge=0, description="How long a worker waits on an empty lane before it leaves.")
     backoff_base_s: float = Field(0.5, gt=0, description="Upper bound of the first retry's delay.")
     backoff_cap_s: float = Field(30, gt=0, description="Upper bound of every retry's delay.")
@@ -79,7 +80,7 @@ class Settings(BaseSettings):
             (self.hard_limit_s < self.visibility_timeout_s, "HARD_LIMIT_S < VISIBILITY_TIMEOUT_S"),
             (self.idempotency_ttl <= self.result_ttl, "IDEMPOTENCY_TTL <= RESULT_TTL"),
             (self.backoff_base_s <= self.backoff_cap_s, "BACKOFF_BASE_S <= BACKOFF_CAP_S"),
-            (self.stay_s < self.soft_limit_s, "STAY_S < SOFT_LIMIT_S"),
+            (self.stay_s <= self.job_s < self.soft_limit_s, "STAY_S <= JOB_S < SOFT_LIMIT_S"),
         ]
         broken = [text for holds, text in relations if not holds]
         if broken:

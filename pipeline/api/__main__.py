@@ -4,7 +4,7 @@ import argparse
 
 import uvicorn
 
-from pipeline.api.app import create_app
+from pipeline.api.app import HotPath, create_app
 from pipeline.telemetry import configure_logging
 
 
@@ -16,13 +16,14 @@ def main() -> None:
     options = parser.parse_args()
     configure_logging("api")
     uvicorn.run(
-        create_app(),
+        HotPath(create_app()),
         host=options.host,
         port=options.port,
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=35,
         lifespan="on",
+        proxy_headers=False,
     )
 
 

@@ -1,12 +1,14 @@
 """The application: its life, how problems leave it, and its health."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
 from pipeline.api import operations, scores
 from pipeline.api.access import Access
@@ -21,6 +23,40 @@ from pipeline.settings import Settings, settings
 DESCRIPTION = """Hand in scoring requests, poll for the answer by request ID.
 
 Every accepted request ends exactly once: `succeeded`, `invalid`, `dead`, `expired` or `cancelled`."""
+
+
+class HotPath:
+    """The two routes that carry all the traffic, answered before FastAPI's middleware and dependency machinery.
+
+    Same handlers, same documents; they stay declared on the app, which documents them and answers everything else.
+    """
+
+    def __init__(self, app: FastAPI) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer an ASGI event."""
+        handler = self._handler(scope)
+        if handler is None:
+            await self._app(scope, receive, send)
+            return
+        scope["app"] = self._app
+        try:
+            response = await handler(Request(scope, receive))
+        except Problem as problem:
+            response = problem_response(problem)
+        await response(scope, receive, send)
+
+    @staticmethod
+    def _handler(scope: Scope) -> Callable[[Request], Awaitable[Response]] | None:
+        if scope["type"] != "http":
+            return None
+        method, path = scope["method"], scope["path"]
+        if method == "POST" and path == "/v1/scores":
+            return scores.submit
+        if method == "GET" and path.startswith("/v1/scores/") and path.count("/") == 3:
+            return partial(scores.read, request_id=path[11:])
+        return None
 
 
 def create_app(configured: Settings | None = None) -> FastAPI:

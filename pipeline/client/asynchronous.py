@@ -15,7 +15,7 @@ from pipeline.contracts.stages import ENDS, Priority
 from pipeline.contracts.status import Status
 from pipeline.ledger import keys
 from pipeline.ledger.connection import connect_async
-from pipeline.ledger.producing import Endings, Producing, Submission
+from pipeline.ledger.producing import Accepted, Endings, Producing, Submission
 from pipeline.ledger.releases import ReleaseTable
 from pipeline.settings import Settings, read_settings
 
@@ -44,7 +44,7 @@ class AsyncScoringClient:
         self._listening = connect_async(settings.model_copy(update={"store_timeout_s": 3600}))
         self._producing = Producing(self.store, settings)
         self._endings = Endings(self._listening)
-        self._accept: Gathering[Submission, Status] = Gathering(self._producing.accept, keys.SCRIPT_LIMIT)
+        self._accept: Gathering[Submission, Accepted] = Gathering(self._producing.accept, keys.SCRIPT_LIMIT)
         self._read: Gathering[bytes, Status] = Gathering(self._producing.read, READ_LIMIT)
         self._listens = False
 
@@ -84,7 +84,7 @@ class AsyncScoringClient:
 
     async def submit_request(self, request: Request) -> Status:
         """The same for a request as a document or a ScoreRequest."""
-        return await self._accept(_submission(request))
+        return (await self._accept(_submission(request))).status()
 
     async def submit_many(
         self, requests: Iterable[Request] | AsyncIterable[Request], *, chunk: int = keys.SCRIPT_LIMIT
@@ -101,7 +101,13 @@ class AsyncScoringClient:
         self, requests: Iterable[Request] | AsyncIterable[Request], *, chunk: int = keys.SCRIPT_LIMIT
     ) -> AsyncIterator[list[Status | Problem]]:
         """As ``submit_many``, a chunk of answers at a time."""
-        under_way: asyncio.Task[list[Status | Problem]] | None = None
+        async for answers in self._accept_chunks(requests, chunk):
+            yield [answer.status() if isinstance(answer, Accepted) else answer for answer in answers]
+
+    async def _accept_chunks(
+        self, requests: Iterable[Request] | AsyncIterable[Request], chunk: int
+    ) -> AsyncIterator[list[Accepted | Problem]]:
+        under_way: asyncio.Task[list[Accepted | Problem]] | None = None
         try:
             async for part in _parts(requests, min(chunk, keys.SCRIPT_LIMIT)):
                 started = asyncio.create_task(self._submit_chunk(part))
@@ -115,7 +121,7 @@ class AsyncScoringClient:
             if under_way is not None and not under_way.done():
                 under_way.cancel()
 
-    async def _submit_chunk(self, requests: Sequence[Request]) -> list[Status | Problem]:
+    async def _submit_chunk(self, requests: Sequence[Request]) -> list[Accepted | Problem]:
         answers: list[Any] = []
         submissions: list[Submission] = []
         for request in requests:
@@ -140,9 +146,9 @@ class AsyncScoringClient:
     ) -> AsyncIterator[list[Status | Problem]]:
         """As ``score_many``, a chunk of answers at a time."""
         await self._listen()
-        pending: deque[list[Status | Problem]] = deque()
+        pending: deque[list[Accepted | Problem]] = deque()
         held = 0
-        async for answers in self.submit_chunks(requests):
+        async for answers in self._accept_chunks(requests, keys.SCRIPT_LIMIT):
             pending.append(answers)
             held += len(answers)
             while held > window:
@@ -152,22 +158,18 @@ class AsyncScoringClient:
         while pending:
             yield await self._finish(pending.popleft())
 
-    async def _finish(self, answers: list[Status | Problem]) -> list[Status | Problem]:
+    async def _finish(self, answers: list[Accepted | Problem]) -> list[Status | Problem]:
         """Wait until every accepted request of a chunk has ended; their ends in the places of their answers."""
-        places = {
-            from_text(answer["request_id"]): place
-            for place, answer in enumerate(answers)
-            if not isinstance(answer, Problem)
-        }
+        ends: list[Any] = list(answers)
+        places = {answer.id: place for place, answer in enumerate(answers) if isinstance(answer, Accepted)}
         while places:
-            await self._endings.wait(list(places), self._endings.LOOK_S)
-            self._endings.forget(list(places))
-            statuses = await self._producing.read(list(places))
-            for (request_id, place), status in zip(list(places.items()), statuses, strict=True):
+            ids = list(places)
+            await self._endings.wait(ids, self._endings.LOOK_S)
+            self._endings.forget(ids)
+            for request_id, status in zip(ids, await self._producing.read(ids), strict=True):
                 if isinstance(status, Problem) or has_ended(status):
-                    answers[place] = status
-                    del places[request_id]
-        return answers
+                    ends[places.pop(request_id)] = status
+        return ends
 
     async def get(self, request_id: str) -> Status:
         """How a request stands; NotFound, Gone, InvalidRequest (malformed id)."""

@@ -7,6 +7,7 @@ from typing import Any
 import redis
 import redis.asyncio
 from redis.backoff import NoBackoff
+from redis.connection import HiredisRespSerializer
 from redis.exceptions import ConnectionError as StoreConnectionError
 from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as StoreTimeoutError
@@ -19,6 +20,13 @@ from pipeline.settings import Settings
 # shape that the command has. Naming that at each of a hundred calls would hide them.
 Client = Any
 AsyncClient = Any
+
+
+class _PackedConnection(redis.asyncio.Connection):
+    """Packs commands in C: redis-py does so in its synchronous client only, and scripts take hundreds of arguments."""
+
+    def pack_command(self, *arguments: Any) -> list[bytes]:
+        return HiredisRespSerializer().pack(*arguments)
 
 
 def _options(settings: Settings, extra_wait_s: float) -> dict[str, Any]:
@@ -42,7 +50,8 @@ def connect(settings: Settings, *, extra_wait_s: float = 0.0) -> Client:
 def connect_async(settings: Settings) -> AsyncClient:
     """An asynchronous client."""
     options = _options(settings, 0.0) | {"retry": redis.asyncio.retry.Retry(NoBackoff(), 0)}
-    return redis.asyncio.Redis.from_url(settings.store_url, **options)
+    pool = redis.asyncio.ConnectionPool.from_url(settings.store_url, connection_class=_PackedConnection, **options)
+    return redis.asyncio.Redis.from_pool(pool)
 
 
 def as_problem(error: Exception) -> Problem:

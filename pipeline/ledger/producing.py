@@ -35,6 +35,18 @@ class Submission:
     allow_degraded: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A request that is in the ledger now, and will end."""
+
+    id: bytes
+    header: Header
+
+    def status(self) -> Status:
+        """Its status document in this moment: known without reading it back."""
+        return status_of(self.id, Entry(ACCEPTED, self.header, Carry(0), None))
+
+
 class Producing:
     """Accepting and reading, a batch to a round trip."""
 
@@ -50,10 +62,10 @@ class Producing:
             self._table = await read_releases(self._client)
         return self._table
 
-    async def accept(self, submissions: Sequence[Submission]) -> list[Status | Problem]:
-        """Accept up to ``SCRIPT_LIMIT`` requests in one script: for each, its status document or why not.
+    async def accept(self, submissions: Sequence[Submission]) -> list[Accepted | Problem]:
+        """Accept up to ``SCRIPT_LIMIT`` requests in one script: for each, its id and what was pinned, or why not.
 
-        Once this returns a status, the request is in the ledger and will end. If it raises StoreUnavailable the
+        If it raises StoreUnavailable the
         requests may or may not have been accepted.
         """
         table = await self.releases()
@@ -66,7 +78,7 @@ class Producing:
 
     async def _accept(
         self, submissions: Sequence[Submission], table: ReleaseTable
-    ) -> tuple[list[Status | Problem], bool]:
+    ) -> tuple[list[Accepted | Problem], bool]:
         answers: list[Any] = [None] * len(submissions)
         arguments: list[Any] = [table.epoch, self._settings.max_waiting]
         headers: list[tuple[int, Header]] = []
@@ -103,7 +115,7 @@ class Producing:
                 answers[place] = full
             return answers, True
         for (place, header), request_id in zip(headers, reply[1:], strict=True):
-            answers[place] = _fresh_status(request_id, header)
+            answers[place] = Accepted(request_id, header)
         return answers, True
 
     async def _is_current(self, table: ReleaseTable) -> bool:
@@ -160,11 +172,6 @@ class Producing:
         if age_s > self._settings.result_ttl:
             return Gone(f"the result of {text} was kept for {self._settings.result_ttl:g} s after its end")
         return NotFound(f"no request {text}")
-
-
-def _fresh_status(request_id: bytes, header: Header) -> Status:
-    """The status of a request in the moment of its acceptance: known without reading it back."""
-    return status_of(request_id, Entry(ACCEPTED, header, Carry(0), None))
 
 
 class Endings:

@@ -157,6 +157,10 @@ class LocalStack:
                 raise StackError(f"{failure_now}\nlast lines of {name}:\n{self._supervision.log_tail(name)}")
             await asyncio.sleep(0.05)
 
+    def root_pids(self) -> list[int]:
+        """The process whose tree is the whole stack."""
+        return self._supervision.root_pids()
+
     def alive(self) -> bool:
         """Whether the supervision runs."""
         return self._supervision.alive()

@@ -51,6 +51,10 @@ class Supervision:
         """Whether supervisord itself runs."""
         return self._process is not None and self._process.poll() is None
 
+    def root_pids(self) -> list[int]:
+        """Supervisord's own process id; everything else descends from it."""
+        return [self._process.pid] if self._process else []
+
     def states(self) -> dict[str, dict[str, Any]]:
         """What supervisord knows of each program, by name; empty while it does not answer yet."""
         try:

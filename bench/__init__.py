@@ -1,0 +1,1 @@
+"""Benchmarks: ``make bench``. Figures and their caveats stand in ``bench/README.md``."""

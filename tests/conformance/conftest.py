@@ -1,0 +1,125 @@
+"""The ledger under test: once on fakeredis, once on a real Valkey server. Both must pass every test here."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import fakeredis
+import pytest
+import redis
+
+from pipeline.contracts.ids import from_text, to_text
+from pipeline.contracts.lanes import Lane, ModelRef, parse_lane
+from pipeline.contracts.stages import Priority, Stage
+from pipeline.contracts.work import Completed, Outcome, Output
+from pipeline.ledger.claiming import Batch, Claims
+from pipeline.ledger.connection import connect, connect_async
+from pipeline.ledger.keys import TAG
+from pipeline.ledger.letters import DeadLetters
+from pipeline.ledger.producing import Accepted, Producing, Submission
+from pipeline.ledger.releases import Release, publish
+from pipeline.ledger.scripts import Scripts
+from pipeline.ledger.sweeping import Sweeping
+from pipeline.settings import Settings, read_settings
+
+Result = TypeVar("Result")
+REF = ModelRef("m", "1", "a" * 64)
+
+
+@dataclass
+class Ledger:
+    """The three sides of the ledger over one server, with short names for what the tests do all the time."""
+
+    client: Any
+    async_client: Any
+    settings: Settings
+    runner: asyncio.Runner
+    model: ModelRef = REF
+    names: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.producing = Producing(self.async_client, self.settings)
+        self.letters = DeadLetters(self.async_client)
+        self.sweeping = Sweeping(self.client, self.settings)
+        self.scripts = Scripts(self.client)
+        release = Release(self.model.name, self.model.version, self.model.digest, "", {"properties": {}})
+        self.run(publish(self.async_client, release, make_current=True))
+
+    def run(self, call: Coroutine[Any, Any, Result]) -> Result:
+        return self.runner.run(call)
+
+    def worker(self, name: str = "w1") -> Claims:
+        """A registered worker's claims."""
+        self.scripts.beat(args=[name, "{}", "1"])
+        return Claims(self.client, self.settings, lambda: name)
+
+    def lane(self, stage: Stage = Stage.PREPROCESS) -> Lane:
+        return parse_lane(self.model.lane(stage))
+
+    def accept(self, count: int = 1, **fields: Any) -> list[bytes]:
+        submissions = [Submission("m", {"n": number}, **fields) for number in range(count)]
+        answers = self.run(self.producing.accept(submissions))
+        assert all(isinstance(answer, Accepted) for answer in answers), answers
+        return [answer.id for answer in answers if isinstance(answer, Accepted)]
+
+    def claim(self, worker: Claims, stage: Stage = Stage.PREPROCESS, limit: int = 64) -> Batch | None:
+        return worker.claim(self.lane(stage), limit, answers_bell=True)
+
+    def complete(self, worker: Claims, batch: Batch, **options: Any) -> Batch | None:
+        outcomes = [Completed(Output(work.body)) for work in batch.works]
+        return self.settle(worker, batch, outcomes, **options)
+
+    def settle(self, worker: Claims, batch: Batch, outcomes: list[Outcome], *, claim_next: int = 0) -> Batch | None:
+        return worker.settle(batch, outcomes, claim_next=claim_next, model_runs=0)
+
+    def pass_stages(self, worker: Claims, *stages: Stage) -> None:
+        """Let everything that waits pass these stages."""
+        for stage in stages:
+            batch = self.claim(worker, stage)
+            assert batch is not None
+            self.complete(worker, batch)
+
+    def read(self, *ids: bytes) -> list[Any]:
+        return self.run(self.producing.read(ids))
+
+    def states(self, *ids: bytes) -> list[str]:
+        return [answer["state"] if isinstance(answer, dict) else answer.slug for answer in self.read(*ids)]
+
+    def bells(self, queue: str = "preprocess") -> int:
+        return self.client.llen(TAG + queue)
+
+    def leftovers(self) -> set[bytes]:
+        """Keys that only unfinished work may have."""
+        kinds = ("open", "later", "attempts", "q:", "o:", "c:")
+        return {key for kind in kinds for key in self.client.scan_iter(f"{TAG}{kind}*".encode())}
+
+
+LedgerMaker = Callable[..., Ledger]
+
+
+@pytest.fixture(params=["fakeredis", "valkey"])
+def make_ledger(request: pytest.FixtureRequest) -> Iterator[LedgerMaker]:
+    """Make a ledger with other settings, on an empty server."""
+    with asyncio.Runner() as runner:
+
+        def make(**environment: str) -> Ledger:
+            values = {f"SCORELINE_{name.upper()}": value for name, value in environment.items()}
+            if request.param == "fakeredis":
+                server = fakeredis.FakeServer(server_type="valkey")
+                client, async_client = fakeredis.FakeRedis(server=server), fakeredis.FakeAsyncRedis(server=server)
+                return Ledger(client, async_client, read_settings(values), runner)
+            url = request.getfixturevalue("valkey")
+            redis.Redis.from_url(url).flushall()
+            settings = read_settings(values | {"SCORELINE_STORE_URL": url})
+            return Ledger(connect(settings, extra_wait_s=2), connect_async(settings), settings, runner)
+
+        yield make
+
+
+@pytest.fixture
+def ledger(make_ledger: LedgerMaker) -> Ledger:
+    return make_ledger()
+
+
+__all__ = ["Ledger", "LedgerMaker", "Priority", "from_text", "to_text"]

@@ -1,0 +1,448 @@
+"""The rules of the ledger, on every server it may run on."""
+
+import json
+
+import pytest
+
+from pipeline.contracts.ids import to_text
+from pipeline.contracts.problems import InvalidRequest, NotDead, NotFound, Overloaded, UnknownModel
+from pipeline.contracts.stages import Priority, Stage, State
+from pipeline.contracts.status import Failure
+from pipeline.contracts.work import Attempts, Completed, Ended, Outcome, Output, RetryLater
+from pipeline.ledger.claiming import ClaimLost, Fenced
+from pipeline.ledger.keys import TAG
+from pipeline.ledger.producing import Submission
+from pipeline.ledger.releases import Release, ReleaseConflict, publish
+from tests.conformance.conftest import REF, Ledger, LedgerMaker
+
+FAILURE = Failure(category="unknown", stage="scoring", message="boom", retryable=True)
+
+
+def dead(starts: int = 3) -> Ended:
+    attempts = Attempts()
+    for number in range(starts):
+        attempts = attempts.charge(1_800_000_000_000 + number, "scoring", "boom")
+    return Ended(State.DEAD, FAILURE, attempts)
+
+
+def test_a_request_passes_three_stages_and_leaves_nothing_but_its_end(ledger: Ledger) -> None:
+    worker = ledger.worker()
+    ids = ledger.accept(3)
+    assert ledger.states(*ids) == ["queued"] * 3
+    batch = ledger.claim(worker)
+    assert batch is not None
+    assert ledger.states(*ids) == ["preprocessing"] * 3
+    ledger.complete(worker, batch)
+    assert ledger.states(*ids) == ["scoring"] * 3
+    ledger.pass_stages(worker, Stage.SCORING)
+    assert ledger.states(*ids) == ["postprocessing"] * 3
+    ledger.pass_stages(worker, Stage.POSTPROCESS)
+    ends = ledger.read(*ids)
+    assert [(end["state"], end["result"]) for end in ends] == [("succeeded", {"n": number}) for number in range(3)]
+    assert all(list(end["timings"]) == ["preprocess", "scoring", "postprocess"] for end in ends)
+    assert ledger.leftovers() == set()
+
+
+def test_ids_carry_the_servers_time(ledger: Ledger) -> None:
+    before = ledger.sweeping.server_ms()
+    (request_id,) = ledger.accept()
+    after = ledger.sweeping.server_ms()
+    assert int(before) <= int.from_bytes(request_id[:6], "big") <= after
+
+
+def test_time_never_goes_back(ledger: Ledger) -> None:
+    future = int(ledger.sweeping.server_ms()) + 60_000
+    ledger.client.set(f"{TAG}clock", future)
+    (request_id,) = ledger.accept()
+    assert int.from_bytes(request_id[:6], "big") == future
+
+
+def test_urgent_requests_are_claimed_first_then_by_deadline_then_by_age(ledger: Ledger) -> None:
+    worker = ledger.worker()
+    (low,) = ledger.accept(priority=Priority.LOW)
+    (late,) = ledger.accept(timeout_ms=9_000_000)
+    (soon,) = ledger.accept(timeout_ms=60_000)
+    (high,) = ledger.accept(priority=Priority.HIGH, timeout_ms=9_000_000)
+    batch = ledger.claim(worker)
+    assert batch is not None
+    assert [work.id for work in batch.works] == [high, soon, late, low]
+
+
+def test_survivors_keep_their_place_in_the_next_stage(ledger: Ledger) -> None:
+    worker = ledger.worker()
+    (low,) = ledger.accept(priority=Priority.LOW)
+    ledger.pass_stages(worker, Stage.PREPROCESS)
+    (high,) = ledger.accept(priority=Priority.HIGH)
+    ledger.pass_stages(worker, Stage.PREPROCESS)
+    batch = ledger.claim(worker, Stage.SCORING)
+    assert batch is not None
+    assert [work.id for work in batch.works] == [high, low]
+
+
+def test_settle_claims_the_next_batch_in_the_same_step(ledger: Ledger) -> None:
+    worker = ledger.worker()
+    ids = ledger.accept(5)
+    batch = ledger.claim(worker, limit=2)
+    sizes = []
+    while batch is not None:
+        sizes.append(len(batch.works))
+        batch = ledger.complete(worker, batch, claim_next=2)
+    assert sizes == [2, 2, 1]
+    assert ledger.states(*ids) == ["scoring"] * 5
+
+
+def test_one_bell_is_enough_until_it_is_answered(ledger: Ledger) -> None:
+    ledger.accept(2)
+    ledger.accept(2)
+    assert ledger.bells() == 1
+    bell = json.loads(ledger.client.lindex(f"{TAG}preprocess", 0))
+    assert json.loads(bell["body"])[0] == [ledger.lane().name]
+    assert bell["headers"]["task"] == "preprocess.run"
+    worker = ledger.worker()
+    ledger.claim(worker, limit=1)
+    assert ledger.bells() == 2, "what the claim left behind is rung for"
+
+
+def test_a_lingering_worker_is_woken_instead_of_a_bell(ledger: Ledger) -> None:
+    assert ledger.scripts.linger(args=["w1:7", ledger.lane().name, "join"]) == 1
+    ledger.accept()
+    assert ledger.bells() == 0
+    assert ledger.client.lpop(f"{TAG}wake:w1:7") == ledger.lane().name.encode()
+    assert ledger.scripts.linger(args=["w1:7", ledger.lane().name, "leave"]) == 0, "a wake was under way"
+
+
+def test_lingering_sees_work_that_came_in_between(ledger: Ledger) -> None:
+    worker = ledger.worker()
+    ledger.accept()
+    assert worker.linger(ledger.lane(), 0.01) == ledger.lane()
+    ledger.claim(worker)
+    assert worker.linger(ledger.lane(), 0.01) is None
+    assert not ledger.client.exists(f"{TAG}idle:preprocess")
+
+
+def test_a_released_batch_goes_back_to_its_place_and_its_late_settle_is_refused(ledger: Ledger) -> None:
+    worker, other = ledger.worker("w1"), ledger.worker("w2")
+    ids = ledger.accept(3)
+    batch = ledger.claim(worker)
+    assert batch is not None
+    assert ledger.scripts.release(args=["w1", "", "loss", "vanished", "", 0, "0", 0]) == 3
+    with pytest.raises(ClaimLost):
+        ledger.complete(worker, batch)
+    again = ledger.claim(other)
+    assert again is not None
+    assert [work.id for work in again.works] == ids
+    assert [work.attempts.losses for work in again.works] == [1, 1, 1]
+    ledger.complete(other, again)
+    with pytest.raises(ClaimLost):
+        ledger.complete(worker, batch)
+    assert ledger.states(*ids) == ["scoring"] * 3
+
+
+def test_a_silent_worker_is_fenced_for_ever(make_ledger: LedgerMaker) -> None:
+    ledger = make_ledger(lease_ttl_s="0.2", heartbeat_s="0.05")
+    worker = ledger.worker("w1")
+    ids = ledger.accept(2)
+    assert ledger.claim(worker) is not None
+    assert ledger.sweeping.release_dead_workers() == []
+    ledger.client.zadd(f"{TAG}beats", {"w1": ledger.sweeping.server_ms() - 1000})
+    assert ledger.sweeping.release_dead_workers() == [("w1", 2)]
+    assert ledger.scripts.beat(args=["w1", "{}", "0"]) == 0
+    with pytest.raises(Fenced):
+        ledger.claim(worker)
+    assert ledger.client.zcard(f"{TAG}q:{ledger.lane().name}") == len(ids)
+    renamed = ledger.worker("w2")
+    assert ledger.claim(renamed) is not None
+
+
+def test_a_heartbeat_in_the_last_moment_keeps_the_claims(make_ledger: LedgerMaker) -> None:
+    ledger = make_ledger()
+    worker = ledger.worker("w1")
+    ledger.accept()
+    batch = ledger.claim(worker)
+    assert ledger.scripts.release(args=["w1", "", "loss", "silent", "", 0, "1", 3000]) == -1
+    assert batch is not None
+    ledger.complete(worker, batch)
+
+
+def test_only_the_dead_childs_claims_are_released(ledger: Ledger) -> None:
+    worker = ledger.worker()
+    ledger.accept(4)
+    first, second = ledger.claim(worker, limit=2), ledger.claim(worker, limit=2)
+    assert first is not None
+    assert second is not None
+    assert ledger.scripts.release(args=["w1", second.field, "start", "died", "SIGKILL", 0, "0", 0]) == 2
+    ledger.complete(worker, first)
+    again = ledger.claim(worker)
+    assert again is not None
+    assert len(again.works) == 1, "a suspect runs alone"
+    (entry,) = again.works[0].attempts.errors
+    assert (entry.error, entry.signal, again.works[0].attempts.starts) == ("died", "SIGKILL", 1)
+
+
+def test_suspects_run_one_by_one_and_the_innocent_together(ledger: Ledger) -> None:
+    worker = ledger.worker()
+    ids = ledger.accept(3)
+    assert ledger.claim(worker) is not None
+    ledger.scripts.release(args=["w1", "", "start", "died", "SIGSEGV", 0, "0", 0])
+    fresh = ledger.accept(2, priority=Priority.HIGH)
+    batches = []
+    while (batch := ledger.claim(worker)) is not None:
+        batches.append([work.id for work in batch.works])
+        ledger.complete(worker, batch)
+    assert batches == [fresh, [ids[0]], [ids[1]], [ids[2]]]
+
+
+def test_a_batch_given_back_charges_nothing(ledger: Ledger) -> None:
+    worker = ledger.worker()
+    ledger.accept(2)
+    assert ledger.claim(worker) is not None
+    assert worker.give_back() == 2
+    again = ledger.claim(worker)
+    assert again is not None
+    assert [work.attempts for work in again.works] == [Attempts(), Attempts()]
+
+
+def test_an_overdue_batch_is_released_although_its_worker_beats(make_ledger: LedgerMaker) -> None:
+    ledger = make_ledger()
+    worker = ledger.worker()
+    ledger.accept()
+    assert ledger.claim(worker) is not None
+    assert ledger.sweeping.release_overdue_batches() == 0
+    later = int(ledger.sweeping.server_ms()) + 200_000
+    ledger.client.set(f"{TAG}clock", later)
+    assert ledger.sweeping.release_overdue_batches() == 1
+    again = ledger.claim(worker)
+    assert again is not None
+    assert again.works[0].attempts.starts == 1
+
+
+def test_a_retry_waits_until_it_is_due(ledger: Ledger) -> None:
+    worker = ledger.worker()
+    (request_id,) = ledger.accept()
+    batch = ledger.claim(worker)
+    assert batch is not None
+    attempts = Attempts().charge(1, "preprocess", "boom")
+    ledger.settle(worker, batch, [RetryLater(60_000, attempts)])
+    assert ledger.sweeping.revive_due_retries() == 0
+    assert ledger.claim(worker) is None
+    assert ledger.states(request_id) == ["preprocessing"]
+    ledger.client.set(f"{TAG}clock", int(ledger.sweeping.server_ms()) + 61_000)
+    assert ledger.sweeping.revive_due_retries() == 1
+    again = ledger.claim(worker)
+    assert again is not None
+    assert again.works[0].attempts == attempts
+    ledger.complete(worker, again)
+    ledger.pass_stages(worker, Stage.SCORING, Stage.POSTPROCESS)
+    (end,) = ledger.read(request_id)
+    assert (end["state"], end["attempts"]) == ("succeeded", 2)
+    assert ledger.leftovers() == set()
+
+
+def test_a_deadline_ends_what_waits_even_with_no_worker(ledger: Ledger) -> None:
+    ids = ledger.accept(2, timeout_ms=100)
+    (patient,) = ledger.accept(timeout_ms=100_000)
+    assert ledger.sweeping.expire_deadlines() == 0
+    ledger.client.set(f"{TAG}clock", int(ledger.sweeping.server_ms()) + 150)
+    # The page of what is due is chosen by the server's own clock.
+    while not ledger.sweeping.expire_deadlines():
+        pass
+    assert ledger.states(*ids, patient) == ["expired", "expired", "queued"]
+    (end, _) = ledger.read(*ids)
+    assert end["error"]["category"] == "deadline"
+    assert ledger.client.zcard(f"{TAG}q:{ledger.lane().name}") == 1
+
+
+def test_expired_work_never_reaches_the_stage_and_a_late_settle_of_it_is_dropped(ledger: Ledger) -> None:
+    worker = ledger.worker()
+    (request_id,) = ledger.accept(timeout_ms=100)
+    batch = ledger.claim(worker)
+    assert batch is not None
+    ledger.client.set(f"{TAG}clock", int(ledger.sweeping.server_ms()) + 150)
+    while not ledger.sweeping.expire_deadlines():
+        pass
+    ledger.complete(worker, batch)
+    assert ledger.states(request_id) == ["expired"]
+    assert ledger.claim(worker, Stage.SCORING) is None
+    assert ledger.leftovers() == set()
+
+
+def test_a_claim_skips_what_is_past_its_deadline(ledger: Ledger) -> None:
+    worker = ledger.worker()
+    (request_id,) = ledger.accept(timeout_ms=100)
+    ledger.client.set(f"{TAG}clock", int(ledger.sweeping.server_ms()) + 150)
+    assert ledger.claim(worker) is None
+    while not ledger.sweeping.expire_deadlines():
+        pass
+    assert ledger.states(request_id) == ["expired"]
+
+
+def test_what_scoring_has_claimed_finishes_even_late(ledger: Ledger) -> None:
+    worker = ledger.worker()
+    (request_id,) = ledger.accept(timeout_ms=60_000)
+    ledger.pass_stages(worker, Stage.PREPROCESS)
+    batch = ledger.claim(worker, Stage.SCORING)
+    assert batch is not None
+    ledger.client.set(f"{TAG}clock", int(ledger.sweeping.server_ms()) + 70_000)
+    assert ledger.sweeping.expire_deadlines() == 0
+    ledger.complete(worker, batch)
+    ledger.pass_stages(worker, Stage.POSTPROCESS)
+    assert ledger.states(request_id) == ["succeeded"]
+
+
+def test_an_invalid_row_ends_and_the_others_go_on(ledger: Ledger) -> None:
+    worker = ledger.worker()
+    ids = ledger.accept(3)
+    batch = ledger.claim(worker)
+    assert batch is not None
+    invalid = Ended(State.INVALID, Failure(category="input", stage="preprocess", message="n: was 1", retryable=False))
+    outcomes: list[Outcome] = [Completed(Output(b"x")), invalid, Completed(Output(b"y"))]
+    ledger.settle(worker, batch, outcomes)
+    assert ledger.states(*ids) == ["scoring", "invalid", "scoring"]
+    assert ledger.run(ledger.letters.page())[0] == []
+
+
+def test_a_dead_letter_keeps_everything_and_a_replay_resumes_at_the_stage_that_died(ledger: Ledger) -> None:
+    worker = ledger.worker()
+    (request_id,) = ledger.accept()
+    ledger.pass_stages(worker, Stage.PREPROCESS)
+    batch = ledger.claim(worker, Stage.SCORING)
+    assert batch is not None
+    ledger.settle(worker, batch, [dead()])
+    assert ledger.states(request_id) == ["dead"]
+    assert ledger.leftovers() == set()
+    letter = ledger.run(ledger.letters.get(request_id)).document()
+    assert (letter["input"], letter["stage"], letter["category"]) == ({"n": 0}, "scoring", "unknown")
+    assert [attempt["n"] for attempt in letter["attempts"]] == [1, 2, 3]
+
+    ledger.run(ledger.letters.replay(request_id))
+    assert ledger.states(request_id) == ["scoring"]
+    assert ledger.claim(worker, Stage.PREPROCESS) is None
+    with pytest.raises(NotDead):
+        ledger.run(ledger.letters.replay(request_id))
+    ledger.pass_stages(worker, Stage.SCORING, Stage.POSTPROCESS)
+    (end,) = ledger.read(request_id)
+    assert (end["state"], end["generation"], end["attempts"]) == ("succeeded", 1, 1)
+
+
+def test_dead_letters_are_bounded_by_count_and_by_age(make_ledger: LedgerMaker) -> None:
+    ledger = make_ledger(dead_max_count="3", dead_max_age="60")
+    worker = ledger.worker()
+    ids = []
+    for _ in range(5):
+        ids += ledger.accept()
+        batch = ledger.claim(worker)
+        assert batch is not None
+        ledger.settle(worker, batch, [dead()])
+    kept = [letter.id for letter in ledger.run(ledger.letters.page())[0]]
+    assert sorted(kept) == sorted(ids[2:])
+    assert ledger.client.pttl(f"{TAG}d:".encode() + ids[4]) > 0
+    ledger.client.set(f"{TAG}clock", int(ledger.sweeping.server_ms()) + 120_000)
+    ids += ledger.accept()
+    batch = ledger.claim(worker)
+    assert batch is not None
+    ledger.settle(worker, batch, [dead()])
+    assert [letter.id for letter in ledger.run(ledger.letters.page())[0]] == [ids[-1]]
+
+
+def test_letters_are_purged_and_missing_ones_named(ledger: Ledger) -> None:
+    worker = ledger.worker()
+    ids = ledger.accept(3)
+    batch = ledger.claim(worker)
+    assert batch is not None
+    ledger.settle(worker, batch, [dead()] * 3)
+    first, following = ledger.run(ledger.letters.page(limit=2))
+    rest, end = ledger.run(ledger.letters.page(limit=2, cursor=following))
+    assert {letter.id for letter in first + rest} == set(ids)
+    assert end is None
+    assert ledger.run(ledger.letters.purge(ids[:2])) == 2
+    with pytest.raises(NotFound):
+        ledger.run(ledger.letters.get(ids[0]))
+    with pytest.raises(InvalidRequest, match="begin again"):
+        ledger.run(ledger.letters.page(cursor=to_text(ids[0])))
+
+
+def test_a_result_is_kept_for_its_time(make_ledger: LedgerMaker) -> None:
+    ledger = make_ledger(result_ttl="50")
+    worker = ledger.worker()
+    (request_id,) = ledger.accept()
+    assert ledger.client.pttl(f"{TAG}r:".encode() + request_id) == -1, "an unfinished request does not go away"
+    ledger.pass_stages(worker, *Stage)
+    assert 0 < ledger.client.pttl(f"{TAG}r:".encode() + request_id) <= 50_000
+    ledger.client.delete(f"{TAG}r:".encode() + request_id)
+    assert ledger.states(request_id) == ["not-found"]
+    old = (1_700_000_000_000).to_bytes(6, "big") + request_id[6:]
+    assert ledger.states(old) == ["gone"]
+
+
+def test_no_more_are_accepted_than_may_wait_and_a_refusal_stores_nothing(make_ledger: LedgerMaker) -> None:
+    ledger = make_ledger(max_waiting="3")
+    ledger.accept(3)
+    keys = set(ledger.client.keys())
+    (answer,) = ledger.run(ledger.producing.accept([Submission("m", {})]))
+    assert isinstance(answer, Overloaded)
+    assert answer.retry_after_s
+    assert set(ledger.client.keys()) == keys
+
+
+def test_the_current_version_is_pinned_in_the_moment_of_accept(ledger: Ledger) -> None:
+    (old,) = ledger.accept()
+    release = Release("m", "2", "b" * 64, "", {"properties": {}})
+    ledger.run(publish(ledger.async_client, release, make_current=True))
+    (new,) = ledger.accept()
+    assert [document["model_version"] for document in ledger.read(old, new)] == ["1", "2"]
+    batch = ledger.claim(ledger.worker())
+    assert batch is not None
+    assert [work.id for work in batch.works] == [old], "each version has a lane of its own"
+
+
+def test_unknown_models_are_refused_and_known_ones_beside_them_are_not(ledger: Ledger) -> None:
+    answers = ledger.run(ledger.producing.accept([Submission("x", {}), Submission("m@1", {}), Submission("m@7", {})]))
+    assert isinstance(answers[0], UnknownModel)
+    assert isinstance(answers[2], UnknownModel)
+    assert not isinstance(answers[1], Exception)
+
+
+def test_a_released_version_never_changes_its_content(ledger: Ledger) -> None:
+    same = Release("m", "1", REF.digest, "", {"properties": {}})
+    assert ledger.run(publish(ledger.async_client, same, make_current=False)) is False
+    with pytest.raises(ReleaseConflict, match="give the new artifact a new version"):
+        ledger.run(publish(ledger.async_client, Release("m", "1", "c" * 64, "", {}), make_current=False))
+
+
+def test_an_idle_lane_is_rung_though_its_bell_was_lost(make_ledger: LedgerMaker) -> None:
+    ledger = make_ledger(lane_idle_s="60")
+    ledger.accept()
+    ledger.client.delete(f"{TAG}preprocess")
+    lanes = ledger.sweeping.lanes_with_work()
+    assert lanes == [ledger.lane().name]
+    assert ledger.sweeping.ring_idle(lanes) == [], "a claim may still come"
+    ledger.client.set(f"{TAG}clock", int(ledger.sweeping.server_ms()) + 61_000)
+    assert ledger.sweeping.ring_idle(lanes) == lanes
+    assert ledger.bells() == 1
+
+
+def test_bells_do_not_pile_up_where_nobody_answers(make_ledger: LedgerMaker) -> None:
+    ledger = make_ledger(lane_idle_s="0.001")
+    ledger.accept()
+    ledger.client.set(f"{TAG}clock", int(ledger.sweeping.server_ms()) + 61_000)
+    for _ in range(50):
+        ledger.sweeping.ring_idle([ledger.lane().name])
+    assert ledger.bells() == 8
+
+
+def test_one_sweeper_leads(ledger: Ledger) -> None:
+    assert ledger.sweeping.lead("one")
+    assert not ledger.sweeping.lead("two")
+    assert ledger.sweeping.lead("one")
+    ledger.client.delete(f"{TAG}leader")
+    assert ledger.sweeping.lead("two")
+
+
+def test_nothing_is_accepted_beyond_what_one_script_may_touch(ledger: Ledger) -> None:
+    worker = ledger.worker()
+    ids = ledger.accept(128)
+    batch = ledger.claim(worker, limit=128)
+    assert batch is not None
+    assert [work.id for work in batch.works] == sorted(ids)
+    ledger.complete(worker, batch)
+    assert set(ledger.states(*ids)) == {"scoring"}

@@ -1,0 +1,57 @@
+"""Settings are checked when they are read, one by one and against each other."""
+
+import hashlib
+
+import pytest
+
+from pipeline.settings import SettingsError, read_settings
+
+
+def test_defaults_fit_together() -> None:
+    settings = read_settings({})
+    assert settings.store_url == "redis://127.0.0.1:6379/0"
+    assert settings.max_attempts == 3
+
+
+def test_a_misspelt_name_is_refused_with_the_likely_one() -> None:
+    with pytest.raises(SettingsError, match=r"SCORELINE_RESULTS_TTL: did you mean SCORELINE_RESULT_TTL\?"):
+        read_settings({"SCORELINE_RESULTS_TTL": "5"})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("SCORELINE_MAX_ATTEMPTS", "0"), ("SCORELINE_DURABILITY", "everysec"), ("SCORELINE_RESULT_TTL", "soon")],
+)
+def test_a_bad_value_names_its_setting(name: str, value: str) -> None:
+    with pytest.raises(SettingsError, match=name):
+        read_settings({name: value})
+
+
+@pytest.mark.parametrize(
+    ("values", "relation"),
+    [
+        ({"HEARTBEAT_S": "2"}, "3 x HEARTBEAT_S <= LEASE_TTL_S"),
+        ({"SOFT_LIMIT_S": "90"}, "SOFT_LIMIT_S < HARD_LIMIT_S"),
+        ({"HARD_LIMIT_S": "4000"}, "HARD_LIMIT_S < VISIBILITY_TIMEOUT_S"),
+        ({"RESULT_TTL": "60", "IDEMPOTENCY_TTL": "61"}, "IDEMPOTENCY_TTL <= RESULT_TTL"),
+        ({"STAY_S": "3"}, "STAY_S <= JOB_S"),
+    ],
+)
+def test_settings_that_do_not_fit_each_other_are_refused(values: dict[str, str], relation: str) -> None:
+    with pytest.raises(SettingsError, match=relation.replace("(", r"\(")):
+        read_settings({f"SCORELINE_{name}": value for name, value in values.items()})
+
+
+def test_a_shorter_result_ttl_takes_the_idempotency_ttl_along() -> None:
+    assert read_settings({"SCORELINE_RESULT_TTL": "60"}).idempotency_ttl == 60
+
+
+def test_keys_are_given_as_digests_never_as_keys() -> None:
+    digest = hashlib.sha256(b"secret").hexdigest()
+    assert read_settings({"SCORELINE_API_KEYS": f" {digest.upper()} ,"}).api_keys == {digest}
+    with pytest.raises(SettingsError, match="SHA-256"):
+        read_settings({"SCORELINE_API_KEYS": "secret"})
+
+
+def test_variables_of_others_are_left_alone() -> None:
+    assert read_settings({"PATH": "/bin", "SCORELINER": "x"}) == read_settings({})

@@ -1,0 +1,151 @@
+"""The stages' own code: validation, encoding, calibration, artifacts. No Celery, no Redis."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.contracts.failures import ArtifactCorrupt, ArtifactMissing, InvalidInput
+from pipeline.contracts.lanes import ModelRef
+from pipeline.contracts.work import Output
+from pipeline.credit_data import read_applications, split
+from pipeline.model_store import ModelStore
+from pipeline.settings import REPOSITORY
+from postprocess.service import Decision, Postprocess
+from preprocess.encoding import Encoder
+from preprocess.service import Preprocess
+from preprocess.validation import InputSchema
+from scoring.service import Scoring
+
+MODELS = REPOSITORY / "models"
+STORE = ModelStore(MODELS)
+REF = next(artifact.ref for artifact in STORE.all() if artifact.ref.name == "credit-default")
+HELD_OUT = split(read_applications()).held_out
+
+ENCODING = {
+    "columns": [
+        {
+            "name": "n", "kind": "number", "log": True, "fill": 0.0, "mean": 1.0, "scale": 2.0, "low": 0.0,
+            "high": 100.0, "far": 1.5, "marks_gaps": True,
+        },
+        {"name": "c", "kind": "category", "values": ["a", "b"]},
+    ]
+}  # fmt: skip
+
+
+def test_encoding_standardises_marks_gaps_and_spreads_categories() -> None:
+    rows = [{"n": np.e - 1, "c": "b"}, {"n": None, "c": None}]
+    assert Encoder(ENCODING).encode(rows).tolist() == [[0.0, 0.0, 0.0, 1.0, 0.0], [-0.5, 1.0, 0.0, 0.0, 1.0]]
+
+
+def test_anomalies_are_out_of_range_outlier_or_unseen() -> None:
+    rows = [{"n": 101, "c": "a"}, {"n": 99, "c": "z"}, {"n": 5, "c": "a"}, {"n": None, "c": None}]
+    found = Encoder(ENCODING).anomalies(rows)
+    assert [[(entry["feature"], entry["kind"]) for entry in row] for row in found] == [
+        [("n", "out_of_range")], [("n", "outlier"), ("c", "unseen")], [], [],
+    ]  # fmt: skip
+
+
+def test_an_empty_batch_encodes_to_nothing() -> None:
+    assert Encoder(ENCODING).encode([]).shape == (0, 5)
+
+
+def test_messages_name_the_feature_what_it_was_and_what_is_allowed() -> None:
+    schema = InputSchema(
+        {
+            "properties": {"a": {"type": "integer", "minimum": 1}, "b": {"type": ["string", "null"]}},
+            "required": ["a"],
+            "additionalProperties": False,
+            "type": "object",
+        }
+    )
+    assert schema.problems({"a": 1, "b": None}) == []
+    assert schema.problems({"b": 3, "c": 1}) == [
+        "a: is missing; allowed: an integer of at least 1",
+        "b: was 3; allowed: a string, or null",
+        "c: is not a feature of this model; allowed: a, b",
+    ]
+    assert schema.problems({"a": float("nan")}) == ["a: was nan; allowed: an integer of at least 1"]
+
+
+def test_a_batch_keeps_its_order_around_invalid_rows() -> None:
+    rows = [HELD_OUT[0].features, {}, HELD_OUT[1].features]
+    answers = Preprocess(STORE).perform(REF, rows)
+    assert [type(answer) for answer in answers] == [Output, InvalidInput, Output]
+    alone = Preprocess(STORE).perform(REF, [HELD_OUT[1].features])
+    assert answers[2] == alone[0]
+
+
+def test_a_rows_score_does_not_depend_on_its_batch() -> None:
+    vectors = [answer.body for answer in Preprocess(STORE).perform(REF, [row.features for row in HELD_OUT[:64]])]
+    scoring = Scoring(STORE)
+    together = [answer.body for answer in scoring.perform(REF, vectors)]
+    alone = [scoring.perform(REF, [vector])[0].body for vector in vectors]
+    assert together == pytest.approx(alone, abs=1e-6)
+
+
+def test_decisions_follow_the_bands_at_their_edges() -> None:
+    bands = [
+        {"below": 0.2, "decision": "approve"},
+        {"below": 0.5, "decision": "review"},
+        {"below": 1.0, "decision": "decline"},
+    ]
+    decision = Decision({"calibration": {"method": "platt", "slope": 1.0, "intercept": 0.0}, "bands": bands})
+    assert [decision.decide(score) for score in (0, 0.1999, 0.2, 0.4999, 0.5, 1.0)] == [
+        "approve", "approve", "review", "review", "decline", "decline",
+    ]  # fmt: skip
+    assert decision.calibrated(0.3) == pytest.approx(0.3)
+    assert 0 <= decision.calibrated(0.0) < decision.calibrated(1.0) <= 1
+
+
+def test_the_result_is_score_decision_and_raw() -> None:
+    result = Postprocess(STORE).perform(REF, [0.9])[0].body
+    assert set(result) == {"score", "decision", "raw"}
+    assert result["raw"] == 0.9
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    shutil.copytree(MODELS, tmp_path / "models")
+    return tmp_path / "models"
+
+
+def test_a_changed_file_is_refused_before_it_is_parsed(copy: Path) -> None:
+    weights = copy / "credit-default" / "1" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(ArtifactCorrupt, match="SHA-256 differs"):
+        ModelStore(copy).open(REF).read("model.safetensors")
+
+
+def test_a_changed_manifest_is_not_what_was_pinned(copy: Path) -> None:
+    manifest = copy / "credit-default" / "1" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"max_batch": 64', '"max_batch": 65'))
+    with pytest.raises(ArtifactCorrupt, match="was pinned with digest"):
+        ModelStore(copy).open(REF)
+
+
+def test_a_missing_version_or_file_says_which(copy: Path) -> None:
+    with pytest.raises(ArtifactMissing, match=r"manifest\.json cannot be read"):
+        ModelStore(copy).open(ModelRef("credit-default", "9", REF.digest))
+    with pytest.raises(ArtifactMissing, match="cannot be the name"):
+        ModelStore(copy).open(ModelRef("..", "1", REF.digest))
+    (copy / "credit-default" / "1" / "preprocess.json").unlink()
+    with pytest.raises(ArtifactMissing, match=r"preprocess\.json cannot be read"):
+        ModelStore(copy).open(REF).read("preprocess.json")
+
+
+def test_a_broken_artifact_does_not_keep_the_others_from_being_served(copy: Path) -> None:
+    broken = copy / "credit-default" / "2"
+    shutil.copytree(copy / "credit-default" / "1", broken)
+    document = json.loads((broken / "manifest.json").read_text()) | {"version": "2"}
+    (broken / "manifest.json").write_text(json.dumps(document))
+    (broken / "model.safetensors").write_bytes(b"not the weights")
+    assert [(name, version) for name, version in ModelStore(copy).versions()] == [
+        ("credit-default", "1"), ("credit-default", "2"),
+    ]  # fmt: skip
+    vector = Preprocess(STORE).perform(REF, [HELD_OUT[0].features])[0].body
+    assert isinstance(Scoring(ModelStore(copy)).perform(REF, [vector])[0], Output)
