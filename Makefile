@@ -32,6 +32,8 @@ lint: $(INSTALLED) ## Check style, types, imports and the deploy files
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/yamllint --strict deploy
+	$(BIN)/hadolint deploy/Dockerfile
+	$(BIN)/check-jsonschema --builtin-schema vendor.compose-spec deploy/compose.yaml
 	$(BIN)/python -m pytest -q tests/lint
 
 format: $(INSTALLED) ## Format the code

@@ -12,7 +12,7 @@ from rich.console import Console
 from pipeline.client.asynchronous import AsyncScoringClient
 from pipeline.contracts.problems import Problem
 from pipeline.settings import SettingsError, read_settings
-from pipeline.stack.local import StackError
+from pipeline.stack import StackError
 
 Result = TypeVar("Result")
 console = Console()

@@ -8,7 +8,6 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-import aiohttp
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -17,7 +16,6 @@ from pipeline.cli.console import BAD_OUTCOME, AsJson, console, errors, print_jso
 from pipeline.cli.services import checked_durability
 from pipeline.credit_data import Application, read_applications, split
 from pipeline.settings import read_settings
-from pipeline.stack.local import LocalStack
 
 MODEL = "credit-default"
 CONNECTIONS = 32
@@ -36,6 +34,8 @@ class _Run:
 
 def demo(durability: Annotated[str, typer.Option(help="process | disk")] = "process", as_json: AsJson = False) -> None:
     """Score real loan applications end to end on a stack of its own, and check the result against the outcomes."""
+    from pipeline.stack.local import LocalStack  # needs the extra `local`, which services in production do not have
+
     applications = split(read_applications()).held_out
     with errors.status("starting the store, three workers, a sweeper, the API and Flower"):
         stack = LocalStack(read_settings(), durability=checked_durability(durability))
@@ -52,6 +52,8 @@ def demo(durability: Annotated[str, typer.Option(help="process | disk")] = "proc
 
 
 async def _send(api_url: str, applications: list[Application]) -> _Run:
+    import aiohttp
+
     run = _Run()
     waiting = iter(applications)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())

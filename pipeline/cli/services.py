@@ -17,7 +17,7 @@ from pipeline.ledger.connection import connect_async
 from pipeline.model_store import ModelStore
 from pipeline.publishing import publish_all
 from pipeline.settings import REPOSITORY, Durability, read_settings
-from pipeline.stack.local import LocalStack, StackError
+from pipeline.stack import StackError
 
 HealthPort = Annotated[int | None, typer.Option(help="Serve /livez and /readyz on this port (0: a free one).")]
 
@@ -32,6 +32,8 @@ def up(
     ready_file: Annotated[Path | None, typer.Option(help="Written when everything is ready: URLs and pids.")] = None,
 ) -> None:
     """Run the whole stack on this machine until Ctrl-C, which drains it."""
+    from pipeline.stack.local import LocalStack  # needs the extra `local`, which services in production do not have
+
     stack = LocalStack(
         read_settings(),
         data_dir=data_dir,

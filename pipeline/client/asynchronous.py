@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -99,29 +99,35 @@ class AsyncScoringClient:
 
     async def submit_chunks(
         self, requests: Iterable[Request] | AsyncIterable[Request], *, chunk: int = keys.SCRIPT_LIMIT
-    ) -> AsyncIterator[list[Status | Problem]]:
+    ) -> AsyncGenerator[list[Status | Problem], None]:
         """As ``submit_many``, a chunk of answers at a time."""
         async for answers in self._accept_chunks(requests, chunk):
             yield [answer.status() if isinstance(answer, Accepted) else answer for answer in answers]
 
     async def _accept_chunks(
         self, requests: Iterable[Request] | AsyncIterable[Request], chunk: int
-    ) -> AsyncIterator[list[Accepted | Problem]]:
+    ) -> AsyncGenerator[list[Accepted | Problem], None]:
+        # The next chunk is read, checked and packed while the one before is in flight, and sent once that is accepted:
+        # a stream's requests are accepted in its order.
         under_way: asyncio.Task[list[Accepted | Problem]] | None = None
+        started: asyncio.Task[list[Accepted | Problem]] | None = None
         try:
             async for part in _parts(requests, min(chunk, keys.SCRIPT_LIMIT)):
-                started = asyncio.create_task(self._submit_chunk(part))
-                await asyncio.sleep(0)  # send it before the answers to the last one are handled
+                started = asyncio.create_task(self._submit_chunk(part, under_way))
+                await asyncio.sleep(0)  # pack it before the answers to the last one are handled
                 if under_way is not None:
                     yield await under_way
                 under_way = started
             if under_way is not None:
                 yield await under_way
         finally:
-            if under_way is not None and not under_way.done():
-                under_way.cancel()
+            for task in (under_way, started):
+                if task is not None:
+                    task.cancel()
 
-    async def _submit_chunk(self, requests: Sequence[Request]) -> list[Accepted | Problem]:
+    async def _submit_chunk(
+        self, requests: Sequence[Request], after: asyncio.Task[list[Accepted | Problem]] | None
+    ) -> list[Accepted | Problem]:
         answers: list[Any] = []
         submissions: list[Submission] = []
         for request in requests:
@@ -130,7 +136,7 @@ class AsyncScoringClient:
                 answers.append(None)
             except Problem as problem:
                 answers.append(problem)
-        accepted = iter(await self._producing.accept(submissions) if submissions else ())
+        accepted = iter(await self._producing.accept(submissions, after) if submissions else ())
         return [next(accepted) if answer is None else answer for answer in answers]
 
     async def score_many(
@@ -143,7 +149,7 @@ class AsyncScoringClient:
 
     async def score_chunks(
         self, requests: Iterable[Request] | AsyncIterable[Request], *, window: int = 8192
-    ) -> AsyncIterator[list[Status | Problem]]:
+    ) -> AsyncGenerator[list[Status | Problem], None]:
         """As ``score_many``, a chunk of answers at a time."""
         await self._listen()
         pending: deque[list[Accepted | Problem]] = deque()

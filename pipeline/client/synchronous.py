@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -10,6 +10,7 @@ from pipeline.client.asynchronous import AsyncScoringClient, Request
 from pipeline.contracts.envelope import DEFAULT_TIMEOUT_S, PriorityName
 from pipeline.contracts.problems import Problem
 from pipeline.contracts.status import Status
+from pipeline.ledger.keys import SCRIPT_LIMIT
 from pipeline.ledger.releases import ReleaseTable
 from pipeline.settings import Settings
 
@@ -68,29 +69,33 @@ class ScoringClient:
 
     def submit_many(self, requests: Iterable[Request]) -> Iterator[Status | Problem]:
         """Hand in any number of requests; for each, in order, its status or the problem it was refused for."""
-        chunks = self._client.submit_chunks(self._guarded(requests))
-        try:
-            while (chunk := self._run(_next(chunks))) is not None:
-                yield from chunk
-        finally:
-            self._run(chunks.aclose())  # type: ignore[attr-defined]
+        return self._stream(self._client.submit_chunks(self._read_apart(requests)))
 
     def score_many(self, requests: Iterable[Request], *, window: int = 8192) -> Iterator[Status | Problem]:
         """Hand in any number of requests and wait for each end; in order."""
-        chunks = self._client.score_chunks(self._guarded(requests), window=window)
+        return self._stream(self._client.score_chunks(self._read_apart(requests), window=window))
+
+    def _stream(self, chunks: AsyncGenerator[list[Status | Problem], None]) -> Iterator[Status | Problem]:
         try:
             while (chunk := self._run(_next(chunks))) is not None:
                 yield from chunk
+        except _SourceFailed as failed:
+            raise failed.error from None
         finally:
-            self._run(chunks.aclose())  # type: ignore[attr-defined]
+            self._run(chunks.aclose())
 
     @staticmethod
-    async def _guarded(requests: Iterable[Request]) -> AsyncIterator[Request]:
+    async def _read_apart(requests: Iterable[Request]) -> AsyncIterator[Request]:
         # The caller's iterable may block (a file, a query): other threads' calls must not wait for it.
         iterator = iter(requests)
-        while part := await asyncio.to_thread(_take, iterator, 128):
+        error: BaseException | None = None
+        while error is None:
+            part, error = await asyncio.to_thread(_take, iterator, SCRIPT_LIMIT)
             for request in part:
                 yield request
+            if not part and error is None:
+                return
+        raise _SourceFailed(error)
 
     def get(self, request_id: str) -> Status:
         """How a request stands."""
@@ -115,14 +120,25 @@ class ScoringClient:
         return self._run(self._client.score(model, features, timeout_s=timeout_s, priority=priority))
 
 
+class _SourceFailed(Exception):
+    """The caller's iterable raised. Carried to the caller's thread: an exit or interrupt would stop the loop."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
 async def _next(chunks: AsyncIterator[list[Status | Problem]]) -> list[Status | Problem] | None:
     return await anext(chunks, None)
 
 
-def _take(iterator: Iterator[Request], count: int) -> list[Request]:
-    part = []
-    for request in iterator:
-        part.append(request)
-        if len(part) == count:
-            break
-    return part
+def _take(iterator: Iterator[Request], count: int) -> tuple[list[Request], BaseException | None]:
+    part: list[Request] = []
+    try:
+        for request in iterator:
+            part.append(request)
+            if len(part) == count:
+                break
+    except BaseException as error:  # noqa: BLE001 - raised again where the caller can meet it
+        return part, error
+    return part, None

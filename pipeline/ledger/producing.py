@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,22 +62,24 @@ class Producing:
             self._table = await read_releases(self._client)
         return self._table
 
-    async def accept(self, submissions: Sequence[Submission]) -> list[Accepted | Problem]:
+    async def accept(
+        self, submissions: Sequence[Submission], after: Awaitable[object] | None = None
+    ) -> list[Accepted | Problem]:
         """Accept up to ``SCRIPT_LIMIT`` requests in one script: for each, its id and what was pinned, or why not.
 
-        If it raises StoreUnavailable the
-        requests may or may not have been accepted.
+        Packs them at once and sends them when ``after`` is done. If it raises StoreUnavailable the requests may or may
+        not have been accepted.
         """
         table = await self.releases()
         while True:
-            answers, accepted = await self._accept(submissions, table)
+            answers, accepted = await self._accept(submissions, table, after)
             if accepted:
                 return answers
             # The releases changed since we read them: pin what is current now.
             table = await self.releases(fresh=True)
 
     async def _accept(
-        self, submissions: Sequence[Submission], table: ReleaseTable
+        self, submissions: Sequence[Submission], table: ReleaseTable, after: Awaitable[object] | None
     ) -> tuple[list[Accepted | Problem], bool]:
         answers: list[Any] = [None] * len(submissions)
         arguments: list[Any] = [table.epoch, self._settings.max_waiting]
@@ -105,6 +107,8 @@ class Producing:
         if not headers:
             # A model that is unknown may have been released a moment ago.
             return answers, await self._is_current(table)
+        if after is not None:
+            await after
         with store_problems():
             reply = await self._scripts.accept(args=arguments)
         if reply[0] == b"stale":

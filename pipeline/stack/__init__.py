@@ -5,3 +5,7 @@
 ``supervision`` supervisord and its httpok listeners: restarts what dies or hangs
 ``local``       the stack as one object: start, wait until ready, drain
 """
+
+
+class StackError(Exception):
+    """The stack cannot start or has fallen over; the message says what to do."""

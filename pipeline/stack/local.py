@@ -24,15 +24,12 @@ from pipeline.ledger.overview import read_overview
 from pipeline.model_store import ModelStore
 from pipeline.publishing import publish_all
 from pipeline.settings import REPOSITORY, Durability, Settings
+from pipeline.stack import StackError
 from pipeline.stack.programs import choose_ports, programs
 from pipeline.stack.supervision import Supervision
 
 START_S = 90.0
 CHAOS_MODELS = REPOSITORY / "tests" / "chaos" / "models"
-
-
-class StackError(Exception):
-    """The stack cannot start or has fallen over; the message says what to do."""
 
 
 class LocalStack:
