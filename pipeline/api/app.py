@@ -7,6 +7,7 @@ from functools import partial
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi_swagger import patch_fastapi
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
@@ -70,7 +71,16 @@ def create_app(configured: Settings | None = None) -> FastAPI:
             app.state.letters = DeadLetters(client.store)
             yield
 
-    app = FastAPI(title="Scoreline", version="1", description=DESCRIPTION, lifespan=lifespan)
+    app = FastAPI(
+        title="Scoreline",
+        version="1",
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
+    )
+    patch_fastapi(app)  # /docs
     app.state.settings = chosen
     app.state.access = Access(chosen)
     app.include_router(scores.router)

@@ -112,13 +112,14 @@ def _document(run: _Run, durability: str) -> dict[str, Any]:
 
 
 def _show(document: dict[str, Any], run: _Run) -> None:
-    table = Table("", "", title=f"{document['requests']} held-out loan applications, scored by {MODEL}")
+    table = Table(show_header=False, title=f"{document['requests']} held-out loan applications, scored by {MODEL}")
     latency = document["latency_ms"]
     for name, value in (
         ("requests", document["requests"]),
         ("succeeded", document["succeeded"]),
         ("invalid", document["invalid"]),
-        ("requests/s", f"{document['requests_per_s']}  (HTTP, {CONNECTIONS} connections, two calls a request)"),
+        ("dead", document["dead"]),
+        ("requests/s", f"{document['requests_per_s']}  ({CONNECTIONS} connections, 2 calls each)"),
         ("latency p50 / p99", f"{latency['p50']} ms / {latency['p99']} ms"),
         ("AUC against the outcomes", f"{document['auc']}  (goal: {AUC_GOAL})"),
         ("durability", document["durability"]),
@@ -135,5 +136,11 @@ def _show(document: dict[str, Any], run: _Run) -> None:
         share = f"{sum(outcomes)} ({100 * sum(outcomes) / len(outcomes):.0f} %)" if outcomes else "-"
         bands.add_row(decision, str(len(outcomes)), share)
     console.print(bands)
-    console.print("Look around: `make up` runs the same stack until Ctrl-C and prints the URLs of the API's docs")
-    console.print("and of Flower; then `scoreline stats`, `scoreline models`, `scoreline submit FILE.csv --model ...`.")
+    console.print(
+        "Look around:\n"
+        "  make up                                       this stack until Ctrl-C, with Flower and the API's docs\n"
+        "  scoreline stats | models | doctor             what waits, who works, what is wrong\n"
+        "  scoreline submit FILE.csv --model MODEL       score rows of your own",
+        highlight=False,
+        soft_wrap=True,
+    )

@@ -25,3 +25,6 @@ cli.command()(services.api)
 cli.command()(services.publish)
 cli.command(name="train-demo")(services.train_demo)
 cli.command()(services.doctor)
+cli.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+)(services.bench)

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from pipeline.cli.console import BAD_OUTCOME, AsJson, console, fail, print_json
+from pipeline.cli.console import BAD_OUTCOME, USAGE, AsJson, console, fail, print_json
 from pipeline.contracts.stages import Stage
 from pipeline.ledger.connection import connect_async
 from pipeline.model_store import ModelStore
@@ -60,12 +60,17 @@ def up(
         ready.append(True)
         if ready_file:
             stack.write_ready_file(ready_file)
-        console.print(f"ready after {time.monotonic() - began:.1f} s at durability [bold]{stack.durability}[/]")
-        console.print(f"  API      {stack.api_url}/docs")
-        console.print(f"  Flower   {stack.flower_url}   user {stack.flower_user}, password {stack.flower_password}")
-        console.print(f"  store    {stack.store_url}   (export SCORELINE_STORE_URL={stack.store_url})")
-        console.print(f"  logs     {stack.data_dir}/logs")
-        console.print("Ctrl-C drains and stops.")
+        took = time.monotonic() - began
+        console.print(
+            f"ready after {took:.1f} s at durability [bold]{stack.durability}[/]\n"
+            f"  API      {stack.api_url}/docs\n"
+            f"  Flower   {stack.flower_url}   user {stack.flower_user}, password {stack.flower_password}\n"
+            f"  store    export SCORELINE_STORE_URL={stack.store_url}\n"
+            f"  logs     {stack.data_dir}/logs\n"
+            "Ctrl-C drains and stops.",
+            highlight=False,
+            soft_wrap=True,
+        )
         while not stopping:
             if not stack.alive():
                 raise StackError(f"the supervision has ended by itself; see {stack.data_dir}/logs")
@@ -127,6 +132,13 @@ def train_demo(
     """Train the credit model on real loan applications and write its artifact."""
     folder = out or read_settings().model_store
     _become("tasks.train_demo", "--out", str(folder), "--version", version, *(["--json"] if as_json else []))
+
+
+def bench(context: typer.Context) -> None:
+    """Measure against a plain Celery chain on this machine (the repository's `bench` folder; --help lists options)."""
+    if not (REPOSITORY / "bench").is_dir():
+        fail("the benchmarks are part of the source repository: run `make bench` in a clone", USAGE)
+    _become("bench", *context.args)
 
 
 def _become(module: str, *arguments: str) -> None:

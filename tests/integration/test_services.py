@@ -181,6 +181,29 @@ def test_a_worker_runs_from_its_own_start_command_with_a_health_port(stack: Loca
         assert worker.wait(30) == 0
 
 
+def test_a_second_sweeper_takes_over(
+    http: httpx.Client, stack: LocalStack, supervise: Callable[[str, str], None]
+) -> None:
+    port = free_port()
+    second = subprocess.Popen(
+        [Path(sys.executable).parent / "scoreline", "sweeper", "--health-port", str(port)],
+        env={**os.environ, "SCORELINE_STORE_URL": stack.store_url},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        eventually(lambda: httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200)
+        psutil.Process(pid_of(stack, "sweeper")).kill()
+        supervise("stop", "sweeper")
+        supervise("stop", "preprocess")
+        # Nobody but a sweeper can end this one.
+        answer = submit(http, timeout_s=0.3)
+        assert (answer.status_code, answer.json()["type"]) == (408, "urn:scoreline:problem:deadline-exceeded")
+    finally:
+        second.terminate()
+        assert second.wait(20) == 0
+
+
 def test_an_accepted_request_survives_the_death_of_the_store(http: httpx.Client, stack: LocalStack) -> None:
     probe = {"model": "chaos-probe", "features": {"x": 0, "do": "slow", "seconds": 1}}
     accepted = [http.post("/v1/scores", json=probe).json()["request_id"] for _ in range(3)]
