@@ -43,7 +43,6 @@ class StageService(Protocol):
 class Served:
     """What one answered bell came to; Flower shows it as the task's result."""
 
-    lane: str
     batches: int = 0
     requests: int = 0
     largest_batch: int = 0
@@ -65,7 +64,7 @@ class Runner:
         Lingering keeps nobody out - it ends with a wake for whichever lane of the queue has work - so under light
         traffic one bell serves for ``job_s``, and few requests pay for Celery's hop.
         """
-        served = Served(lane.label)
+        served = Served()
         job_ends_at = time.monotonic() + self._settings.job_s
         answers_bell = True
         while True:

@@ -78,6 +78,7 @@ def programs(ports: Ports, data_dir: Path, durability: Durability, *, scoring_wo
             [
                 python, "-m", "celery", "-A", "tasks.app", "flower",
                 "--address=127.0.0.1", f"--port={ports.flower}", "--logging=warning",
+                "--tasks_columns=name,args,state,result,received,runtime,worker",
             ],
             livez=f"http://127.0.0.1:{ports.flower}/healthcheck",
         ),
