@@ -40,6 +40,7 @@ def category_of(error: BaseException) -> str:
 def describe(error: BaseException) -> str:
     """One line about the error, for people; bounded, because it is stored."""
     text = str(error) if isinstance(error, StageFailure) else f"{type(error).__name__}: {error}"
+    text = text.encode("utf-8", "replace").decode()  # a lone surrogate could be stored, and then read by nobody
     return text if len(text) <= MESSAGE_LIMIT else text[: MESSAGE_LIMIT - 1] + "…"
 
 
@@ -79,6 +80,9 @@ def judge(
 def exhausted(work: Work, stage: Stage, settings: Settings) -> Ended | None:
     """The end of a request that has used up its attempts while nobody was left to judge it; None if it may run."""
     attempts = work.attempts
+    if work.unreadable:
+        failure = Failure(category="store", stage=str(stage), message=work.unreadable, retryable=False)
+        return Ended(State.DEAD, failure, attempts)
     last = attempts.errors[-1] if attempts.errors else None
     reason = last.error if last else "no error is known"
     if attempts.starts >= settings.max_attempts:

@@ -15,6 +15,7 @@ from pipeline.contracts.lanes import MODEL_NAME, MODEL_VERSION, ModelRef
 
 MANIFEST = "manifest.json"
 FORMAT = 1
+REQUIRED = ("architecture", "input_schema", "files")
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +87,13 @@ class ModelStore:
             manifest = json.loads(content)
         except ValueError as error:
             raise ArtifactCorrupt(f"{folder / MANIFEST} is not JSON: {error}") from error
-        if manifest.get("format") != FORMAT or (manifest.get("name"), manifest.get("version")) != (name, version):
-            raise ArtifactCorrupt(f"{folder / MANIFEST} is not a manifest (format {FORMAT}) of {name}@{version}")
+        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+            raise ArtifactCorrupt(f"{folder / MANIFEST} is not a manifest of format {FORMAT}")
+        if (manifest.get("name"), manifest.get("version")) != (name, version):
+            raise ArtifactCorrupt(f"{folder / MANIFEST} is not the manifest of {name}@{version}")
+        missing = [part for part in REQUIRED if part not in manifest]
+        if missing:
+            raise ArtifactCorrupt(f"{folder / MANIFEST} lacks {', '.join(missing)}")
         return Artifact(folder, hashlib.sha256(content).hexdigest(), manifest)
 
 

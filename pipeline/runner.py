@@ -14,12 +14,13 @@ from typing import Any, Protocol
 
 import structlog
 
-from pipeline.contracts.failures import StageFailure
+from pipeline.contracts.failures import SoftLimit, StageFailure
 from pipeline.contracts.lanes import Lane, ModelRef
 from pipeline.contracts.stages import Stage
 from pipeline.contracts.work import Completed, Outcome, Output
 from pipeline.judge import exhausted, judge
 from pipeline.ledger.claiming import Batch, ClaimLost, Claims
+from pipeline.ledger.keys import SCRIPT_LIMIT
 from pipeline.settings import Settings
 
 log = structlog.get_logger()
@@ -49,6 +50,22 @@ class Served:
     lost: int = 0
 
 
+@dataclass(slots=True)
+class Stay:
+    """How long a process stays on a lane; looked at after each batch, whatever that took. Monotonic seconds."""
+
+    leave_at: float
+
+    @property
+    def over(self) -> bool:
+        """Whether to leave."""
+        return time.monotonic() >= self.leave_at
+
+    def end(self) -> None:
+        """Leave now."""
+        self.leave_at = 0.0
+
+
 class Runner:
     """Serves lanes for one process."""
 
@@ -61,22 +78,23 @@ class Runner:
     def serve(self, lane: Lane) -> Served:
         """Answer a bell: work on the lane until it is empty or ``stay_s`` has passed, then linger for more.
 
-        Lingering keeps nobody out - it ends with a wake for whichever lane of the queue has work - so under light
-        traffic one bell serves for ``job_s``, and few requests pay for Celery's hop.
+        Lingering keeps nobody out - it ends with a wake for whichever lane of the queue has work, and does not begin
+        while a bell waits there - so under light traffic one bell serves for ``job_s``, and few requests pay for
+        Celery's hop.
         """
         served = Served()
         job_ends_at = time.monotonic() + self._settings.job_s
         answers_bell = True
         while True:
-            leave_at = time.monotonic() + self._settings.stay_s
+            stay = Stay(min(time.monotonic() + self._settings.stay_s, job_ends_at))
             batch = self._claims.claim(lane, self._limit(lane), answers_bell=answers_bell)
             answers_bell = False
             while batch is not None:
                 served.batches += 1
                 served.requests += len(batch.works)
                 served.largest_batch = max(served.largest_batch, len(batch.works))
-                batch = self._run(batch, stay=time.monotonic() < leave_at, served=served)
-            if time.monotonic() >= min(leave_at, job_ends_at):
+                batch = self._run(batch, stay, served)
+            if stay.over:
                 # Settle has rung if anything waits: others get their turn, this process the next bell.
                 return served
             woken = self._claims.linger(lane, self._settings.linger_s)
@@ -85,15 +103,19 @@ class Runner:
             lane = woken
 
     def _limit(self, lane: Lane) -> int:
-        return self._service.batch_limit(lane.model)
+        # Whatever a manifest says: no script touches more.
+        return max(1, min(self._service.batch_limit(lane.model), SCRIPT_LIMIT))
 
-    def _run(self, batch: Batch, *, stay: bool, served: Served) -> Batch | None:
+    def _run(self, batch: Batch, stay: Stay, served: Served) -> Batch | None:
         """Perform, judge and settle one batch; the next one, if the lane has it and we stay."""
         stage, settings = batch.lane.stage, self._settings
         batch.began = time.monotonic()
         given_up = [exhausted(work, stage, settings) for work in batch.works]
         bodies = [work.body for work, end in zip(batch.works, given_up, strict=True) if end is None]
-        performed = iter(isolate(lambda part: self._service.perform(batch.lane.model, part), bodies))
+        answers = isolate(lambda part: self._service.perform(batch.lane.model, part), bodies)
+        if any(isinstance(answer, SoftLimit) for answer in answers):
+            stay.end()  # this job has used up its time; another batch would pay for it
+        performed = iter(answers)
         now_ms = batch.server_ms()
         outcomes: list[Outcome] = []
         for work, end in zip(batch.works, given_up, strict=True):
@@ -111,7 +133,7 @@ class Runner:
             return self._claims.settle(
                 batch,
                 outcomes,
-                claim_next=self._limit(batch.lane) if stay else 0,
+                claim_next=0 if stay.over else self._limit(batch.lane),
                 model_runs=len(bodies) if stage is Stage.SCORING else 0,
             )
         except ClaimLost as lost:

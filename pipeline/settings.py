@@ -32,14 +32,14 @@ class Settings(BaseSettings):
     chaos_model: bool = Field(False, description="Whether the model that fails on demand exists.")
     durability: Durability = Field("process", description="What an acknowledged write survives.")
 
-    result_ttl: float = Field(86_400, gt=0, description="How long an ended request can be read.")
-    idempotency_ttl: float = Field(86_400, gt=0, description="How long an idempotency key is kept after the end.")
+    result_ttl: float = Field(86_400, ge=1, description="How long an ended request can be read.")
+    idempotency_ttl: float = Field(86_400, ge=1, description="How long an idempotency key is kept after the end.")
     max_attempts: int = Field(3, ge=1, description="Starts that may fail before a request is dead-lettered.")
     max_losses: int = Field(20, ge=1, description="Times a request's worker may vanish before it is dead-lettered.")
     max_waiting: int = Field(2_000_000, ge=1, description="Unfinished requests beyond which new ones are refused.")
     max_body_bytes: int = Field(1 << 20, ge=1024, description="Largest HTTP body.")
     max_rows: int = Field(1_000, ge=1, le=1_000, description="Largest HTTP batch.")
-    dead_max_age: float = Field(30 * 86_400, gt=0, description="How long a dead letter is kept.")
+    dead_max_age: float = Field(30 * 86_400, ge=1, description="How long a dead letter is kept.")
     dead_max_count: int = Field(10_000, ge=1, description="How many dead letters are kept; the oldest go first.")
 
     soft_limit_s: float = Field(60, gt=0, description="A batch that runs longer is interrupted.")
@@ -51,7 +51,7 @@ class Settings(BaseSettings):
     lane_idle_s: float = Field(1.0, gt=0, description="A lane with waiting work and no claim for so long is rung.")
     stay_s: float = Field(0.5, gt=0, description="How long a worker stays on a lane before it lets others in.")
     job_s: float = Field(2.0, gt=0, description="How long one bell may keep a worker, lingering included.")
-    linger_s: float = Field(0.15, ge=0, description="How long a worker waits on an empty lane before it leaves.")
+    linger_s: float = Field(0.15, ge=0, le=4, description="How long a worker waits on an empty lane before it leaves.")
     backoff_base_s: float = Field(0.5, gt=0, description="Upper bound of the first retry's delay.")
     backoff_cap_s: float = Field(30, gt=0, description="Upper bound of every retry's delay.")
     store_timeout_s: float = Field(2.0, gt=0, description="How long a call to the store may take.")
@@ -77,7 +77,7 @@ class Settings(BaseSettings):
         relations = [
             (3 * self.heartbeat_s <= self.lease_ttl_s, "3 x HEARTBEAT_S <= LEASE_TTL_S"),
             (self.soft_limit_s < self.hard_limit_s, "SOFT_LIMIT_S < HARD_LIMIT_S"),
-            (self.hard_limit_s < self.visibility_timeout_s, "HARD_LIMIT_S < VISIBILITY_TIMEOUT_S"),
+            (self.hard_limit_s + self.job_s < self.visibility_timeout_s, "HARD_LIMIT_S + JOB_S < VISIBILITY_TIMEOUT_S"),
             (self.idempotency_ttl <= self.result_ttl, "IDEMPOTENCY_TTL <= RESULT_TTL"),
             (self.backoff_base_s <= self.backoff_cap_s, "BACKOFF_BASE_S <= BACKOFF_CAP_S"),
             (self.stay_s <= self.job_s < self.soft_limit_s, "STAY_S <= JOB_S < SOFT_LIMIT_S"),

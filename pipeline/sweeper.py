@@ -7,6 +7,8 @@ released, deadlines expire (even with no worker alive), lanes with work that nob
 import secrets
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import structlog
 from redis.exceptions import RedisError
@@ -17,17 +19,31 @@ from pipeline.ledger.sweeping import Sweeping
 from pipeline.settings import Settings
 
 log = structlog.get_logger()
+MAX_PAUSE_S = 30.0
+
+
+@dataclass(slots=True)
+class _Rings:
+    """When to look at a lane with work again, and when to ring it although bells wait in its queue.
+
+    Where no worker answers, bells must not pile up: the pauses grow. Where no bell waits at all, one is rung at once.
+    """
+
+    look_at: float
+    insist_at: float
+    pause_s: float
 
 
 class Sweeper:
     """Sweeps until stopped."""
 
-    def __init__(self, client: Client, settings: Settings) -> None:
+    def __init__(self, client: Client, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
         self._sweeping = Sweeping(client, settings)
         self._settings = settings
+        self._clock = clock
         self._name = secrets.token_hex(8)
         self._halt = threading.Event()
-        self._waiting_since: dict[str, float] = {}
+        self._rings: dict[str, _Rings] = {}
         self._totals: dict[str, int] = {}
         self._sampled_at = 0.0
         self._rates: dict[str, float] = {}
@@ -41,7 +57,7 @@ class Sweeper:
                 self.sweep()
             except (RedisError, OSError) as error:
                 log.warning("sweep_failed", error=str(error))
-                self._waiting_since.clear()
+                self._rings.clear()
             self._turned = time.monotonic()
             self._halt.wait(self._settings.sweep_s)
 
@@ -56,41 +72,69 @@ class Sweeper:
 
     def sweep(self) -> None:
         """One round, if this sweeper leads."""
-        leads = self._sweeping.lead(self._name)
+        leads = self._sweeping.lead(
+            self._name, short_of_memory=self._sweeping.short_of_memory(), rates=self._rates if self.leads else None
+        )
         if leads != self.leads:
             log.info("sweeper_leads" if leads else "sweeper_stands_by", name=self._name)
             self.leads = leads
         if not leads:
-            self._waiting_since.clear()
+            self._rings.clear()
             return
-        # Full pages mean that more is due: go on at once, but look at everything else in between.
+        for step in (
+            self._revive_due_retries,
+            self._expire_deadlines,
+            self._release_claims,
+            self._sweeping.forget_dead_workers,
+            self._ring_idle_lanes,
+            self._sample_rates,
+        ):
+            try:
+                step()
+            except (RedisError, OSError):
+                raise
+            except Exception:
+                # One thing that cannot be swept must not keep everything else from it.
+                log.exception("sweep_step_failed", step=step.__name__)
+
+    # Full pages mean that more is due: go on at once, but look at everything else in between.
+
+    def _revive_due_retries(self) -> None:
         for _ in range(50):
             if self._sweeping.revive_due_retries() < keys.SCRIPT_LIMIT:
                 break
+
+    def _expire_deadlines(self) -> None:
         for _ in range(50):
             if self._sweeping.expire_deadlines() < keys.SCRIPT_LIMIT:
                 break
+
+    def _release_claims(self) -> None:
         for name, released in self._sweeping.release_dead_workers():
             log.warning("worker_dead", incarnation=name, released=released)
         overdue = self._sweeping.release_overdue_batches()
         if overdue:
             log.warning("batch_overdue", released=overdue)
-        self._sweeping.forget_dead_workers()
-        self._ring_idle_lanes()
-        self._sample_rates()
 
     def _ring_idle_lanes(self) -> None:
-        now = time.monotonic()
-        lanes = self._sweeping.lanes_with_work()
-        self._waiting_since = {lane: self._waiting_since.get(lane, now) for lane in lanes}
-        overdue = [lane for lane, since in self._waiting_since.items() if now - since >= self._settings.lane_idle_s]
-        for lane in self._sweeping.ring_idle(overdue):
-            log.info("lane_rung", lane=lane)
-            # One bell each second at most: where no worker lives, bells must not pile up.
-            self._waiting_since[lane] = now
+        now, idle_s = self._clock(), self._settings.lane_idle_s
+        self._rings = {
+            lane: self._rings.get(lane) or _Rings(now + idle_s, now + idle_s, idle_s)
+            for lane in self._sweeping.lanes_with_work()
+        }
+        for lane, rings in self._rings.items():
+            if now < rings.look_at:
+                continue
+            answer = self._sweeping.ring_idle(lane, unless_bells_wait=now < rings.insist_at)
+            if answer == "served":
+                self._rings[lane] = _Rings(now + idle_s, now + idle_s, idle_s)
+            elif answer == "rung":
+                log.info("lane_rung", lane=lane)
+                rings.pause_s = min(2 * rings.pause_s, MAX_PAUSE_S)
+                rings.look_at, rings.insist_at = now + idle_s, now + rings.pause_s
 
     def _sample_rates(self) -> None:
-        now = time.monotonic()
+        now = self._clock()
         elapsed = now - self._sampled_at
         if elapsed < 1:
             return
@@ -100,5 +144,5 @@ class Sweeper:
                 rate = max(0, total - self._totals[stage]) / elapsed
                 # A moving average over about five seconds.
                 self._rates[stage] = 0.8 * self._rates.get(stage, rate) + 0.2 * rate
-            self._sweeping.write_rates(self._rates)
         self._totals, self._sampled_at = totals, now
+        self._sweeping.trim_letters()

@@ -8,7 +8,7 @@ import safetensors.torch
 import structlog
 import torch
 
-from pipeline.contracts.failures import ArtifactCorrupt, NumericFailure, StageFailure
+from pipeline.contracts.failures import ArtifactCorrupt, NumericFailure
 from pipeline.contracts.lanes import ModelRef
 from pipeline.contracts.stages import Stage
 from pipeline.contracts.work import Output
@@ -65,9 +65,8 @@ class Scoring:
                 artifact = self._store.load(name, version)
                 model = LoadedModel(artifact)
                 model.warm_up()
-            except StageFailure as failure:
-                # One broken artifact must not keep the others from being served; its own requests will say why.
-                log.warning("model_not_ready", model=f"{name}@{version}", reason=str(failure))
+            except Exception as failure:  # noqa: BLE001 - whatever is wrong with one artifact, the others are served
+                log.warning("model_not_ready", model=f"{name}@{version}", reason=f"{type(failure).__name__}: {failure}")
                 continue
             self._models[artifact.ref] = model
 

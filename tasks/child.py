@@ -1,11 +1,13 @@
 """The pool's child: one runner for its stage, made when the child starts, used by every bell it answers."""
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
+import structlog
 from celery.exceptions import SoftTimeLimitExceeded
 from redis.exceptions import RedisError
-from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_random_exponential
+from tenacity import retry, retry_if_exception_type, wait_random_exponential
 
 from pipeline.contracts.failures import SoftLimit
 from pipeline.contracts.lanes import ModelRef, parse_lane
@@ -17,6 +19,10 @@ from pipeline.model_store import ModelStore
 from pipeline.runner import Performed, Runner, Served, StageService
 from pipeline.settings import Settings
 
+log = structlog.get_logger()
+_OUTAGE = retry_if_exception_type((RedisError, OSError))
+_PAUSE = wait_random_exponential(multiplier=0.1, max=1)
+
 
 class _Child:
     """What a child of the pool holds."""
@@ -25,6 +31,7 @@ class _Child:
         client = connect(settings, extra_wait_s=settings.linger_s + 1)
         self.claims = Claims(client, settings, lambda: incarnation.name)
         self.runner = Runner(_Limited(load_stage(stage, settings)), self.claims, settings)
+        self.debt = Debt(self.claims)
         _register(incarnation, client)
 
 
@@ -57,17 +64,14 @@ def answer(lane: str) -> Served:
     """Answer a bell. Whatever interrupts it, this process holds no claim when it returns."""
     assert _child is not None, "the child was not started: start workers with `scoreline worker STAGE`"
     try:
+        _child.debt.pay()
         return _child.runner.serve(parse_lane(lane))
     except Fenced:
         # The parent takes a new name within a heartbeat; the lane has been rung again by the sweeper.
         return Served()
     except BaseException:
-        _give_back(_child.claims)
+        _child.debt.owe()
         raise
-
-
-_OUTAGE = retry_if_exception_type((RedisError, OSError))
-_PAUSE = wait_random_exponential(multiplier=0.1, max=1)
 
 
 @retry(retry=_OUTAGE, wait=_PAUSE)
@@ -75,9 +79,33 @@ def _register(incarnation: Incarnation, client: Client) -> None:
     incarnation.register(client)
 
 
-@retry(retry=_OUTAGE, wait=_PAUSE, stop=stop_after_delay(10))
-def _give_back(claims: Claims) -> None:
-    claims.give_back()
+class Debt:
+    """Claims to give back after an interruption. An outage may last: until they are, nothing else is claimed."""
+
+    def __init__(self, claims: Claims) -> None:
+        self._claims = claims
+        self._owed = False
+        self._lock = threading.Lock()
+
+    def owe(self) -> None:
+        """Give back what this process holds; behind the caller's back if the store does not answer."""
+        self._owed = True
+        try:
+            self.pay()
+        except (RedisError, OSError) as error:
+            log.warning("claims_owed", error=str(error))
+            threading.Thread(target=self._pay_when_possible, name="give-back", daemon=True).start()
+
+    def pay(self) -> None:
+        """Give back what is owed; the store's error if it does not answer."""
+        with self._lock:
+            if self._owed:
+                self._claims.give_back()
+                self._owed = False
+
+    @retry(retry=_OUTAGE, wait=_PAUSE)
+    def _pay_when_possible(self) -> None:
+        self.pay()
 
 
 class _Limited:

@@ -13,6 +13,7 @@ from redis.exceptions import RedisError
 from pipeline.contracts.stages import Stage
 from pipeline.health import HealthServer, Pulse
 from pipeline.incarnation import Heartbeat, Incarnation
+from pipeline.ledger.claiming import release_claims
 from pipeline.ledger.connection import Client, connect
 from pipeline.ledger.scripts import Scripts
 from pipeline.settings import Settings
@@ -26,9 +27,10 @@ WATCH_S = 0.2
 class Children:
     """Watches the pool's children: the claims of one that died are released at once, with the attempt charged."""
 
-    def __init__(self, incarnation: Incarnation, client: Client) -> None:
+    def __init__(self, incarnation: Incarnation, client: Client, settings: Settings) -> None:
         self._incarnation = incarnation
         self._scripts = Scripts(client)
+        self._limit_ms = round(settings.hard_limit_s * 1000)
         self._known: dict[int, Any] = {}
         self._unreleased: dict[int, str] = {}
 
@@ -41,9 +43,16 @@ class Children:
         self._known = living
         for pid, cause in list(self._unreleased.items()):
             reason = f"the process died under it ({cause})" if cause else "the process exited under it"
-            name = self._incarnation.name
             try:
-                released = self._scripts.release(args=[name, f"{pid}:", "start", reason, cause, 0, "0", 0])
+                released = release_claims(
+                    self._scripts,
+                    self._incarnation.name,
+                    charge="start",
+                    pid=pid,
+                    reason=reason,
+                    signal=cause,
+                    limit_ms=self._limit_ms,
+                )
             except (RedisError, OSError):
                 return  # the store is away: the next look tries again
             del self._unreleased[pid]
@@ -63,7 +72,7 @@ def _make_step(stage: Stage, incarnation: Incarnation, pulse: Pulse, settings: S
 
         def __init__(self, consumer: Any, **kwargs: Any) -> None:
             super().__init__(consumer, **kwargs)
-            self._children = Children(incarnation, connect(settings))
+            self._children = Children(incarnation, connect(settings), settings)
 
         def start(self, consumer: Any) -> None:
             pulse.turn()
@@ -81,9 +90,17 @@ def run_worker(app: Celery, stage: Stage, settings: Settings, *, health_port: in
     configure_logging(f"worker-{stage}")
     incarnation = Incarnation(stage, "cpu")
     pulse = Pulse()
-    worker_process_init.connect(
-        lambda **_: child.start(stage, incarnation, settings), weak=False, dispatch_uid="scoreline-child"
-    )
+
+    def start_child(**_: object) -> None:
+        try:
+            child.start(stage, incarnation, settings)
+        except BaseException:
+            # Celery would go on with a child that fails every bell. Its supervisor starts us again, with backoff.
+            log.exception("child_not_started", stage=str(stage))
+            os.kill(os.getppid(), signal.SIGTERM)
+            os._exit(1)
+
+    worker_process_init.connect(start_child, weak=False, dispatch_uid="scoreline-child")
     app.steps["consumer"].add(_make_step(stage, incarnation, pulse, settings))
     heartbeat = Heartbeat(incarnation, connect(settings), settings)
     heartbeat.start()

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 
+import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi_swagger import patch_fastapi
@@ -20,6 +21,8 @@ from pipeline.contracts.problems import InvalidRequest, NotFound, Problem
 from pipeline.ledger.connection import store_problems
 from pipeline.ledger.letters import DeadLetters
 from pipeline.settings import Settings, settings
+
+log = structlog.get_logger()
 
 DESCRIPTION = """Hand in scoring requests, poll for the answer by request ID.
 
@@ -46,6 +49,8 @@ class HotPath:
             response = await handler(Request(scope, receive))
         except Problem as problem:
             response = problem_response(problem)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets a document
+            response = _our_fault(error)
         await response(scope, receive, send)
 
     @staticmethod
@@ -58,6 +63,12 @@ class HotPath:
         if method == "GET" and path.startswith("/v1/scores/") and path.count("/") == 3:
             return partial(scores.read, request_id=path[11:])
         return None
+
+
+def _our_fault(error: Exception) -> Response:
+    log.error("api_failed", exc_info=error)
+    document = {"type": "about:blank", "title": "Internal Server Error", "status": 500}
+    return Response(JsonResponse(document).body, status_code=500, media_type="application/problem+json")
 
 
 def create_app(configured: Settings | None = None) -> FastAPI:
@@ -89,6 +100,10 @@ def create_app(configured: Settings | None = None) -> FastAPI:
     @app.exception_handler(Problem)
     async def _problem(_: Request, problem: Problem) -> Response:
         return problem_response(problem)
+
+    @app.exception_handler(Exception)
+    async def _fault(_: Request, error: Exception) -> Response:
+        return _our_fault(error)
 
     @app.exception_handler(RequestValidationError)
     async def _invalid_query(_: Request, error: RequestValidationError) -> Response:

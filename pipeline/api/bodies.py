@@ -16,7 +16,15 @@ class JsonResponse(Response):
 
     def render(self, content: Any) -> bytes:
         """The document as bytes."""
-        return orjson.dumps(content)
+        return to_json(content)
+
+
+def to_json(document: Any) -> bytes:
+    """A document as JSON, also where it quotes text that is no Unicode (a lone surrogate)."""
+    try:
+        return orjson.dumps(document)
+    except TypeError:
+        return json.dumps(document).encode()
 
 
 def problem_response(problem: Problem) -> Response:
@@ -25,7 +33,7 @@ def problem_response(problem: Problem) -> Response:
     if problem.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
     return Response(
-        orjson.dumps(problem.document()),
+        to_json(problem.document()),
         status_code=problem.status,
         media_type="application/problem+json",
         headers=headers,

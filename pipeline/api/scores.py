@@ -70,13 +70,21 @@ async def submit_batch(request: Request) -> Response:
     state.access.producer(request)
     rows = _rows(await read_json(request, state.settings.max_body_bytes), state.settings.max_rows)
     results: list[dict[str, Any]] = []
-    async for answer in _client(request).submit_many(rows):
-        place = len(results)
-        if isinstance(answer, Problem):
-            results.append({"index": place, "status": answer.status, "problem": answer.document()})
-        else:
-            results.append({"index": place, "status": 202, "score": answer})
+    try:
+        async for answer in _client(request).submit_many(rows):
+            results.append(_row(len(results), answer))
+    except Problem as problem:
+        # The store went away in between: what was accepted before must not be unsaid.
+        if not results:
+            raise
+        results += [_row(place, problem) for place in range(len(results), len(rows))]
     return JsonResponse({"results": results})
+
+
+def _row(place: int, answer: Status | Problem) -> dict[str, Any]:
+    if isinstance(answer, Problem):
+        return {"index": place, "status": answer.status, "problem": answer.document()}
+    return {"index": place, "status": 202, "score": answer}
 
 
 def _rows(document: Any, limit: int) -> list[Any]:

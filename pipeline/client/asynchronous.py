@@ -1,13 +1,14 @@
 """The asynchronous client: submit, read and wait, with round trips shared by all tasks of the event loop."""
 
 import asyncio
+import contextlib
 import time
-from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 from pipeline.client.gathering import Gathering
+from pipeline.client.reading import parts_of
 from pipeline.contracts.envelope import DEFAULT_TIMEOUT_S, PriorityName, ScoreRequest, check_envelope
 from pipeline.contracts.ids import from_text
 from pipeline.contracts.problems import InvalidRequest, Problem
@@ -92,40 +93,58 @@ class AsyncScoringClient:
         """Hand in any number of requests; for each, in order, its status or the problem it was refused for.
 
         Streams: at most two chunks are held at a time, and the iterable is read no faster than the store accepts.
+        What the iterable raises is raised here, after the answers to what it gave before.
         """
-        async for answers in self.submit_chunks(requests, chunk=chunk):
+        async for answers in self.submit_parts(parts_of(requests, min(chunk, keys.SCRIPT_LIMIT))):
             for answer in answers:
                 yield answer
 
-    async def submit_chunks(
-        self, requests: Iterable[Request] | AsyncIterable[Request], *, chunk: int = keys.SCRIPT_LIMIT
+    async def submit_parts(
+        self, parts: AsyncGenerator[list[Request], None]
     ) -> AsyncGenerator[list[Status | Problem], None]:
-        """As ``submit_many``, a chunk of answers at a time."""
-        async for answers in self._accept_chunks(requests, chunk):
+        """As ``submit_many``, a part of at most ``SCRIPT_LIMIT`` requests at a time."""
+        async for answers in self._accept_parts(parts):
             yield [answer.status() if isinstance(answer, Accepted) else answer for answer in answers]
 
-    async def _accept_chunks(
-        self, requests: Iterable[Request] | AsyncIterable[Request], chunk: int
+    async def _accept_parts(
+        self, parts: AsyncGenerator[list[Request], None]
     ) -> AsyncGenerator[list[Accepted | Problem], None]:
-        # The next chunk is read, checked and packed while the one before is in flight, and sent once that is accepted:
-        # a stream's requests are accepted in its order.
+        # The next part is read, checked and packed while the one before is in flight, and sent once that is accepted:
+        # a stream's requests are accepted in its order. A source that has nothing yet keeps no answers back.
         under_way: asyncio.Task[list[Accepted | Problem]] | None = None
         started: asyncio.Task[list[Accepted | Problem]] | None = None
+        reading = asyncio.create_task(_next(parts))
+        failure: Exception | None = None
         try:
-            async for part in _parts(requests, min(chunk, keys.SCRIPT_LIMIT)):
-                started = asyncio.create_task(self._submit_chunk(part, under_way))
+            while True:
+                await asyncio.wait({reading, under_way or reading}, return_when=asyncio.FIRST_COMPLETED)
+                if not reading.done():
+                    assert under_way is not None
+                    yield under_way.result()
+                    under_way = None
+                    continue
+                try:
+                    part = reading.result()
+                except Exception as error:  # noqa: BLE001 - the caller's; raised after the answers
+                    failure = error
+                    break
+                if part is None:
+                    break
+                reading = asyncio.create_task(_next(parts))
+                started = asyncio.create_task(self._submit_part(part, under_way))
                 await asyncio.sleep(0)  # pack it before the answers to the last one are handled
                 if under_way is not None:
                     yield await under_way
                 under_way = started
             if under_way is not None:
                 yield await under_way
+            if failure is not None:
+                raise failure
         finally:
-            for task in (under_way, started):
-                if task is not None:
-                    task.cancel()
+            await _abandon(reading, under_way, started)
+            await parts.aclose()
 
-    async def _submit_chunk(
+    async def _submit_part(
         self, requests: Sequence[Request], after: asyncio.Task[list[Accepted | Problem]] | None
     ) -> list[Accepted | Problem]:
         answers: list[Any] = []
@@ -142,27 +161,40 @@ class AsyncScoringClient:
     async def score_many(
         self, requests: Iterable[Request] | AsyncIterable[Request], *, window: int = 8192
     ) -> AsyncIterator[Status | Problem]:
-        """Hand in any number of requests and wait for each end; in order. At most ``window`` are unfinished at once."""
-        async for answers in self.score_chunks(requests, window=window):
+        """Hand in any number of requests and wait for each end; in order, each as soon as those before it have ended.
+
+        About ``window`` requests are unfinished at once, at most.
+        """
+        async for answers in self.score_parts(parts_of(requests, keys.SCRIPT_LIMIT), window=window):
             for answer in answers:
                 yield answer
 
-    async def score_chunks(
-        self, requests: Iterable[Request] | AsyncIterable[Request], *, window: int = 8192
+    async def score_parts(
+        self, parts: AsyncGenerator[list[Request], None], *, window: int = 8192
     ) -> AsyncGenerator[list[Status | Problem], None]:
-        """As ``score_many``, a chunk of answers at a time."""
+        """As ``score_many``, a part of at most ``SCRIPT_LIMIT`` requests at a time."""
         await self._listen()
-        pending: deque[list[Accepted | Problem]] = deque()
-        held = 0
-        async for answers in self._accept_chunks(requests, keys.SCRIPT_LIMIT):
-            pending.append(answers)
-            held += len(answers)
-            while held > window:
-                oldest = pending.popleft()
-                held -= len(oldest)
-                yield await self._finish(oldest)
-        while pending:
-            yield await self._finish(pending.popleft())
+        accepted: asyncio.Queue[list[Accepted | Problem] | Exception | None]
+        accepted = asyncio.Queue(max(1, window // keys.SCRIPT_LIMIT))
+
+        async def submit() -> None:
+            try:
+                async with contextlib.aclosing(self._accept_parts(parts)) as chunks:
+                    async for answers in chunks:
+                        await accepted.put(answers)
+            except Exception as error:  # noqa: BLE001 - raised where the ends are taken
+                await accepted.put(error)
+            else:
+                await accepted.put(None)
+
+        submitting = asyncio.create_task(submit())
+        try:
+            while (answers := await accepted.get()) is not None:
+                if isinstance(answers, Exception):
+                    raise answers
+                yield await self._finish(answers)
+        finally:
+            await _abandon(submitting)
 
     async def _finish(self, answers: list[Accepted | Problem]) -> list[Status | Problem]:
         """Wait until every accepted request of a chunk has ended; their ends in the places of their answers."""
@@ -243,19 +275,13 @@ def _id(text: str) -> bytes:
         raise InvalidRequest(str(error), errors=[{"pointer": "/request_id", "message": str(error)}]) from None
 
 
-async def _parts(requests: Iterable[Request] | AsyncIterable[Request], size: int) -> AsyncIterator[list[Request]]:
-    part: list[Request] = []
-    if isinstance(requests, AsyncIterable):
-        async for request in requests:
-            part.append(request)
-            if len(part) == size:
-                yield part
-                part = []
-    else:
-        for request in requests:
-            part.append(request)
-            if len(part) == size:
-                yield part
-                part = []
-    if part:
-        yield part
+async def _next(parts: AsyncIterator[list[Request]]) -> list[Request] | None:
+    return await anext(parts, None)
+
+
+async def _abandon(*tasks: asyncio.Task[Any] | None) -> None:
+    """Cancel what is not done, and see to it that nobody is told of errors that nobody waits for."""
+    begun = [task for task in tasks if task is not None]
+    for task in begun:
+        task.cancel()
+    await asyncio.gather(*begun, return_exceptions=True)

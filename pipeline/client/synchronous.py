@@ -1,12 +1,14 @@
 """The synchronous client: the asynchronous one on an event loop in a thread of its own."""
 
 import asyncio
+import concurrent.futures
 import threading
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from pipeline.client.asynchronous import AsyncScoringClient, Request
+from pipeline.client.reading import SourceFailed, parts_read_apart
 from pipeline.contracts.envelope import DEFAULT_TIMEOUT_S, PriorityName
 from pipeline.contracts.problems import Problem
 from pipeline.contracts.status import Status
@@ -34,7 +36,13 @@ class ScoringClient:
         return AsyncScoringClient(store_url, settings=settings)
 
     def _run(self, call: Coroutine[Any, Any, Result]) -> Result:
-        return asyncio.run_coroutine_threadsafe(call, self._loop).result()
+        if self._loop.is_closed():
+            call.close()
+            raise RuntimeError("this client is closed")
+        try:
+            return asyncio.run_coroutine_threadsafe(call, self._loop).result()
+        except concurrent.futures.CancelledError:
+            raise RuntimeError("this client was closed meanwhile") from None
 
     def __enter__(self) -> Self:
         return self
@@ -48,10 +56,18 @@ class ScoringClient:
         """Close the connections and end the thread."""
         if self._loop.is_closed():
             return
-        self._run(self._client.close())
+        self._run(self._close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    async def _close(self) -> None:
+        # Other threads' calls that are under way must not wait for ever.
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        await self._client.close()
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
 
     def submit(
         self,
@@ -69,33 +85,21 @@ class ScoringClient:
 
     def submit_many(self, requests: Iterable[Request]) -> Iterator[Status | Problem]:
         """Hand in any number of requests; for each, in order, its status or the problem it was refused for."""
-        return self._stream(self._client.submit_chunks(self._read_apart(requests)))
+        return self._stream(lambda: self._client.submit_parts(parts_read_apart(requests, SCRIPT_LIMIT)))
 
     def score_many(self, requests: Iterable[Request], *, window: int = 8192) -> Iterator[Status | Problem]:
         """Hand in any number of requests and wait for each end; in order."""
-        return self._stream(self._client.score_chunks(self._read_apart(requests), window=window))
+        return self._stream(lambda: self._client.score_parts(parts_read_apart(requests, SCRIPT_LIMIT), window=window))
 
-    def _stream(self, chunks: AsyncGenerator[list[Status | Problem], None]) -> Iterator[Status | Problem]:
+    def _stream(self, make: Callable[[], AsyncGenerator[list[Status | Problem], None]]) -> Iterator[Status | Problem]:
+        stream = _Stream(make)
         try:
-            while (chunk := self._run(_next(chunks))) is not None:
-                yield from chunk
-        except _SourceFailed as failed:
+            while (part := self._run(stream.next())) is not None:
+                yield from part
+        except SourceFailed as failed:
             raise failed.error from None
         finally:
-            self._run(chunks.aclose())
-
-    @staticmethod
-    async def _read_apart(requests: Iterable[Request]) -> AsyncIterator[Request]:
-        # The caller's iterable may block (a file, a query): other threads' calls must not wait for it.
-        iterator = iter(requests)
-        error: BaseException | None = None
-        while error is None:
-            part, error = await asyncio.to_thread(_take, iterator, SCRIPT_LIMIT)
-            for request in part:
-                yield request
-            if not part and error is None:
-                return
-        raise _SourceFailed(error)
+            self._run(stream.close())
 
     def get(self, request_id: str) -> Status:
         """How a request stands."""
@@ -120,25 +124,24 @@ class ScoringClient:
         return self._run(self._client.score(model, features, timeout_s=timeout_s, priority=priority))
 
 
-class _SourceFailed(Exception):
-    """The caller's iterable raised. Carried to the caller's thread: an exit or interrupt would stop the loop."""
+class _Stream:
+    """A stream of answers in the client's event loop, which its caller may leave at any time."""
 
-    def __init__(self, error: BaseException) -> None:
-        super().__init__(str(error))
-        self.error = error
+    def __init__(self, make: Callable[[], AsyncGenerator[list[Status | Problem], None]]) -> None:
+        self._make = make
+        self._parts: AsyncGenerator[list[Status | Problem], None] | None = None
+        self._reading: asyncio.Task[Any] | None = None
 
+    async def next(self) -> list[Status | Problem] | None:
+        """The next part; None at the end."""
+        self._parts = self._parts or self._make()
+        self._reading = asyncio.current_task()
+        return await anext(self._parts, None)
 
-async def _next(chunks: AsyncIterator[list[Status | Problem]]) -> list[Status | Problem] | None:
-    return await anext(chunks, None)
-
-
-def _take(iterator: Iterator[Request], count: int) -> tuple[list[Request], BaseException | None]:
-    part: list[Request] = []
-    try:
-        for request in iterator:
-            part.append(request)
-            if len(part) == count:
-                break
-    except BaseException as error:  # noqa: BLE001 - raised again where the caller can meet it
-        return part, error
-    return part, None
+    async def close(self) -> None:
+        """End it, though a ``next`` that an interrupt has left may still be under way."""
+        if self._reading is not None and not self._reading.done():
+            self._reading.cancel()
+            await asyncio.wait([self._reading])
+        if self._parts is not None:
+            await self._parts.aclose()

@@ -83,7 +83,8 @@ class Work:
     """One claimed request at one stage.
 
     ``body`` is the stage's input: the features (dict) for preprocess, the packed vector for scoring,
-    the raw output for postprocess. ``blob`` is the stored form it came from.
+    the raw output for postprocess. ``blob`` is the stored form it came from; ``unreadable`` says why it could not be
+    taken apart, if it could not.
     """
 
     id: bytes
@@ -93,6 +94,7 @@ class Work:
     body: Any
     blob: bytes
     attempts: Attempts = NO_ATTEMPTS
+    unreadable: str = ""
 
 
 @dataclass(slots=True)

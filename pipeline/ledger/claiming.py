@@ -5,10 +5,14 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal
+
+import msgpack
 
 from pipeline.contracts.lanes import Lane, parse_lane
-from pipeline.contracts.stages import Stage, State
-from pipeline.contracts.work import Carry, Completed, Ended, Outcome, RetryLater, Work
+from pipeline.contracts.stages import Priority, Stage, State
+from pipeline.contracts.status import Failure
+from pipeline.contracts.work import Attempts, Carry, Completed, Ended, Header, Outcome, Output, RetryLater, Work
 from pipeline.ledger import keys
 from pipeline.ledger.connection import Client
 from pipeline.ledger.letters import pack_letter
@@ -83,22 +87,18 @@ class Claims:
         lane, now_ms = batch.lane, batch.server_ms()
         stage, following = lane.stage, lane.stage.following
         worked_ms = round((time.monotonic() - batch.began) * 1000, 3) if batch.began else 0.0
-        for work, outcome in zip(batch.works, outcomes, strict=True):
+        for work, outcome in zip(batch.works, map(_storable, batch.works, outcomes), strict=True):
             carry = work.carry
             entered = carry.entered_ms or int.from_bytes(work.id[:6], "big")
             timings = (*carry.timings, (str(stage), max(0, round(batch.claimed_ms - entered, 3)), worked_ms))
             if isinstance(outcome, Completed):
-                output = outcome.output
-                carry = carry._replace(
-                    entered_ms=now_ms, timings=timings, anomalies=(*carry.anomalies, *output.anomalies)
-                )
+                anomalies = (*carry.anomalies, *outcome.output.anomalies)
+                done = carry._replace(entered_ms=now_ms, timings=timings, anomalies=anomalies)
+                packed = self._pack(batch, work, done, outcome.output, now_ms)
                 if following:
-                    forwards += work.id, work.score, pack_entry(str(stage), work.header, carry, output.body)
-                    continue
-                end = End(
-                    now_ms, output.body, None, work.attempts.starts + 1, f"{lane.model.name}@{lane.model.version}"
-                )
-                ends += work.id, str(State.SUCCEEDED), end_of(State.SUCCEEDED, work.header, carry, end)
+                    forwards += work.id, work.score, packed
+                else:
+                    ends += work.id, str(State.SUCCEEDED), packed
             elif isinstance(outcome, RetryLater):
                 retries += work.id, work.score, outcome.delay_ms, pack_attempts(outcome.attempts)
             else:
@@ -134,7 +134,16 @@ class Claims:
 
     def give_back(self) -> int:
         """Release everything this process holds, with nothing charged: it was interrupted; how many requests."""
-        return int(self._scripts.release(args=[self._name(), f"{self._pid}:", "none", "", "", 0, "0", 0]))
+        return release_claims(self._scripts, self._name(), charge="none", pid=self._pid)
+
+    @staticmethod
+    def _pack(batch: Batch, work: Work, carry: Carry, output: Output, now_ms: float) -> bytes:
+        """A stage's output for the next stage, or the request's end after the last one."""
+        stage, model = batch.lane.stage, batch.lane.model
+        if stage.following:
+            return pack_entry(str(stage), work.header, carry, output.body)
+        end = End(now_ms, output.body, None, work.attempts.starts + 1, f"{model.name}@{model.version}")
+        return end_of(State.SUCCEEDED, work.header, carry, end)
 
     @staticmethod
     def _end(work: Work, outcome: Ended, carry: Carry, now_ms: float) -> tuple[bytes, str, bytes]:
@@ -143,10 +152,16 @@ class Claims:
         return work.id, str(outcome.state), end_of(outcome.state, work.header, carry, end)
 
     def linger(self, lane: Lane, seconds: float) -> Lane | None:
-        """Wait up to ``seconds`` for work of the lane's queue; the lane that woke us, or None when nothing came."""
+        """Wait up to ``seconds`` for work of the lane's queue; the lane that woke us.
+
+        None when nothing came, or when a bell waits in the queue: then leave, and answer that.
+        """
+        if seconds <= 0:
+            return None
         worker = f"{self._name()}:{self._pid}"
-        if self._scripts.linger(args=[worker, lane.name, "join"]) == 0:
-            return lane
+        joined = self._scripts.linger(args=[worker, lane.name, "join"])
+        if joined != b"joined":
+            return lane if joined == b"work" else None
         woken = self._client.blpop([keys.wake(worker)], timeout=seconds)
         if woken is None and self._scripts.linger(args=[worker, lane.name, "leave"]) == 0:
             # Not on the list any more: a wake is under way, and nobody else will answer it.
@@ -162,7 +177,55 @@ class Claims:
         _, now, name, ids, scores, blobs, attempts = reply
         works = []
         for place, (request_id, score, blob) in enumerate(zip(ids, scores, blobs, strict=True)):
-            entry = unpack_entry(blob)
             tried = unpack_attempts(attempts[place] if attempts else None)
-            works.append(Work(request_id, int(float(score)), entry.header, entry.carry, entry.body, blob, tried))
+            works.append(_work(request_id, int(float(score)), lane, blob, tried))
         return Batch(lane, name.decode(), incarnation, int(now), time.monotonic(), works)
+
+
+def _storable(work: Work, outcome: Outcome) -> Outcome:
+    """The outcome; or the request's end if its stage made something that the ledger cannot hold."""
+    if not isinstance(outcome, Completed) or isinstance(outcome.output.body, bytes | float):
+        return outcome
+    try:
+        msgpack.packb((outcome.output.body, outcome.output.anomalies))
+    except (TypeError, ValueError, OverflowError) as error:
+        message = f"the stage's output cannot be stored: {type(error).__name__}: {error}"[:500]
+        return Ended(State.DEAD, Failure(category="unknown", stage=None, message=message, retryable=False))
+    return outcome
+
+
+def release_claims(
+    scripts: Scripts,
+    incarnation: str,
+    *,
+    charge: Literal["start", "loss", "none"],
+    pid: int | None = None,
+    reason: str = "",
+    signal: str = "",
+    older_ms: int = 0,
+    fence: bool = False,
+    silent_ms: int = 0,
+    limit_ms: int = 0,
+) -> int:
+    """Give a worker's claimed batches back to their lanes: how many requests, or -1 if it has beaten after all.
+
+    ``pid``: of that child only. ``older_ms``: batches claimed so long ago only. ``fence``: the incarnation is dead for
+    ever. ``silent_ms``: only if it has not beaten for so long. ``limit_ms``: a batch that ran so long died of that.
+    """
+    prefix = "" if pid is None else f"{pid}:"
+    flag = "1" if fence else "0"
+    arguments = [incarnation, prefix, charge, reason, signal, older_ms, flag, silent_ms, limit_ms]
+    return int(scripts.release(args=arguments))
+
+
+def _work(request_id: bytes, score: int, lane: Lane, blob: bytes | None, attempts: Attempts) -> Work:
+    try:
+        entry = unpack_entry(blob or b"")
+    except (ValueError, TypeError) as error:
+        # It would stop every batch that it is claimed with: it ends, and the others go on.
+        model = lane.model
+        digest = bytes.fromhex(model.digest)
+        header = Header(model.name, model.version, digest, model.pool, Priority.LOW, 0, 0, True)
+        unreadable = f"its stored form cannot be read: {type(error).__name__}: {error}"
+        return Work(request_id, score, header, Carry(0), None, blob or b"", attempts, unreadable)
+    return Work(request_id, score, entry.header, entry.carry, entry.body, blob or b"", attempts)

@@ -22,6 +22,9 @@ Client = Any
 AsyncClient = Any
 
 
+CONNECTIONS = 64
+
+
 class _PackedConnection(redis.asyncio.Connection):
     """Packs commands in C: redis-py does so in its synchronous client only, and scripts take hundreds of arguments."""
 
@@ -50,7 +53,14 @@ def connect(settings: Settings, *, extra_wait_s: float = 0.0) -> Client:
 def connect_async(settings: Settings) -> AsyncClient:
     """An asynchronous client."""
     options = _options(settings, 0.0) | {"retry": redis.asyncio.retry.Retry(NoBackoff(), 0)}
-    pool = redis.asyncio.ConnectionPool.from_url(settings.store_url, connection_class=_PackedConnection, **options)
+    # Calls beyond the pool's size wait for a connection, as long as they may for an answer.
+    pool = redis.asyncio.BlockingConnectionPool.from_url(
+        settings.store_url,
+        connection_class=_PackedConnection,
+        max_connections=CONNECTIONS,
+        timeout=settings.store_timeout_s,
+        **options,
+    )
     return redis.asyncio.Redis.from_pool(pool)
 
 

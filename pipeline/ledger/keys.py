@@ -19,9 +19,11 @@ key               type    life                         what
 ``wake:WORKER``   list    5 s                          the lane that woke this worker
 ``bells``         string  for ever                     counts bells, for their ids
 ``clock``         string  for ever                     the latest time a script saw (ms): never goes back
+``offset``        string  after a failover             ms that the server's clock is behind what was seen before
 ``counts``        hash    for ever                     running totals: ``STAGE:claimed``, states, model runs
 ``rates``         hash    for ever                     STAGE -> settled per second, by the leading sweeper
 ``leader``        string  3 s                          the sweeper that leads
+``full``          string  3 s, while it is true        the store's memory is nearly used up: accept refuses
 ``releases``      hash    for ever                     MODEL -> JSON: current version, all versions
 ``epoch``         string  for ever                     raised when ``releases`` changes
 ``dead``          zset    bounded by count and age     ID -> when it died (ms)
@@ -45,7 +47,7 @@ RUNG = TAG + "rung"
 CLOCK = TAG + "clock"
 COUNTS = TAG + "counts"
 RATES = TAG + "rates"
-LEADER = TAG + "leader"
+OFFSET = TAG + "offset"
 RELEASES = TAG + "releases"
 EPOCH = TAG + "epoch"
 DEAD = TAG + "dead"

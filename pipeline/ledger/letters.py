@@ -62,7 +62,7 @@ class Letter:
         }
 
 
-def pack_letter(work: Work, outcome: Ended, stage: Stage, record: bytes, now_ms: float) -> bytes:
+def pack_letter(work: Work, outcome: Ended, stage: Stage, record: bytes | None, now_ms: float) -> bytes:
     """The stored form of a new dead letter. ``record``: the request's record, which holds its input."""
     return msgpack.packb(
         {
@@ -70,12 +70,19 @@ def pack_letter(work: Work, outcome: Ended, stage: Stage, record: bytes, now_ms:
             "stage": str(stage),
             "category": outcome.error["category"],
             "message": outcome.error["message"],
-            "features": unpack_entry(record).body,
+            "features": _features(record),
             "stage_input": work.blob,
             "attempts": outcome.attempts.errors,
             "died_ms": now_ms,
         }
     )
+
+
+def _features(record: bytes | None) -> Any:
+    try:
+        return unpack_entry(record or b"").body
+    except (ValueError, TypeError):
+        return {}  # it died of being unreadable; the letter's message says so
 
 
 def _unpack(request_id: bytes, blob: bytes) -> Letter:

@@ -42,8 +42,8 @@ async def read_overview(client: AsyncClient, settings: Settings) -> dict[str, An
 
 
 async def _server_ms(client: AsyncClient) -> float:
-    seconds, micros = await client.time()
-    return float(seconds * 1000 + micros / 1000)
+    (seconds, micros), offset = await client.time(), await client.get(keys.OFFSET)
+    return float(seconds * 1000 + micros / 1000 + int(offset or 0))
 
 
 async def _waiting(client: AsyncClient, stage: Stage) -> tuple[int, int | None]:

@@ -10,7 +10,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from pipeline.contracts.ids import accepted_ms, random_tails, to_text
-from pipeline.contracts.problems import Gone, NotFound, Overloaded, Problem
+from pipeline.contracts.problems import Gone, NotFound, Overloaded, Problem, StoreFull
 from pipeline.contracts.stages import Priority, Stage
 from pipeline.contracts.status import Status
 from pipeline.contracts.work import Carry, Header
@@ -113,6 +113,11 @@ class Producing:
             reply = await self._scripts.accept(args=arguments)
         if reply[0] == b"stale":
             return answers, False
+        if reply[0] == b"memory":
+            short = StoreFull("the store is short of memory: accepted requests go on, send new ones later")
+            for place, _ in headers:
+                answers[place] = short
+            return answers, True
         if reply[0] == b"full":
             full = Overloaded(f"{reply[1]} requests are unfinished, the limit is {self._settings.max_waiting}")
             for place, _ in headers:
@@ -167,7 +172,8 @@ class Producing:
                 request_id,
                 unpack_entry(record),
                 latest=unpack_entry(output) if output else None,
-                waits_first=score is not None,
+                # A place in the attempts means that it has been claimed before.
+                waits_first=score is not None and tried is None,
                 attempts=unpack_attempts(tried),
             )
 

@@ -5,7 +5,7 @@ ended the request; ``body`` is the features, the stage's output, or the end (see
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import msgpack
@@ -64,27 +64,34 @@ def pack_entry(kind: str, header: Header, carry: Carry, body: Any) -> bytes:
 def pack_features(header: Header, features: Mapping[str, Any]) -> bytes:
     """The record of a request as accepted; InvalidRequest if the features are not JSON values."""
     try:
-        for value in features.values():
-            if isinstance(value, dict | list | tuple):
-                _check_depth(value)
+        _check_json(features)
         return msgpack.packb((ACCEPTED, header, (0, (), ()), features), default=_plain_number)
     except (TypeError, ValueError, UnicodeError) as error:
         reason = f"cannot be stored: {error}"
         raise InvalidRequest(f"features {reason}", errors=[{"pointer": "/features", "message": reason}]) from error
 
 
-def _check_depth(value: Any) -> None:
-    """ValueError for nesting that some reader of the record could not follow."""
-    level = [value]
-    for _ in range(MAX_DEPTH):
-        level = [
-            inner
-            for outer in level
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-            if isinstance(inner, dict | list | tuple)
-        ]
-        if not level:
+def _check_json(features: Mapping[str, Any]) -> None:
+    """TypeError or ValueError for what some reader of the record could not follow."""
+    level: list[Any] = [features]
+    for _ in range(MAX_DEPTH + 1):  # the features themselves are the first level
+        nested = []
+        for outer in level:
+            if isinstance(outer, Mapping):
+                for name in outer:
+                    if not isinstance(name, str):
+                        raise TypeError(f"the name {name!r} is not text")
+                values: Iterable[Any] = outer.values()
+            else:
+                values = outer
+            for value in values:
+                if isinstance(value, Mapping | list | tuple):
+                    nested.append(value)
+                elif isinstance(value, bytes | bytearray | memoryview | msgpack.ExtType | msgpack.Timestamp):
+                    raise TypeError(f"{type(value).__name__} is not a JSON value")
+        if not nested:
             return
+        level = nested
     raise ValueError(f"nested more than {MAX_DEPTH} levels deep")
 
 
@@ -109,7 +116,10 @@ def unpack_attempts(blob: bytes | None) -> Attempts:
     """Attempts from their stored form; none if there is nothing."""
     if not blob:
         return NO_ATTEMPTS
-    document = json.loads(blob)
+    try:
+        document = json.loads(blob)
+    except ValueError:
+        return NO_ATTEMPTS  # as the scripts read it: what nobody understands must not stop a lane
     errors = tuple(
         Attempt(entry["n"], int(entry["at"]), entry["stage"], entry["error"], entry.get("signal"))
         for entry in document["errors"] or ()
@@ -148,7 +158,7 @@ def status_of(
         state, carry, end = State(record.kind), record.carry, End(*record.body)
         tries = end.attempts
     else:
-        state = running_state(latest.kind if latest else None, waits_first=waits_first and not attempts.starts)
+        state = running_state(latest.kind if latest else None, waits_first=waits_first)
         carry = latest.carry if latest else record.carry
         end = End(0, None, None, 0)
         tries = attempts.starts + (state is not State.QUEUED)

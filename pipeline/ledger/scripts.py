@@ -16,6 +16,8 @@ SCRIPTS = (
     "finish",
     "ring",
     "replay",
+    "lead",
+    "trim",
 )
 
 

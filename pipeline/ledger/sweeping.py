@@ -1,16 +1,21 @@
 """The sweeper's side of the ledger: everything that must happen when nobody else is there to do it."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 from pipeline.contracts.lanes import ModelRef
-from pipeline.contracts.stages import Stage, State
+from pipeline.contracts.stages import Priority, Stage, State
 from pipeline.contracts.status import Failure
+from pipeline.contracts.work import Carry, Header
 from pipeline.ledger import keys
+from pipeline.ledger.claiming import release_claims
 from pipeline.ledger.connection import Client
-from pipeline.ledger.records import End, Entry, end_of, unpack_attempts, unpack_entry
+from pipeline.ledger.records import ACCEPTED, End, Entry, end_of, unpack_attempts, unpack_entry
 from pipeline.ledger.scripts import Scripts
 from pipeline.settings import Settings
+
+MEMORY_FOR_ACCEPT = 0.85
+"""Share of the store's memory limit from which on nothing more is accepted."""
 
 
 class Sweeping:
@@ -21,19 +26,24 @@ class Sweeping:
         self._settings = settings
         self._scripts = Scripts(client)
 
-    def lead(self, name: str) -> bool:
-        """Take or keep the lead for three seconds; False if another sweeper has it."""
-        if self._client.set(keys.LEADER, name, nx=True, px=3000):
-            return True
-        if self._client.get(keys.LEADER) != name.encode():
-            return False
-        self._client.pexpire(keys.LEADER, 3000)
-        return True
+    def lead(self, name: str, *, short_of_memory: bool = False, rates: Mapping[str, float] | None = None) -> bool:
+        """Take or keep the lead for three seconds; False if another sweeper has it.
+
+        The leader says whether the store is short of memory (then nothing more is accepted), and how many requests
+        each stage settles in a second.
+        """
+        measured = [part for stage, rate in (rates or {}).items() for part in (stage, f"{rate:.3f}")]
+        return bool(self._scripts.lead(args=[name, "1" if short_of_memory else "0", *measured]))
+
+    def short_of_memory(self) -> bool:
+        """Whether the store has used so much of its limit that what is accepted needs the rest."""
+        memory = self._client.info("memory")
+        return memory["maxmemory"] > 0 and memory["used_memory"] > MEMORY_FOR_ACCEPT * memory["maxmemory"]
 
     def server_ms(self) -> float:
-        """The server's time (Unix milliseconds)."""
-        seconds, micros = self._client.time()
-        return seconds * 1000 + micros / 1000
+        """The server's time (Unix milliseconds), as the scripts know it."""
+        (seconds, micros), offset = self._client.time(), self._client.get(keys.OFFSET)
+        return seconds * 1000 + micros / 1000 + int(offset or 0)
 
     def revive_due_retries(self) -> int:
         """Put retries that are due back into their lanes; how many."""
@@ -46,18 +56,22 @@ class Sweeping:
         released = []
         for incarnation in self._client.zrangebyscore(keys.BEATS, "(0", before):
             name = incarnation.decode()
-            count = self._scripts.release(args=[name, "", "loss", "the worker vanished", "", 0, "1", silent_ms])
+            count = release_claims(
+                self._scripts, name, charge="loss", reason="the worker vanished", fence=True, silent_ms=silent_ms
+            )
             if count >= 0:
                 released.append((name, count))
         return released
 
     def release_overdue_batches(self) -> int:
         """Release batches that run past the hard limit although their worker beats; how many requests."""
-        overdue_ms = round(self._settings.hard_limit_s * 1000) + 5000
+        # A job may have begun up to ``job_s`` before the batch: its time limits leave room for that.
+        overdue_ms = round((self._settings.hard_limit_s + self._settings.job_s) * 1000) + 5000
         released = 0
         for incarnation in self._client.zrangebyscore(keys.BEATS, "(0", "+inf"):
             reason = f"ran longer than the hard limit of {self._settings.hard_limit_s:g} s"
-            released += self._scripts.release(args=[incarnation, "", "start", reason, "", overdue_ms, "0", 0])
+            name = incarnation.decode()
+            released += release_claims(self._scripts, name, charge="start", reason=reason, older_ms=overdue_ms)
         return released
 
     def forget_dead_workers(self, *, after_s: float = 600) -> None:
@@ -87,7 +101,7 @@ class Sweeping:
         now = self.server_ms()
         arguments: list[object] = [round(self._settings.result_ttl * 1000), str(State.EXPIRED), "1"]
         for request_id, blob, tried in zip(due, blobs, attempts, strict=True):
-            entry, errors = unpack_entry(blob), unpack_attempts(tried).errors
+            entry, errors = _readable(blob), unpack_attempts(tried).errors
             last = f"; the last attempt failed: {errors[-1].error}" if errors else ""
             message = f"not scored within its timeout of {entry.header.timeout_ms / 1000:g} s{last}"
             error = Failure(category="deadline", stage=None, message=message, retryable=True)
@@ -103,19 +117,27 @@ class Sweeping:
             pipe.zcard(keys.waiting(lane))
         return [lane for lane, waiting in zip(lanes, pipe.execute(), strict=True) if waiting]
 
-    def ring_idle(self, lanes: Iterable[str]) -> list[str]:
-        """Ring those of ``lanes`` that nobody has claimed from for ``lane_idle_s``; which they were."""
+    def ring_idle(self, lane: str, *, unless_bells_wait: bool = False) -> str:
+        """Ring a lane that nobody has claimed from for ``lane_idle_s``: ``rung``, ``empty``, ``served``, ``bells``."""
         idle_ms = round(self._settings.lane_idle_s * 1000)
-        return [lane for lane in lanes if self._scripts.ring(args=[lane, idle_ms])]
+        return str(self._scripts.ring(args=[lane, idle_ms, "1" if unless_bells_wait else "0"]).decode())
+
+    def trim_letters(self) -> None:
+        """Drop dead letters that are too old or too many."""
+        self._scripts.trim(args=[round(self._settings.dead_max_age * 1000), self._settings.dead_max_count])
 
     def settled_totals(self) -> dict[str, int]:
         """How many requests each stage has settled so far."""
         totals = self._client.hmget(keys.COUNTS, [f"{stage}:settled" for stage in Stage])
         return {str(stage): int(total or 0) for stage, total in zip(Stage, totals, strict=True)}
 
-    def write_rates(self, rates: dict[str, float]) -> None:
-        """Publish requests settled per second for each stage."""
-        self._client.hset(keys.RATES, mapping={stage: f"{rate:.3f}" for stage, rate in rates.items()})
+
+def _readable(blob: bytes | None) -> Entry:
+    """A record; one that nobody can read must not keep the others from their ends."""
+    try:
+        return unpack_entry(blob or b"")
+    except (ValueError, TypeError):
+        return Entry(ACCEPTED, Header("unknown", "0", b"", "", Priority.LOW, 0, 0, True), Carry(0), None)
 
 
 def finish_arguments(request_id: bytes, entry: Entry, state: State, end: End) -> tuple[object, ...]:

@@ -31,7 +31,7 @@ def test_a_bell_is_the_message_that_celery_sends(ledger: Ledger, valkey: str, st
         app.send_task(f"{stage}.run", args=[lane], queue=str(stage), connection=connection, ignore_result=True)
     theirs = json.loads(store.lpop(TAG + stage))
     ledger.client.zadd(TAG + "q:" + lane, {b"0" * 16: 1})
-    assert ledger.scripts.ring(args=[lane, 0]) == 1
+    assert ledger.scripts.ring(args=[lane, 0, "0"]) == b"rung"
     ours = json.loads(store.lpop(TAG + stage))
 
     assert set(ours) == set(theirs)

@@ -1,19 +1,25 @@
 """The rules of the ledger, on every server it may run on."""
 
 import json
+import os
+import random
 
 import pytest
 
 from pipeline.contracts.ids import to_text
-from pipeline.contracts.problems import InvalidRequest, NotDead, NotFound, Overloaded, UnknownModel
+from pipeline.contracts.problems import InvalidRequest, NotDead, NotFound, Overloaded, StoreFull, UnknownModel
 from pipeline.contracts.stages import Priority, Stage, State
 from pipeline.contracts.status import Failure
 from pipeline.contracts.work import Attempts, Completed, Ended, Outcome, Output, RetryLater
-from pipeline.ledger.claiming import ClaimLost, Fenced
+from pipeline.judge import exhausted, judge
+from pipeline.ledger import keys
+from pipeline.ledger.claiming import ClaimLost, Fenced, release_claims
 from pipeline.ledger.keys import TAG
 from pipeline.ledger.producing import Submission
 from pipeline.ledger.releases import Release, ReleaseConflict, publish
+from pipeline.sweeper import Sweeper
 from tests.conformance.conftest import REF, Ledger, LedgerMaker
+from tests.conftest import eventually
 
 FAILURE = Failure(category="unknown", stage="scoring", message="boom", retryable=True)
 
@@ -50,11 +56,18 @@ def test_ids_carry_the_servers_time(ledger: Ledger) -> None:
     assert int(before) <= int.from_bytes(request_id[:6], "big") <= after
 
 
-def test_time_never_goes_back(ledger: Ledger) -> None:
+def test_time_never_goes_back_and_does_not_stand_still(ledger: Ledger) -> None:
     future = int(ledger.sweeping.server_ms()) + 60_000
     ledger.client.set(f"{TAG}clock", future)
-    (request_id,) = ledger.accept()
-    assert int.from_bytes(request_id[:6], "big") == future
+    (first,) = ledger.accept()
+    assert int.from_bytes(first[:6], "big") == future
+
+    def moves_on() -> bool:
+        (later,) = ledger.accept()
+        return int.from_bytes(later[:6], "big") > future
+
+    eventually(moves_on)
+    assert ledger.sweeping.server_ms() >= future
 
 
 def test_urgent_requests_are_claimed_first_then_by_deadline_then_by_age(ledger: Ledger) -> None:
@@ -104,7 +117,7 @@ def test_one_bell_is_enough_until_it_is_answered(ledger: Ledger) -> None:
 
 
 def test_a_lingering_worker_is_woken_instead_of_a_bell(ledger: Ledger) -> None:
-    assert ledger.scripts.linger(args=["w1:7", ledger.lane().name, "join"]) == 1
+    assert ledger.scripts.linger(args=["w1:7", ledger.lane().name, "join"]) == b"joined"
     ledger.accept()
     assert ledger.bells() == 0
     assert ledger.client.lpop(f"{TAG}wake:w1:7") == ledger.lane().name.encode()
@@ -125,7 +138,7 @@ def test_a_released_batch_goes_back_to_its_place_and_its_late_settle_is_refused(
     ids = ledger.accept(3)
     batch = ledger.claim(worker)
     assert batch is not None
-    assert ledger.scripts.release(args=["w1", "", "loss", "vanished", "", 0, "0", 0]) == 3
+    assert release_claims(ledger.scripts, "w1", charge="loss", reason="vanished") == 3
     with pytest.raises(ClaimLost):
         ledger.complete(worker, batch)
     again = ledger.claim(other)
@@ -159,7 +172,7 @@ def test_a_heartbeat_in_the_last_moment_keeps_the_claims(make_ledger: LedgerMake
     worker = ledger.worker("w1")
     ledger.accept()
     batch = ledger.claim(worker)
-    assert ledger.scripts.release(args=["w1", "", "loss", "silent", "", 0, "1", 3000]) == -1
+    assert release_claims(ledger.scripts, "w1", charge="loss", fence=True, silent_ms=3000) == -1
     assert batch is not None
     ledger.complete(worker, batch)
 
@@ -170,7 +183,7 @@ def test_only_the_dead_childs_claims_are_released(ledger: Ledger) -> None:
     first, second = ledger.claim(worker, limit=2), ledger.claim(worker, limit=2)
     assert first is not None
     assert second is not None
-    assert ledger.scripts.release(args=["w1", second.field, "start", "died", "SIGKILL", 0, "0", 0]) == 2
+    assert ledger.scripts.release(args=["w1", second.field, "start", "died", "SIGKILL", 0, "0", 0, 0]) == 2
     ledger.complete(worker, first)
     again = ledger.claim(worker)
     assert again is not None
@@ -183,7 +196,7 @@ def test_suspects_run_one_by_one_and_the_innocent_together(ledger: Ledger) -> No
     worker = ledger.worker()
     ids = ledger.accept(3)
     assert ledger.claim(worker) is not None
-    ledger.scripts.release(args=["w1", "", "start", "died", "SIGSEGV", 0, "0", 0])
+    release_claims(ledger.scripts, "w1", charge="start", reason="died", signal="SIGSEGV")
     fresh = ledger.accept(2, priority=Priority.HIGH)
     batches = []
     while (batch := ledger.claim(worker)) is not None:
@@ -208,8 +221,7 @@ def test_an_overdue_batch_is_released_although_its_worker_beats(make_ledger: Led
     ledger.accept()
     assert ledger.claim(worker) is not None
     assert ledger.sweeping.release_overdue_batches() == 0
-    later = int(ledger.sweeping.server_ms()) + 200_000
-    ledger.client.set(f"{TAG}clock", later)
+    ledger.turn_clock(200)
     assert ledger.sweeping.release_overdue_batches() == 1
     again = ledger.claim(worker)
     assert again is not None
@@ -226,7 +238,7 @@ def test_a_retry_waits_until_it_is_due(ledger: Ledger) -> None:
     assert ledger.sweeping.revive_due_retries() == 0
     assert ledger.claim(worker) is None
     assert ledger.states(request_id) == ["preprocessing"]
-    ledger.client.set(f"{TAG}clock", int(ledger.sweeping.server_ms()) + 61_000)
+    ledger.turn_clock(61)
     assert ledger.sweeping.revive_due_retries() == 1
     again = ledger.claim(worker)
     assert again is not None
@@ -242,7 +254,7 @@ def test_a_deadline_ends_what_waits_even_with_no_worker(ledger: Ledger) -> None:
     ids = ledger.accept(2, timeout_ms=100)
     (patient,) = ledger.accept(timeout_ms=100_000)
     assert ledger.sweeping.expire_deadlines() == 0
-    ledger.client.set(f"{TAG}clock", int(ledger.sweeping.server_ms()) + 150)
+    ledger.turn_clock(0.15)
     # The page of what is due is chosen by the server's own clock.
     while not ledger.sweeping.expire_deadlines():
         pass
@@ -257,7 +269,7 @@ def test_expired_work_never_reaches_the_stage_and_a_late_settle_of_it_is_dropped
     (request_id,) = ledger.accept(timeout_ms=100)
     batch = ledger.claim(worker)
     assert batch is not None
-    ledger.client.set(f"{TAG}clock", int(ledger.sweeping.server_ms()) + 150)
+    ledger.turn_clock(0.15)
     while not ledger.sweeping.expire_deadlines():
         pass
     ledger.complete(worker, batch)
@@ -269,7 +281,7 @@ def test_expired_work_never_reaches_the_stage_and_a_late_settle_of_it_is_dropped
 def test_a_claim_skips_what_is_past_its_deadline(ledger: Ledger) -> None:
     worker = ledger.worker()
     (request_id,) = ledger.accept(timeout_ms=100)
-    ledger.client.set(f"{TAG}clock", int(ledger.sweeping.server_ms()) + 150)
+    ledger.turn_clock(0.15)
     assert ledger.claim(worker) is None
     while not ledger.sweeping.expire_deadlines():
         pass
@@ -282,7 +294,7 @@ def test_what_scoring_has_claimed_finishes_even_late(ledger: Ledger) -> None:
     ledger.pass_stages(worker, Stage.PREPROCESS)
     batch = ledger.claim(worker, Stage.SCORING)
     assert batch is not None
-    ledger.client.set(f"{TAG}clock", int(ledger.sweeping.server_ms()) + 70_000)
+    ledger.turn_clock(70)
     assert ledger.sweeping.expire_deadlines() == 0
     ledger.complete(worker, batch)
     ledger.pass_stages(worker, Stage.POSTPROCESS)
@@ -336,7 +348,7 @@ def test_dead_letters_are_bounded_by_count_and_by_age(make_ledger: LedgerMaker) 
     kept = [letter.id for letter in ledger.run(ledger.letters.page())[0]]
     assert sorted(kept) == sorted(ids[2:])
     assert ledger.client.pttl(f"{TAG}d:".encode() + ids[4]) > 0
-    ledger.client.set(f"{TAG}clock", int(ledger.sweeping.server_ms()) + 120_000)
+    ledger.turn_clock(120)
     ids += ledger.accept()
     batch = ledger.claim(worker)
     assert batch is not None
@@ -413,21 +425,50 @@ def test_an_idle_lane_is_rung_though_its_bell_was_lost(make_ledger: LedgerMaker)
     ledger = make_ledger(lane_idle_s="60")
     ledger.accept()
     ledger.client.delete(f"{TAG}preprocess")
-    lanes = ledger.sweeping.lanes_with_work()
-    assert lanes == [ledger.lane().name]
-    assert ledger.sweeping.ring_idle(lanes) == [], "a claim may still come"
-    ledger.client.set(f"{TAG}clock", int(ledger.sweeping.server_ms()) + 61_000)
-    assert ledger.sweeping.ring_idle(lanes) == lanes
+    assert ledger.sweeping.lanes_with_work() == [ledger.lane().name]
+    assert ledger.sweeping.ring_idle(ledger.lane().name) == "served", "a claim may still come"
+    ledger.turn_clock(61)
+    assert ledger.sweeping.ring_idle(ledger.lane().name) == "rung"
+    assert ledger.bells() == 1
+    assert ledger.sweeping.ring_idle(ledger.lane().name, unless_bells_wait=True) == "bells"
+
+
+class SteppedClock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize("make_ledger", ["valkey"], indirect=True)
+def test_bells_do_not_pile_up_where_nobody_answers_but_one_always_stands(make_ledger: LedgerMaker) -> None:
+    ledger, clock = make_ledger(lane_idle_s="1"), SteppedClock()
+    sweeper = Sweeper(ledger.client, ledger.settings, clock)
+    ledger.accept()
+    ledger.turn_clock(60)
+    for _ in range(1000):
+        sweeper.sweep()
+        clock.now += 0.25
+    assert 3 <= ledger.bells() <= 14, "250 s with nobody there"
+    ledger.client.delete(f"{TAG}preprocess")
+    clock.now += 1.25
+    sweeper.sweep()
     assert ledger.bells() == 1
 
 
-def test_bells_do_not_pile_up_where_nobody_answers(make_ledger: LedgerMaker) -> None:
-    ledger = make_ledger(lane_idle_s="0.001")
+@pytest.mark.parametrize("make_ledger", ["valkey"], indirect=True)
+def test_a_lane_is_rung_though_bells_of_others_wait(make_ledger: LedgerMaker) -> None:
+    ledger, clock = make_ledger(lane_idle_s="1"), SteppedClock()
+    sweeper = Sweeper(ledger.client, ledger.settings, clock)
     ledger.accept()
-    ledger.client.set(f"{TAG}clock", int(ledger.sweeping.server_ms()) + 61_000)
-    for _ in range(50):
-        ledger.sweeping.ring_idle([ledger.lane().name])
-    assert ledger.bells() == 8
+    ledger.client.delete(f"{TAG}preprocess")
+    ledger.client.lpush(f"{TAG}preprocess", *[b"{}"] * 20)
+    ledger.turn_clock(60)
+    sweeper.sweep()
+    clock.now += 1
+    sweeper.sweep()
+    assert ledger.bells() == 21
 
 
 def test_one_sweeper_leads(ledger: Ledger) -> None:
@@ -446,3 +487,168 @@ def test_nothing_is_accepted_beyond_what_one_script_may_touch(ledger: Ledger) ->
     assert [work.id for work in batch.works] == sorted(ids)
     ledger.complete(worker, batch)
     assert set(ledger.states(*ids)) == {"scoring"}
+
+
+@pytest.mark.parametrize(
+    "features",
+    [
+        {"a": {(1, 2): 3}},
+        {"a": {1: 3}},
+        {"a": b"bytes"},
+        {"a": [{"b": (bytearray(b"x"),)}]},
+        {"a": {1, 2}},
+        {"a": "\udc80"},
+    ],
+)
+def test_only_json_values_are_accepted(ledger: Ledger, features: dict) -> None:
+    answers = ledger.run(ledger.producing.accept([Submission("m", features), Submission("m", {"n": 1})]))
+    assert isinstance(answers[0], InvalidRequest)
+    assert answers[0].errors == [{"pointer": "/features", "message": answers[0].errors[0]["message"]}]
+    assert ledger.states(answers[1].id) == ["queued"]
+
+
+def test_a_record_that_nobody_can_read_ends_and_harms_no_other(ledger: Ledger) -> None:
+    worker = ledger.worker()
+    broken, good = ledger.accept(2)
+    ledger.client.set(keys.record(broken), b"\xc1 rubbish")
+    batch = ledger.claim(worker)
+    assert batch is not None
+    ends = [exhausted(work, Stage.PREPROCESS, ledger.settings) for work in batch.works]
+    assert [end is None for end in ends] == [work.id == good for work in batch.works]
+    ledger.settle(worker, batch, [end or Completed(Output(b"")) for end in ends])
+    assert ledger.states(broken, good) == ["dead", "scoring"]
+    (letter,), _ = ledger.run(ledger.letters.page())
+    assert letter.id == broken
+    assert "cannot be read" in letter.message
+
+
+def test_a_record_that_nobody_can_read_expires_beside_the_others(ledger: Ledger) -> None:
+    broken, good = ledger.accept(2, timeout_ms=100)
+    ledger.client.set(keys.record(broken), b"\xc1 rubbish")
+    ledger.turn_clock(1)
+    assert ledger.sweeping.expire_deadlines() == 2
+    assert ledger.states(broken, good) == ["expired", "expired"]
+
+
+def test_an_output_that_cannot_be_stored_is_dead_and_its_batch_is_not(ledger: Ledger) -> None:
+    worker = ledger.worker()
+    odd, good = ledger.accept(2)
+    batch = ledger.claim(worker)
+    assert batch is not None
+    outputs = {odd: object(), good: b"vector"}
+    ledger.settle(worker, batch, [Completed(Output(outputs[work.id])) for work in batch.works])
+    assert ledger.states(odd, good) == ["dead", "scoring"]
+
+
+def test_errors_with_text_that_is_no_unicode_do_not_stop_a_lane(ledger: Ledger) -> None:
+    worker = ledger.worker()
+    ids = ledger.accept(3)
+    batch = ledger.claim(worker, limit=1)
+    assert batch is not None
+    error = ValueError("bad \udc80 name")
+    retry = judge(error, batch.works[0], Stage.PREPROCESS, batch.server_ms(), ledger.settings, random.Random(1))
+    ledger.settle(worker, batch, [retry])
+    ledger.client.hset(f"{TAG}attempts", ids[1], b"not json")
+    ledger.turn_clock(60)
+    assert ledger.sweeping.revive_due_retries() == 1
+    again = ledger.claim(worker)
+    assert again is not None
+    assert {work.id for work in again.works} == set(ids)
+
+
+def test_a_request_that_ended_otherwise_leaves_no_letter(ledger: Ledger) -> None:
+    worker = ledger.worker()
+    (request_id,) = ledger.accept(timeout_ms=100)
+    batch = ledger.claim(worker)
+    assert batch is not None
+    ledger.turn_clock(1)
+    assert ledger.sweeping.expire_deadlines() == 1
+    ledger.settle(worker, batch, [dead()])
+    assert ledger.states(request_id) == ["expired"]
+    assert ledger.run(ledger.letters.page()) == ([], None)
+    with pytest.raises(NotDead):
+        ledger.run(ledger.letters.replay(request_id))
+
+
+def test_a_state_never_moves_back_when_a_batch_is_released(ledger: Ledger) -> None:
+    worker = ledger.worker()
+    (request_id,) = ledger.accept()
+    assert ledger.states(request_id) == ["queued"]
+    assert ledger.claim(worker) is not None
+    assert ledger.states(request_id) == ["preprocessing"]
+    assert worker.give_back() == 1
+    assert ledger.states(request_id) == ["preprocessing"]
+
+
+def test_a_batch_killed_at_its_limit_says_so(ledger: Ledger) -> None:
+    worker = ledger.worker()
+    ledger.accept()
+    assert ledger.claim(worker) is not None
+    ledger.turn_clock(100)
+    why = "the process died under it (SIGKILL)"
+    released = release_claims(
+        ledger.scripts, "w1", charge="start", pid=os.getpid(), reason=why, signal="SIGKILL", limit_ms=90_000
+    )
+    assert released == 1
+    again = ledger.claim(worker)
+    assert again is not None
+    (attempt,) = again.works[0].attempts.errors
+    assert (attempt.error, attempt.signal) == ("ran longer than the hard limit", None)
+
+
+def test_nobody_lingers_while_a_bell_waits(ledger: Ledger) -> None:
+    worker = ledger.worker()
+    ledger.client.lpush(f"{TAG}preprocess", b"another lane's bell")
+    assert worker.linger(ledger.lane(), 3) is None
+    assert ledger.client.llen(f"{TAG}idle:preprocess") == 0
+    assert worker.linger(ledger.lane(), 0) is None
+
+
+def test_a_worker_stands_on_the_list_once(ledger: Ledger) -> None:
+    for _ in range(2):
+        assert ledger.scripts.linger(args=["w1:1", ledger.lane().name, "join"]) == b"joined"
+    assert ledger.client.lrange(f"{TAG}idle:preprocess", 0, -1) == [b"w1:1"]
+
+
+def test_nothing_is_accepted_while_the_store_is_short_of_memory(ledger: Ledger) -> None:
+    (before,) = ledger.accept()
+    assert ledger.sweeping.lead("one", short_of_memory=True)
+    (refused,) = ledger.run(ledger.producing.accept([Submission("m", {})]))
+    assert isinstance(refused, StoreFull)
+    worker = ledger.worker()
+    ledger.pass_stages(worker, *Stage)
+    assert ledger.states(before) == ["succeeded"]
+    assert ledger.sweeping.lead("one")
+    ledger.accept()
+
+
+def test_letters_age_out_though_nothing_dies(make_ledger: LedgerMaker) -> None:
+    ledger = make_ledger(dead_max_age="3600")
+    worker = ledger.worker()
+    ledger.accept()
+    batch = ledger.claim(worker)
+    assert batch is not None
+    ledger.settle(worker, batch, [dead()])
+    ledger.sweeping.trim_letters()
+    assert ledger.client.zcard(f"{TAG}dead") == 1
+    ledger.turn_clock(3601)
+    ledger.sweeping.trim_letters()
+    assert ledger.client.zcard(f"{TAG}dead") == 0
+
+
+@pytest.mark.parametrize("make_ledger", ["valkey"], indirect=True)
+def test_at_the_memory_limit_all_that_is_accepted_ends(ledger: Ledger) -> None:
+    worker, client = ledger.worker(), ledger.client
+    ids = ledger.accept(100)
+    client.config_set("maxmemory", client.info("memory")["used_memory"] - 1000)
+    try:
+        assert ledger.sweeping.short_of_memory()
+        with pytest.raises(StoreFull):
+            ledger.run(ledger.producing.accept([Submission("m", {})]))
+        assert ledger.sweeping.lead("one", short_of_memory=True, rates={"scoring": 1.0})
+        for stage in Stage:
+            while batch := ledger.claim(worker, stage):
+                ledger.complete(worker, batch)
+        assert set(ledger.states(*ids)) == {"succeeded"}
+    finally:
+        client.config_set("maxmemory", 0)

@@ -1,16 +1,19 @@
 """The Python clients against a real stack: shared round trips, streams, problems."""
 
 import asyncio
+import os
+import signal
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import pytest
 
 from pipeline.client import AsyncScoringClient, ScoringClient
 from pipeline.contracts.problems import InvalidRequest, NotFound, Problem, StoreUnavailable, UnknownModel
 from pipeline.stack.local import LocalStack
-from tests.conftest import free_port
+from tests.conftest import eventually, free_port
 from tests.integration.test_http import APPLICATION
 
 
@@ -96,6 +99,78 @@ def test_what_the_callers_iterable_raises_reaches_the_caller(client: ScoringClie
         with pytest.raises(type(error)):
             list(client.submit_many(broken(error)))
     assert client.score("credit-default", APPLICATION)["state"] == "succeeded", "the client is as good as before"
+
+
+@pytest.mark.parametrize("method", ["submit_many", "score_many"])
+def test_a_source_that_pauses_keeps_no_answers_back(client: ScoringClient, method: str) -> None:
+    answered = threading.Event()
+
+    def source() -> Iterator[dict]:
+        yield from (request(n) for n in range(3))
+        assert answered.wait(30), "the answers to what was given so far must not wait for more"
+        yield request(4)
+
+    stream = getattr(client, method)(source())
+    assert [next(stream)["model"] for _ in range(3)] == ["credit-default"] * 3
+    answered.set()
+    assert len(list(stream)) == 1
+
+
+def test_all_that_was_accepted_is_told_before_the_sources_error(client: ScoringClient, http: httpx.Client) -> None:
+    def source() -> Iterator[dict]:
+        yield from (request(n) for n in range(400))
+        raise ValueError("row 401 is broken")
+
+    before = http.get("/v1/stats").json()["counts"]["accepted"]
+    answers: list = []
+    with pytest.raises(ValueError, match="row 401"):
+        answers.extend(client.submit_many(source()))  # keeps what came before an error
+    assert len(answers) == 400
+    assert http.get("/v1/stats").json()["counts"]["accepted"] - before == 400
+
+
+def test_hundreds_of_streams_at_once_share_the_connections(stack: LocalStack) -> None:
+    async def run() -> list[int]:
+        async with AsyncScoringClient(settings=stack.settings) as client:
+
+            async def stream(number: int) -> int:
+                return len([status async for status in client.submit_many([request(number)]) if "state" in status])
+
+            return list(await asyncio.gather(*(stream(number) for number in range(300))))
+
+    assert asyncio.run(run()) == [1] * 300
+
+
+def test_an_interrupt_while_a_stream_waits_ends_it(client: ScoringClient) -> None:
+    reading, release = threading.Event(), threading.Event()
+
+    def source() -> Iterator[dict]:
+        reading.set()
+        release.wait(30)
+        yield request(1)
+
+    def interrupt() -> None:
+        reading.wait(30)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=interrupt).start()
+    with pytest.raises(KeyboardInterrupt):
+        list(client.submit_many(source()))
+    release.set()
+    assert client.score("credit-default", APPLICATION)["state"] == "succeeded", "the client is as good as before"
+
+
+def test_closing_ends_other_threads_calls(stack: LocalStack) -> None:
+    client = ScoringClient(settings=stack.settings)
+    probe = client.submit("chaos-probe", {"x": 0, "do": "slow", "seconds": 2})
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(client.wait, probe["request_id"], 60)
+        eventually(waiting.running)
+        client.close()
+        with pytest.raises(RuntimeError, match="closed"):
+            waiting.result(30)
+    with pytest.raises(RuntimeError, match="closed"):
+        client.get(probe["request_id"])
 
 
 def test_an_async_iterable_is_taken_too(stack: LocalStack) -> None:

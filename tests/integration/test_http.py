@@ -210,6 +210,11 @@ def test_an_unscored_request_expires_on_time_and_the_wait_says_so(http: httpx.Cl
     assert answer.json()["type"] == "urn:scoreline:problem:deadline-exceeded"
 
 
+def test_a_body_with_text_that_is_no_unicode_is_a_problem_not_a_fault(http: httpx.Client) -> None:
+    answer = http.post("/v1/scores/batch", content=b'{"requests": [], "\\ud800": NaN}')
+    assert (answer.status_code, answer.json()["type"]) == (422, "urn:scoreline:problem:invalid-request")
+
+
 def test_unknown_routes_and_methods_are_problems_too(http: httpx.Client) -> None:
     assert http.get("/v2").json()["type"] == "urn:scoreline:problem:not-found"
     assert http.put("/v1/scores").headers["content-type"] == "application/problem+json"

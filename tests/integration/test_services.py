@@ -181,6 +181,19 @@ def test_a_worker_runs_from_its_own_start_command_with_a_health_port(stack: Loca
         assert worker.wait(30) == 0
 
 
+def test_a_worker_whose_child_cannot_start_ends_instead_of_failing_bells(stack: LocalStack, tmp_path: Path) -> None:
+    (tmp_path / "torch.py").write_text("raise ImportError('no torch on this machine')")
+    environment = {
+        **os.environ,
+        "SCORELINE_STORE_URL": stack.store_url,
+        "PYTHONPATH": os.pathsep.join([str(tmp_path), str(REPOSITORY)]),
+    }
+    command = [sys.executable, "-m", "tasks", "scoring", "--pool", "elsewhere"]
+    worker = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert "child_not_started" in worker.stderr + worker.stdout
+    assert "no torch on this machine" in worker.stderr + worker.stdout
+
+
 def test_a_second_sweeper_takes_over(
     http: httpx.Client, stack: LocalStack, supervise: Callable[[str, str], None]
 ) -> None:

@@ -144,5 +144,3 @@ def test_a_status_document_has_every_key_at_every_step() -> None:
     assert set(queued) == set(begun) == set(scoring) == set(done)
     assert scoring["timings"] == {"preprocess": {"waited_ms": 1, "worked_ms": 2}}
     assert (queued["finished_at"], done["finished_at"]) == (None, "2027-01-15T08:00:01.000Z")
-    retried = status_of(request_id, accepted, attempts=Attempts(starts=1))
-    assert retried["state"] == "preprocessing", "a retry that waits again does not move back to queued"

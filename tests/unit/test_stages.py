@@ -149,3 +149,26 @@ def test_a_broken_artifact_does_not_keep_the_others_from_being_served(copy: Path
     ]  # fmt: skip
     vector = Preprocess(STORE).perform(REF, [HELD_OUT[0].features])[0].body
     assert isinstance(Scoring(ModelStore(copy)).perform(REF, [vector])[0], Output)
+
+
+def test_one_broken_artifact_keeps_no_other_model_from_being_served(tmp_path: Path) -> None:
+    shutil.copytree(MODELS, tmp_path / "models")
+    broken = tmp_path / "models" / "broken" / "1"
+    broken.mkdir(parents=True)
+    manifest = json.loads((MODELS / "credit-default" / "1" / "manifest.json").read_text())
+    manifest |= {"name": "broken", "architecture": {"id": "mlp", "config": {"inputs": "many"}}}
+    (broken / "manifest.json").write_text(json.dumps(manifest))
+    scoring = Scoring(ModelStore(tmp_path / "models"))
+    (answer,) = scoring.perform(REF, [bytes(4 * 26)])
+    assert isinstance(answer, Output)
+
+
+@pytest.mark.parametrize("missing", ["architecture", "input_schema", "files"])
+def test_a_manifest_that_lacks_a_part_is_refused(tmp_path: Path, missing: str) -> None:
+    shutil.copytree(MODELS, tmp_path / "models")
+    path = tmp_path / "models" / "credit-default" / "1" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest[missing]
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(ArtifactCorrupt, match=f"lacks {missing}"):
+        ModelStore(tmp_path / "models").load("credit-default", "1")

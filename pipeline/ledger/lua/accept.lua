@@ -1,7 +1,10 @@
 -- Accept requests: record, waiting entry, deadline and bell, or nothing at all.
 -- ARGV: epoch, max_waiting, then five for each request: id tail (10 bytes), lane, priority, timeout_ms, record.
--- Returns {'stale'} (the releases changed: resolve again), {'full', unfinished}, or {'ok', id...}.
-if (redis.call('GET', P .. 'epoch') or '0') ~= ARGV[1] then return { 'stale' } end
+-- Returns {'stale'} (the releases changed: resolve again), {'memory'} (the store's is nearly used up: what is accepted
+-- needs the rest), {'full', unfinished}, or {'ok', id...}.
+local known = redis.call('MGET', P .. 'epoch', P .. 'full')
+if (known[1] or '0') ~= ARGV[1] then return { 'stale' } end
+if known[2] then return { 'memory' } end
 local unfinished = redis.call('ZCARD', P .. 'open')
 local requests = (#ARGV - 2) / 5
 if unfinished + requests > tonumber(ARGV[2]) then return { 'full', unfinished } end

@@ -4,14 +4,25 @@ local P = '{p00}:'
 -- An integer as text: Lua would print 1.7e+12 for a time.
 local function int(n) return string.format('%.0f', n) end
 
--- The server's time in ms. It never goes back, not even by a failover to a server whose clock is behind.
+-- The server's time in ms. It never goes back, not even by a failover to a server whose clock is behind: from then on
+-- the difference is added, for a time that stood still would revive nothing.
 local function now_ms()
   local t = redis.call('TIME')
-  local now = t[1] * 1000 + math.floor(t[2] / 1000)
-  local seen = tonumber(redis.call('GET', P .. 'clock') or '0')
-  if now < seen then return seen end
+  local known = redis.call('MGET', P .. 'clock', P .. 'offset')
+  local seen, offset = tonumber(known[1] or '0'), tonumber(known[2] or '0')
+  local now = t[1] * 1000 + math.floor(t[2] / 1000) + offset
+  if now < seen then
+    redis.call('SET', P .. 'offset', int(offset + seen - now))
+    return seen
+  end
   if now > seen + 20 then redis.call('SET', P .. 'clock', int(now)) end
   return now
+end
+
+-- What is known of a request's attempts; nothing may stop a script that has taken something away already.
+local function attempts_of(text)
+  local ok, attempts = pcall(cjson.decode, text or '')
+  return ok and attempts or { starts = 0, losses = 0, suspect = false, errors = {} }
 end
 
 local function keys_of(kind, ids)
@@ -106,7 +117,7 @@ local function take(incarnation, field, lane, limit, now)
     attempts = redis.call('HMGET', P .. 'attempts', unpack(ids))
     local keep_ids, keep_scores, keep_attempts, back = {}, {}, {}, {}
     for i, id in ipairs(ids) do
-      local suspect = attempts[i] and cjson.decode(attempts[i]).suspect
+      local suspect = attempts[i] and attempts_of(attempts[i]).suspect
       local alone = #keep_ids == 1 and keep_attempts.alone
       if #keep_ids == 0 or not (suspect or alone) then
         keep_ids[#keep_ids + 1] = id

@@ -1,7 +1,8 @@
 #!lua flags=allow-oom
 -- Give claimed batches back to their lanes, with the scores they had, and ring.
 -- ARGV: incarnation, prefix of the fields ('' for all), charge ('start', 'loss' or 'none'), error, signal ('' if none),
---       older than ms (0: any age), fence ('1': the incarnation is dead for ever), silent for ms (0: don't ask).
+--       older than ms (0: any age), fence ('1': the incarnation is dead for ever), silent for ms (0: don't ask),
+--       limit ms (0: none): a batch that ran so long was killed for that.
 -- Returns the number of requests released, or -1 if the incarnation has beaten within `silent for`.
 local incarnation, prefix, charge, reason, signal = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local now = now_ms()
@@ -27,9 +28,8 @@ for f = 1, #fields, 2 do
         released = released + 1
         redis.call('ZADD', P .. 'q:' .. lane, score, id)
         if stage == 'scoring' then redis.call('ZADD', P .. 'open', 'XX', int(score % 8796093022208), id) end
+        local a = attempts_of(redis.call('HGET', P .. 'attempts', id))
         if charge ~= 'none' then
-          local known = redis.call('HGET', P .. 'attempts', id)
-          local a = known and cjson.decode(known) or { starts = 0, losses = 0, suspect = false, errors = {} }
           -- Evidence makes a suspect at once; a vanished worker only the second time.
           if charge == 'start' then
             a.starts = a.starts + 1
@@ -39,11 +39,16 @@ for f = 1, #fields, 2 do
             a.suspect = a.suspect or a.losses >= 2
           end
           local entry = { n = a.starts + a.losses, at = now, stage = stage, error = reason }
-          if signal ~= '' then entry.signal = signal end
+          if tonumber(ARGV[9]) > 0 and now - tonumber(ms) >= tonumber(ARGV[9]) then
+            entry.error = 'ran longer than the hard limit'
+          elseif signal ~= '' then
+            entry.signal = signal
+          end
           table.insert(a.errors, entry)
           if #a.errors > 20 then table.remove(a.errors, 1) end
-          redis.call('HSET', P .. 'attempts', id, cjson.encode(a))
         end
+        -- Written even if nothing is charged: what has been claimed once is not seen as queued again.
+        redis.call('HSET', P .. 'attempts', id, cjson.encode(a))
       end
     end
     count(stage .. ':released', place)

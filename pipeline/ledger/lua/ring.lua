@@ -1,10 +1,11 @@
 #!lua flags=allow-oom
--- Ring a lane whatever was rung before: the earlier bell may be lost. ARGV: lane, idle for ms.
--- Returns 1 if it rang; 0 if the lane is empty or was claimed from within that time.
+-- Ring a lane whatever was rung before: the earlier bell may be lost.
+-- ARGV: lane, idle for ms, '1' to ring only if the queue holds no bell at all.
+-- Returns 'rung', 'empty', 'served' (claimed from within that time), or 'bells' (some wait in the queue).
 local last = tonumber(redis.call('ZSCORE', P .. 'lanes', ARGV[1]) or '0')
-if now_ms() - last < tonumber(ARGV[2]) or redis.call('ZCARD', P .. 'q:' .. ARGV[1]) == 0 then return 0 end
--- Where no worker answers, bells do not pile up: those in the queue will do, or be missed and rung again.
-if redis.call('LLEN', P .. string.match(ARGV[1], '^[^/]+')) >= 8 then return 0 end
+if redis.call('ZCARD', P .. 'q:' .. ARGV[1]) == 0 then return 'empty' end
+if now_ms() - last < tonumber(ARGV[2]) then return 'served' end
+if ARGV[3] == '1' and redis.call('LLEN', P .. string.match(ARGV[1], '^[^/]+')) > 0 then return 'bells' end
 redis.call('SREM', P .. 'rung', ARGV[1])
 ring(ARGV[1])
-return 1
+return 'rung'

@@ -14,6 +14,7 @@ local stage = string.match(lane, '^%l+')
 local forwards, ended, retries, letters =
   tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13])
 local at = 15
+local committed = {}
 
 if forwards > 0 then
   local ids = {}
@@ -45,6 +46,7 @@ if ended > 0 then
   for i, id in ipairs(ids) do
     if opens[i] then
       live[#live + 1] = id
+      committed[id] = true
       ends[#ends + 1] = ARGV[at + 3 * i - 1]
       local state = ARGV[at + 3 * i - 2]
       states[state] = (states[state] or 0) + 1
@@ -69,8 +71,10 @@ for _ = 1, retries do -- failures only: a call for each is no cost on the good p
 end
 
 for _ = 1, letters do
-  redis.call('SET', P .. 'd:' .. ARGV[at], ARGV[at + 1], 'PX', ARGV[6])
-  redis.call('ZADD', P .. 'dead', int(now), ARGV[at])
+  if committed[ARGV[at]] then -- else it has ended otherwise meanwhile, and must not be replayed
+    redis.call('SET', P .. 'd:' .. ARGV[at], ARGV[at + 1], 'PX', ARGV[6])
+    redis.call('ZADD', P .. 'dead', int(now), ARGV[at])
+  end
   at = at + 2
 end
 if letters > 0 then trim_letters(now - ARGV[6], tonumber(ARGV[7])) end
