@@ -79,8 +79,8 @@ class Runner:
         """Answer a bell: work on the lane until it is empty or ``stay_s`` has passed, then linger for more.
 
         Lingering keeps nobody out - it ends with a wake for whichever lane of the queue has work, and does not begin
-        while a bell waits there - so under light traffic one bell serves for ``job_s``, and few requests pay for
-        Celery's hop.
+        while another lane's bell waits there - so under light traffic one bell serves for ``job_s``, and few requests
+        pay for Celery's hop.
         """
         served = Served()
         job_ends_at = time.monotonic() + self._settings.job_s
@@ -94,7 +94,7 @@ class Runner:
                 served.requests += len(batch.works)
                 served.largest_batch = max(served.largest_batch, len(batch.works))
                 batch = self._run(batch, stay, served)
-            if stay.over:
+            if stay.over and not self._claims.lingers:
                 # Settle has rung if anything waits: others get their turn, this process the next bell.
                 return served
             woken = self._claims.linger(lane, self._settings.linger_s)

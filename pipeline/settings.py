@@ -51,7 +51,7 @@ class Settings(BaseSettings):
     lane_idle_s: float = Field(1.0, gt=0, description="A lane with waiting work and no claim for so long is rung.")
     stay_s: float = Field(0.5, gt=0, description="How long a worker stays on a lane before it lets others in.")
     job_s: float = Field(2.0, gt=0, description="How long one bell may keep a worker, lingering included.")
-    linger_s: float = Field(0.15, ge=0, le=4, description="How long a worker waits on an empty lane before it leaves.")
+    linger_s: float = Field(0.15, gt=0, le=4, description="How long a worker waits on an empty lane before it leaves.")
     backoff_base_s: float = Field(0.5, gt=0, description="Upper bound of the first retry's delay.")
     backoff_cap_s: float = Field(30, gt=0, description="Upper bound of every retry's delay.")
     store_timeout_s: float = Field(2.0, gt=0, description="How long a call to the store may take.")

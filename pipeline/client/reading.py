@@ -23,10 +23,13 @@ class SourceFailed(Exception):
 
 async def parts_of(source: Iterable[Item] | AsyncIterable[Item], size: int) -> AsyncGenerator[list[Item], None]:
     """Parts of at most ``size``. A synchronous iterable is read in the event loop: it must not block."""
-    if isinstance(source, AsyncIterable):
-        async for part in _parts_of_async(source, size):
+    parts = _parts_of_async(source, size) if isinstance(source, AsyncIterable) else _parts_of_sync(source, size)
+    async with contextlib.aclosing(parts):
+        async for part in parts:
             yield part
-        return
+
+
+async def _parts_of_sync(source: Iterable[Item], size: int) -> AsyncGenerator[list[Item], None]:
     part: list[Item] = []
     try:
         for item in source:

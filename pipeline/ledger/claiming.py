@@ -63,6 +63,11 @@ class Claims:
         self._name = name
         self._numbers = itertools.count(1)
         self._pid = os.getpid()
+        # Whether the last settle found nothing more and has put us on the list of lingering workers: linger then.
+        self.lingers = False
+
+    def _worker(self) -> str:
+        return f"{self._name()}:{self._pid}"
 
     def _field(self) -> str:
         # The pid comes first: a parent whose child died releases that child's fields alone.
@@ -122,6 +127,7 @@ class Claims:
                 len(retries) // 4,
                 len(dead) // 2,
                 model_runs,
+                self._worker(),
                 *forwards,
                 *ends,
                 *retries,
@@ -130,6 +136,7 @@ class Claims:
         )
         if reply[0] == b"lost":
             raise ClaimLost(f"{len(batch.works)} requests of {lane.label} were released to another worker")
+        self.lingers = reply[0] == b"joined"
         return self._batch(lane, batch.incarnation, reply)
 
     def give_back(self) -> int:
@@ -154,14 +161,14 @@ class Claims:
     def linger(self, lane: Lane, seconds: float) -> Lane | None:
         """Wait up to ``seconds`` for work of the lane's queue; the lane that woke us.
 
-        None when nothing came, or when a bell waits in the queue: then leave, and answer that.
+        None when nothing came, or when another lane's bell waits in the queue: then leave, and answer that.
         """
-        if seconds <= 0:
-            return None
-        worker = f"{self._name()}:{self._pid}"
-        joined = self._scripts.linger(args=[worker, lane.name, "join"])
-        if joined != b"joined":
-            return lane if joined == b"work" else None
+        worker = self._worker()
+        if not self.lingers:
+            joined = self._scripts.linger(args=[worker, lane.name, "join"])
+            if joined != b"joined":
+                return lane if joined == b"work" else None
+        self.lingers = False
         woken = self._client.blpop([keys.wake(worker)], timeout=seconds)
         if woken is None and self._scripts.linger(args=[worker, lane.name, "leave"]) == 0:
             # Not on the list any more: a wake is under way, and nobody else will answer it.
@@ -172,7 +179,7 @@ class Claims:
         kind = reply[0]
         if kind == b"fenced":
             raise Fenced(incarnation)
-        if kind == b"empty":
+        if kind in (b"empty", b"joined"):
             return None
         _, now, name, ids, scores, blobs, attempts = reply
         works = []

@@ -5,7 +5,7 @@ ended the request; ``body`` is the features, the stage's output, or the end (see
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import msgpack
@@ -71,6 +71,9 @@ def pack_features(header: Header, features: Mapping[str, Any]) -> bytes:
         raise InvalidRequest(f"features {reason}", errors=[{"pointer": "/features", "message": reason}]) from error
 
 
+_PLAIN = frozenset({str, int, float, bool, type(None)})
+
+
 def _check_json(features: Mapping[str, Any]) -> None:
     """TypeError or ValueError for what some reader of the record could not follow."""
     level: list[Any] = [features]
@@ -79,12 +82,11 @@ def _check_json(features: Mapping[str, Any]) -> None:
         for outer in level:
             if isinstance(outer, Mapping):
                 for name in outer:
-                    if not isinstance(name, str):
+                    if type(name) is not str:
                         raise TypeError(f"the name {name!r} is not text")
-                values: Iterable[Any] = outer.values()
-            else:
-                values = outer
-            for value in values:
+            for value in outer.values() if isinstance(outer, Mapping) else outer:
+                if type(value) in _PLAIN:
+                    continue
                 if isinstance(value, Mapping | list | tuple):
                     nested.append(value)
                 elif isinstance(value, bytes | bytearray | memoryview | msgpack.ExtType | msgpack.Timestamp):

@@ -596,12 +596,30 @@ def test_a_batch_killed_at_its_limit_says_so(ledger: Ledger) -> None:
     assert (attempt.error, attempt.signal) == ("ran longer than the hard limit", None)
 
 
-def test_nobody_lingers_while_a_bell_waits(ledger: Ledger) -> None:
+def test_nobody_lingers_while_another_lanes_bell_waits(ledger: Ledger) -> None:
     worker = ledger.worker()
-    ledger.client.lpush(f"{TAG}preprocess", b"another lane's bell")
+    ledger.client.lpush(f"{TAG}preprocess", b"a bell")
+    ledger.client.sadd(f"{TAG}rung", ledger.lane().name, ledger.lane(Stage.SCORING).name)
+    assert worker.linger(ledger.lane(), 0.01) is None
+    assert ledger.scripts.linger(args=["w1:1", ledger.lane().name, "join"]) == b"joined", "the bell is its own lane's"
+    assert ledger.scripts.linger(args=["w1:1", ledger.lane().name, "leave"]) == 1
+    ledger.client.sadd(f"{TAG}rung", "preprocess/other@1#" + "b" * 64)
+    assert ledger.scripts.linger(args=["w1:1", ledger.lane().name, "join"]) == b"bell"
     assert worker.linger(ledger.lane(), 3) is None
     assert ledger.client.llen(f"{TAG}idle:preprocess") == 0
-    assert worker.linger(ledger.lane(), 0) is None
+
+
+def test_a_settle_that_finds_nothing_more_puts_its_worker_on_the_list(ledger: Ledger) -> None:
+    worker = ledger.worker()
+    ledger.accept()
+    batch = ledger.claim(worker)
+    assert batch is not None
+    assert ledger.complete(worker, batch, claim_next=64) is None
+    assert worker.lingers
+    ledger.accept()
+    assert ledger.bells() == 1, "the first bell; the second request has woken the worker instead"
+    assert worker.linger(ledger.lane(), 1) == ledger.lane()
+    assert not worker.lingers
 
 
 def test_a_worker_stands_on_the_list_once(ledger: Ledger) -> None:

@@ -121,7 +121,7 @@ def test_all_that_was_accepted_is_told_before_the_sources_error(client: ScoringC
         yield from (request(n) for n in range(400))
         raise ValueError("row 401 is broken")
 
-    before = http.get("/v1/stats").json()["counts"]["accepted"]
+    before = http.get("/v1/stats").json()["counts"].get("accepted", 0)
     answers: list = []
     with pytest.raises(ValueError, match="row 401"):
         answers.extend(client.submit_many(source()))  # keeps what came before an error

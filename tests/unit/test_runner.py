@@ -32,6 +32,7 @@ class Ledger:
     def __init__(self) -> None:
         self.claim_next: list[int] = []
         self.lingered = 0
+        self.lingers = False
 
     def claim(self, lane: Lane, limit: int, *, answers_bell: bool) -> Batch:
         self.limit = limit

@@ -151,6 +151,22 @@ local function take(incarnation, field, lane, limit, now)
   return { int(now), field, ids, scores, blobs, attempts }
 end
 
+-- Let a worker stand on the list of its queue's lingering workers. Returns 'joined', 'work' if some waits (claim it), or
+-- 'bell' if another lane's waits in the queue (answer that).
+local function join(worker, lane)
+  local queue = string.match(lane, '^[^/]+')
+  if redis.call('ZCARD', P .. 'q:' .. lane) > 0 then return 'work' end
+  if redis.call('LLEN', P .. queue) > 0 then
+    for _, rung in ipairs(redis.call('SMEMBERS', P .. 'rung')) do
+      if rung ~= lane and string.match(rung, '^[^/]+') == queue then return 'bell' end
+    end
+  end
+  redis.call('LREM', P .. 'idle:' .. queue, 0, worker) -- left there by a wait that failed
+  redis.call('LPUSH', P .. 'idle:' .. queue, worker)
+  redis.call('PEXPIRE', P .. 'idle:' .. queue, 5000) -- names of workers that died here go with it
+  return 'joined'
+end
+
 -- A fenced incarnation (swept for silence) may not claim: what it held has gone to others.
 local function fenced(incarnation)
   local beat = redis.call('ZSCORE', P .. 'beats', incarnation)

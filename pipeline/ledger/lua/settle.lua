@@ -2,10 +2,12 @@
 -- Settle a batch, ring the next stage, and claim the lane's next batch: one round trip, no moment in between.
 -- ARGV: 1 incarnation, 2 field, 3 lane, 4 next lane ('' after the last stage), 5 result_ttl ms,
 --       6 dead_max_age ms, 7 dead_max_count, 8 next field, 9 limit (0: claim no more),
---       10 number of forwards, 11 of ends, 12 of retries, 13 of letters, 14 rows the model ran, then
+--       10 number of forwards, 11 of ends, 12 of retries, 13 of letters, 14 rows the model ran,
+--       15 name under which the worker lingers if nothing is left, then
 --       forwards (id, score, output), ends (id, state, record), retries (id, score, delay ms, attempts JSON),
 --       letters (id, letter).
--- Returns {'lost'} if the claim is gone (the fence: another has this batch), {'empty'}, or {'batch', ...} as claim.
+-- Returns {'lost'} if the claim is gone (the fence: another has this batch), {'empty'}, {'joined'} (it lingers now), or
+-- {'batch', ...} as claim.
 local incarnation, field, lane, next_lane = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 -- The fence: the claim is there, or this batch was released and is no longer ours to settle.
 if redis.call('HDEL', P .. 'c:' .. incarnation, field) == 0 then return { 'lost' } end
@@ -13,7 +15,7 @@ local now = now_ms()
 local stage = string.match(lane, '^%l+')
 local forwards, ended, retries, letters =
   tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13])
-local at = 15
+local at = 16
 local committed = {}
 
 if forwards > 0 then
@@ -89,5 +91,5 @@ if limit == 0 or fenced(incarnation) then
   return { 'empty' }
 end
 local batch = take(incarnation, ARGV[8], lane, limit, now)
-if not batch then return { 'empty' } end
+if not batch then return { join(ARGV[15], lane) == 'joined' and 'joined' or 'empty' } end
 return { 'batch', unpack(batch) }
