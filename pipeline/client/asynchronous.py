@@ -92,7 +92,7 @@ class AsyncScoringClient:
     ) -> AsyncIterator[Status | Problem]:
         """Hand in any number of requests; for each, in order, its status or the problem it was refused for.
 
-        Streams: at most two chunks are held at a time, and the iterable is read no faster than the store accepts.
+        Streams: a few chunks are held at a time, and the iterable is read no faster than the store accepts.
         What the iterable raises is raised here, after the answers to what it gave before.
         """
         async for answers in self.submit_parts(parts_of(requests, min(chunk, keys.SCRIPT_LIMIT))):

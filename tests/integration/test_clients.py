@@ -87,7 +87,8 @@ def test_a_stream_is_read_no_faster_than_it_is_taken(client: ScoringClient) -> N
     for _ in range(10):
         next(stream)
     stream.close()  # type: ignore[attr-defined]
-    assert taken <= 4 * 128
+    # What was answered, what is in flight, the part after that, and what is read ahead; and one in the reader's hand.
+    assert taken <= 5 * 128 + 1
 
 
 def test_what_the_callers_iterable_raises_reaches_the_caller(client: ScoringClient) -> None:
@@ -153,10 +154,14 @@ def test_an_interrupt_while_a_stream_waits_ends_it(client: ScoringClient) -> Non
         reading.wait(30)
         os.kill(os.getpid(), signal.SIGINT)
 
-    threading.Thread(target=interrupt).start()
-    with pytest.raises(KeyboardInterrupt):
-        list(client.submit_many(source()))
-    release.set()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent may have had it ignored
+    try:
+        threading.Thread(target=interrupt).start()
+        with pytest.raises(KeyboardInterrupt):
+            list(client.submit_many(source()))
+    finally:
+        signal.signal(signal.SIGINT, before)
+        release.set()
     assert client.score("credit-default", APPLICATION)["state"] == "succeeded", "the client is as good as before"
 
 
