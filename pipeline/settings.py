@@ -39,6 +39,7 @@ class Settings(BaseSettings):
     max_waiting: int = Field(2_000_000, ge=1, description="Unfinished requests beyond which new ones are refused.")
     max_body_bytes: int = Field(1 << 20, ge=1024, description="Largest HTTP body.")
     max_rows: int = Field(1_000, ge=1, le=1_000, description="Largest HTTP batch.")
+    max_waits: int = Field(10_000, ge=0, description="HTTP calls that may wait at once; others are answered at once.")
     dead_max_age: float = Field(30 * 86_400, ge=1, description="How long a dead letter is kept.")
     dead_max_count: int = Field(10_000, ge=1, description="How many dead letters are kept; the oldest go first.")
 

@@ -77,7 +77,7 @@ def create_app(configured: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with AsyncScoringClient(settings=chosen) as client:
+        async with AsyncScoringClient(settings=chosen, retry_for_s=0) as client:
             app.state.client = client
             app.state.letters = DeadLetters(client.store)
             yield
@@ -93,6 +93,7 @@ def create_app(configured: Settings | None = None) -> FastAPI:
     )
     patch_fastapi(app)  # /docs
     app.state.settings = chosen
+    app.state.waits = 0
     app.state.access = Access(chosen)
     app.include_router(scores.router)
     app.include_router(operations.router)

@@ -6,6 +6,7 @@ from typing import Any
 import orjson
 from fastapi import Request, Response
 
+from pipeline.contracts.envelope import check_key
 from pipeline.contracts.problems import BodyTooLarge, InvalidRequest, MalformedJson, Problem
 
 
@@ -65,6 +66,17 @@ def parse_json(body: bytes) -> Any:
             except (ValueError, RecursionError):
                 pass  # it is malformed for another reason, which the strict parser names
         raise MalformedJson(f"the body is not JSON: {error}") from None
+
+
+def idempotency_key(request: Request) -> str | None:
+    """The header ``Idempotency-Key``; None without, InvalidRequest if it cannot be one."""
+    key = request.headers.get("idempotency-key")
+    try:
+        return None if key is None else check_key(key)
+    except InvalidRequest as wrong:
+        message = "allowed: 1 to 255 visible ASCII characters"
+        errors = [{"pointer": "/Idempotency-Key", "message": message}]
+        raise InvalidRequest(f"the header Idempotency-Key is not valid; {message}", errors=errors) from wrong
 
 
 def wait_seconds(request: Request) -> float:

@@ -4,9 +4,9 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from pipeline.api.bodies import JsonResponse, read_json, wait_seconds
+from pipeline.api.bodies import JsonResponse, idempotency_key, read_json, wait_seconds
 from pipeline.client.asynchronous import AsyncScoringClient, has_ended
-from pipeline.contracts.envelope import ScoreRequest, check_envelope
+from pipeline.contracts.envelope import ScoreRequest, ScoreRow, check_envelope
 from pipeline.contracts.problems import DeadlineExceeded, InvalidRequest, Problem
 from pipeline.contracts.status import Status
 
@@ -28,7 +28,7 @@ _BATCH_BODY: dict[str, Any] = {
                     "required": ["requests"],
                     "additionalProperties": False,
                     "properties": {
-                        "requests": {"type": "array", "maxItems": 1000, "items": ScoreRequest.model_json_schema()}
+                        "requests": {"type": "array", "maxItems": 1000, "items": ScoreRow.model_json_schema()}
                     },
                 }
             }
@@ -41,24 +41,29 @@ _WAIT: dict[str, Any] = {
     "description": "seconds to wait for the end",
     "schema": {"type": "number", "minimum": 0, "maximum": 30, "default": 0},
 }
+_KEY: dict[str, Any] = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "description": "sent again with the same key, a request is accepted once",
+    "schema": {"type": "string", "pattern": "^[\\x21-\\x7e]{1,255}$"},
+}
 
 
 def _client(request: Request) -> AsyncScoringClient:
     return request.app.state.client
 
 
-@router.post("", status_code=202, response_model=Status, openapi_extra={**_REQUEST_BODY, "parameters": [_WAIT]})
+@router.post("", status_code=202, response_model=Status, openapi_extra={**_REQUEST_BODY, "parameters": [_WAIT, _KEY]})
 async def submit(request: Request) -> Response:
     """Hand in one request. 202 with its status document and Location; with ``wait``, 200 if it ended in time."""
     state = request.app.state
-    state.access.producer(request)
+    scope = state.access.producer(request)
     seconds = wait_seconds(request)
+    key = idempotency_key(request)
     envelope = check_envelope(await read_json(request, state.settings.max_body_bytes))
-    client = _client(request)
-    status = await client.submit_request(envelope)
-    if seconds:
-        status = await client.wait_on(status, seconds)
-        _raise_if_expired(status)
+    status = await _client(request).submit_request(envelope, key, scope=scope)
+    if seconds and not has_ended(status):
+        status = await _wait(request, status, seconds)
     headers = {"Location": f"/v1/scores/{status['request_id']}"}
     return JsonResponse(status, status_code=200 if has_ended(status) else 202, headers=headers)
 
@@ -67,11 +72,11 @@ async def submit(request: Request) -> Response:
 async def submit_batch(request: Request) -> Response:
     """Hand in up to 1,000 requests; for each, in order, its status or its problem. One bad row harms no other."""
     state = request.app.state
-    state.access.producer(request)
+    scope = state.access.producer(request)
     rows = _rows(await read_json(request, state.settings.max_body_bytes), state.settings.max_rows)
     results: list[dict[str, Any]] = []
     try:
-        async for answer in _client(request).submit_many(rows):
+        async for answer in _client(request).submit_many(rows, scope=scope):
             results.append(_row(len(results), answer))
     except Problem as problem:
         # The store went away in between: what was accepted before must not be unsaid.
@@ -84,7 +89,7 @@ async def submit_batch(request: Request) -> Response:
 def _row(place: int, answer: Status | Problem) -> dict[str, Any]:
     if isinstance(answer, Problem):
         return {"index": place, "status": answer.status, "problem": answer.document()}
-    return {"index": place, "status": 202, "score": answer}
+    return {"index": place, "status": 200 if has_ended(answer) else 202, "score": answer}
 
 
 def _rows(document: Any, limit: int) -> list[Any]:
@@ -107,15 +112,30 @@ async def read(request: Request, request_id: str) -> Response:
     """How a request stands; with ``wait``, as soon as it has ended."""
     request.app.state.access.producer(request)
     seconds = wait_seconds(request)
-    client = _client(request)
-    status = await client.get(request_id)
+    status = await _client(request).get(request_id)
     if seconds and not has_ended(status):
-        status = await client.wait_on(status, seconds)
-        _raise_if_expired(status)
+        status = await _wait(request, status, seconds)
     return JsonResponse(status)
 
 
-def _raise_if_expired(status: Status) -> None:
+@router.delete("/{request_id}", response_model=Status)
+async def cancel(request: Request, request_id: str) -> Response:
+    """End a request that scoring has not begun. 409 if it has ended otherwise, or is being scored."""
+    request.app.state.access.producer(request)
+    return JsonResponse(await _client(request).cancel(request_id))
+
+
+async def _wait(request: Request, status: Status, seconds: float) -> Status:
+    """The end, if it comes in time; at once as it stands if as many wait as may. DeadlineExceeded."""
+    state = request.app.state
+    if state.waits >= state.settings.max_waits:
+        return status
+    state.waits += 1
+    try:
+        status = await _client(request).wait_on(status, seconds)
+    finally:
+        state.waits -= 1
     if status["state"] == "expired":
         detail = status["error"]["message"] if status["error"] else "its deadline has passed"
         raise DeadlineExceeded(f"{status['request_id']}: {detail}")
+    return status

@@ -54,7 +54,7 @@ def with_client(use: Callable[[AsyncScoringClient], Awaitable[Result]]) -> Resul
     """Run ``use`` with a client of the store that the settings name."""
 
     async def call() -> Result:
-        async with AsyncScoringClient(settings=read_settings()) as client:
+        async with AsyncScoringClient(settings=read_settings(), retry_for_s=0) as client:
             return await use(client)
 
     return asyncio.run(call())

@@ -127,6 +127,15 @@ def status(request_id: str, as_json: AsJson = False) -> None:
         sys.exit(BAD_OUTCOME)
 
 
+def cancel(request_id: str, as_json: AsJson = False) -> None:
+    """End a request that scoring has not begun. Exit code 5 if it has ended otherwise or is being scored."""
+    document = with_client(lambda client: client.cancel(request_id))
+    if as_json:
+        print_json(document)
+    else:
+        _show_status(document)
+
+
 def _show_status(document: Status) -> None:
     table = Table(show_header=False, box=None)
     for name, value in document.items():

@@ -8,19 +8,28 @@ from types import TracebackType
 from typing import Any, Self
 
 from pipeline.client.gathering import Gathering
+from pipeline.client.persistence import Persistence
 from pipeline.client.reading import parts_of
-from pipeline.contracts.envelope import DEFAULT_TIMEOUT_S, PriorityName, ScoreRequest, check_envelope
+from pipeline.contracts.envelope import (
+    DEFAULT_TIMEOUT_S,
+    PriorityName,
+    ScoreRequest,
+    check_envelope,
+    check_key,
+    check_row,
+)
 from pipeline.contracts.ids import from_text
 from pipeline.contracts.problems import InvalidRequest, Problem
 from pipeline.contracts.stages import ENDS, Priority
 from pipeline.contracts.status import Status
 from pipeline.ledger import keys
 from pipeline.ledger.connection import connect_async
-from pipeline.ledger.producing import Accepted, Endings, Producing, Submission
+from pipeline.ledger.producing import Accepted, Endings, Known, Producing, Submission, idempotency
 from pipeline.ledger.releases import ReleaseTable
 from pipeline.settings import Settings, read_settings
 
 Request = ScoreRequest | Mapping[str, Any]
+Answer = Accepted | Known | Problem
 READ_LIMIT = 512
 
 
@@ -32,11 +41,15 @@ def has_ended(status: Status) -> bool:
 class AsyncScoringClient:
     """Speaks to the store directly. One client serves any number of tasks of one event loop.
 
-    Every method raises a ``Problem`` (``pipeline.contracts.problems``); StoreUnavailable when the store does not
-    answer: what was sent then may or may not have been accepted.
+    Every method raises a ``Problem`` (``pipeline.contracts.problems``). What passes - an outage of the store, a refusal
+    because too much waits - is tried again for up to ``retry_for_s``; cancel the call to end that earlier. A request
+    that was sent several times is accepted once. If StoreUnavailable is raised in the end, what was sent may or may not
+    have been accepted: send it with an ``idempotency_key`` to be able to ask again.
     """
 
-    def __init__(self, store_url: str | None = None, *, settings: Settings | None = None) -> None:
+    def __init__(
+        self, store_url: str | None = None, *, settings: Settings | None = None, retry_for_s: float = 30.0
+    ) -> None:
         settings = settings or read_settings()
         if store_url is not None:
             settings = settings.model_copy(update={"store_url": store_url})
@@ -44,9 +57,11 @@ class AsyncScoringClient:
         # The channel of endings is one blocking read: it has a connection of its own, without a time limit.
         self._listening = connect_async(settings.model_copy(update={"store_timeout_s": 3600}))
         self._producing = Producing(self.store, settings)
+        self._persistence = Persistence(self._producing, retry_for_s)
         self._endings = Endings(self._listening)
-        self._accept: Gathering[Submission, Accepted] = Gathering(self._producing.accept, keys.SCRIPT_LIMIT)
-        self._read: Gathering[bytes, Status] = Gathering(self._producing.read, READ_LIMIT)
+        self._accept: Gathering[Submission, Accepted | Known]
+        self._accept = Gathering(self._persistence.accept_once, keys.SCRIPT_LIMIT)
+        self._read: Gathering[bytes, Status] = Gathering(self._persistence.read, READ_LIMIT)
         self._listens = False
 
     async def __aenter__(self) -> Self:
@@ -71,48 +86,65 @@ class AsyncScoringClient:
         priority: PriorityName = "normal",
         timeout_s: float = DEFAULT_TIMEOUT_S,
         allow_degraded: bool = True,
+        idempotency_key: str | None = None,
     ) -> Status:
-        """Hand in one request; its status once it is accepted. Poll for the answer by its ``request_id``."""
-        return await self.submit_request(
-            {
-                "model": model,
-                "features": features,
-                "priority": priority,
-                "timeout_s": timeout_s,
-                "allow_degraded": allow_degraded,
-            }
-        )
+        """Hand in one request; its status once it is accepted. Poll for the answer by its ``request_id``.
 
-    async def submit_request(self, request: Request) -> Status:
-        """The same for a request as a document or a ScoreRequest."""
-        return (await self._accept(_submission(request))).status()
+        With an ``idempotency_key`` that is known already: the status of the request that it stands for, ended or not;
+        IdempotencyMismatch if that has another body.
+        """
+        document = {
+            "model": model,
+            "features": features,
+            "priority": priority,
+            "timeout_s": timeout_s,
+            "allow_degraded": allow_degraded,
+        }
+        key = None if idempotency_key is None else check_key(idempotency_key)
+        return await self.submit_request(check_envelope(document), key)
+
+    async def submit_request(self, request: ScoreRequest, key: str | None = None, *, scope: str = "") -> Status:
+        """The same for a checked request. ``scope``: whose key it is."""
+        submission = _submission(request, key, scope)
+        accepted = await self._persistence.until_accepted(lambda: self._accept(submission))
+        return accepted.status() if isinstance(accepted, Accepted) else await self._read(accepted.id)
 
     async def submit_many(
-        self, requests: Iterable[Request] | AsyncIterable[Request], *, chunk: int = keys.SCRIPT_LIMIT
+        self, requests: Iterable[Request] | AsyncIterable[Request], *, chunk: int = keys.SCRIPT_LIMIT, scope: str = ""
     ) -> AsyncIterator[Status | Problem]:
         """Hand in any number of requests; for each, in order, its status or the problem it was refused for.
 
+        A request is a document as ``POST /v1/scores/batch`` takes it; it may carry an ``idempotency_key``.
         Streams: a few chunks are held at a time, and the iterable is read no faster than the store accepts.
         What the iterable raises is raised here, after the answers to what it gave before.
         """
-        async for answers in self.submit_parts(parts_of(requests, min(chunk, keys.SCRIPT_LIMIT))):
+        async for answers in self.submit_parts(parts_of(requests, min(chunk, keys.SCRIPT_LIMIT)), scope=scope):
             for answer in answers:
                 yield answer
 
     async def submit_parts(
-        self, parts: AsyncGenerator[list[Request], None]
+        self, parts: AsyncGenerator[list[Request], None], *, scope: str = ""
     ) -> AsyncGenerator[list[Status | Problem], None]:
         """As ``submit_many``, a part of at most ``SCRIPT_LIMIT`` requests at a time."""
-        async for answers in self._accept_parts(parts):
-            yield [answer.status() if isinstance(answer, Accepted) else answer for answer in answers]
+        async for answers in self._accept_parts(parts, scope):
+            known = [answer.id for answer in answers if isinstance(answer, Known)]
+            statuses = iter(await self._persistence.read(known) if known else ())
+            yield [
+                answer.status()
+                if isinstance(answer, Accepted)
+                else next(statuses)
+                if isinstance(answer, Known)
+                else answer
+                for answer in answers
+            ]
 
     async def _accept_parts(
-        self, parts: AsyncGenerator[list[Request], None]
-    ) -> AsyncGenerator[list[Accepted | Problem], None]:
+        self, parts: AsyncGenerator[list[Request], None], scope: str = ""
+    ) -> AsyncGenerator[list[Answer], None]:
         # The next part is read, checked and packed while the one before is in flight, and sent once that is accepted:
         # a stream's requests are accepted in its order. A source that has nothing yet keeps no answers back.
-        under_way: asyncio.Task[list[Accepted | Problem]] | None = None
-        started: asyncio.Task[list[Accepted | Problem]] | None = None
+        under_way: asyncio.Task[list[Answer]] | None = None
+        started: asyncio.Task[list[Answer]] | None = None
         reading = asyncio.create_task(_next(parts))
         failure: Exception | None = None
         try:
@@ -131,7 +163,7 @@ class AsyncScoringClient:
                 if part is None:
                     break
                 reading = asyncio.create_task(_next(parts))
-                started = asyncio.create_task(self._submit_part(part, under_way))
+                started = asyncio.create_task(self._submit_part(part, under_way, scope))
                 await asyncio.sleep(0)  # pack it before the answers to the last one are handled
                 if under_way is not None:
                     yield await under_way
@@ -145,17 +177,18 @@ class AsyncScoringClient:
             await parts.aclose()
 
     async def _submit_part(
-        self, requests: Sequence[Request], after: asyncio.Task[list[Accepted | Problem]] | None
-    ) -> list[Accepted | Problem]:
+        self, requests: Sequence[Request], after: asyncio.Task[list[Answer]] | None, scope: str
+    ) -> list[Answer]:
         answers: list[Any] = []
         submissions: list[Submission] = []
         for request in requests:
             try:
-                submissions.append(_submission(request))
+                row = check_row(request) if isinstance(request, Mapping) else request
+                submissions.append(_submission(row, getattr(row, "idempotency_key", None), scope))
                 answers.append(None)
             except Problem as problem:
                 answers.append(problem)
-        accepted = iter(await self._producing.accept(submissions, after) if submissions else ())
+        accepted = iter(await self._persistence.accept(submissions, after) if submissions else ())
         return [next(accepted) if answer is None else answer for answer in answers]
 
     async def score_many(
@@ -174,7 +207,7 @@ class AsyncScoringClient:
     ) -> AsyncGenerator[list[Status | Problem], None]:
         """As ``score_many``, a part of at most ``SCRIPT_LIMIT`` requests at a time."""
         await self._listen()
-        accepted: asyncio.Queue[list[Accepted | Problem] | Exception | None]
+        accepted: asyncio.Queue[list[Answer] | Exception | None]
         accepted = asyncio.Queue(max(1, window // keys.SCRIPT_LIMIT))
 
         async def submit() -> None:
@@ -196,17 +229,29 @@ class AsyncScoringClient:
         finally:
             await _abandon(submitting)
 
-    async def _finish(self, answers: list[Accepted | Problem]) -> list[Status | Problem]:
+    async def _finish(self, answers: list[Answer]) -> list[Status | Problem]:
         """Wait until every accepted request of a chunk has ended; their ends in the places of their answers."""
         ends: list[Any] = list(answers)
-        places = {answer.id: place for place, answer in enumerate(answers) if isinstance(answer, Accepted)}
+        places: dict[bytes, list[int]] = {}
+        for place, answer in enumerate(answers):
+            if isinstance(answer, Accepted | Known):
+                places.setdefault(answer.id, []).append(place)
+
+        async def look(ids: list[bytes]) -> None:
+            for request_id, status in zip(ids, await self._persistence.read(ids), strict=True):
+                if isinstance(status, Problem) or has_ended(status):
+                    for place in places.pop(request_id):
+                        ends[place] = status
+
+        # What a key stood for may have ended long ago: nobody will announce it.
+        known = {answer.id for answer in answers if isinstance(answer, Known)}
+        if known:
+            await look(list(known))
         while places:
             ids = list(places)
             await self._endings.wait(ids, self._endings.LOOK_S)
             self._endings.forget(ids)
-            for request_id, status in zip(ids, await self._producing.read(ids), strict=True):
-                if isinstance(status, Problem) or has_ended(status):
-                    ends[places.pop(request_id)] = status
+            await look(ids)
         return ends
 
     async def get(self, request_id: str) -> Status:
@@ -218,8 +263,15 @@ class AsyncScoringClient:
         ids = [_id(request_id) for request_id in request_ids]
         answers: list[Status | Problem] = []
         for start in range(0, len(ids), READ_LIMIT):
-            answers += await self._producing.read(ids[start : start + READ_LIMIT])
+            answers += await self._persistence.read(ids[start : start + READ_LIMIT])
         return answers
+
+    async def cancel(self, request_id: str) -> Status:
+        """End a request that scoring has not begun; its status, also if it was cancelled before.
+
+        NotFound, Gone, AlreadyEnded (otherwise), TooLate (it is being scored and will end by itself).
+        """
+        return await self._persistence.cancel(_id(request_id))
 
     async def wait(self, request_id: str, timeout_s: float = 30.0) -> Status:
         """The status once the request has ended, or as it stands when ``timeout_s`` have passed."""
@@ -257,14 +309,17 @@ class AsyncScoringClient:
             self._listens = True
 
 
-def _submission(request: Request) -> Submission:
-    checked = request if isinstance(request, ScoreRequest) else check_envelope(request)
+def _submission(request: ScoreRequest, key: str | None, scope: str) -> Submission:
+    held = b""
+    if key is not None:
+        held = idempotency(scope, key, request.model, request.features, request.priority, request.timeout_s)
     return Submission(
-        checked.model,
-        checked.features,
-        Priority.of(checked.priority),
-        round(checked.timeout_s * 1000),
-        checked.allow_degraded,
+        request.model,
+        request.features,
+        Priority.of(request.priority),
+        round(request.timeout_s * 1000),
+        request.allow_degraded,
+        held,
     )
 
 

@@ -25,15 +25,17 @@ class ScoringClient:
     Every method does and raises what its namesake in ``AsyncScoringClient`` does.
     """
 
-    def __init__(self, store_url: str | None = None, *, settings: Settings | None = None) -> None:
+    def __init__(
+        self, store_url: str | None = None, *, settings: Settings | None = None, retry_for_s: float = 30.0
+    ) -> None:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="scoring-client", daemon=True)
         self._thread.start()
-        self._client = self._run(self._make(store_url, settings))
+        self._client = self._run(self._make(store_url, settings, retry_for_s))
 
     @staticmethod
-    async def _make(store_url: str | None, settings: Settings | None) -> AsyncScoringClient:
-        return AsyncScoringClient(store_url, settings=settings)
+    async def _make(store_url: str | None, settings: Settings | None, retry_for_s: float) -> AsyncScoringClient:
+        return AsyncScoringClient(store_url, settings=settings, retry_for_s=retry_for_s)
 
     def _run(self, call: Coroutine[Any, Any, Result]) -> Result:
         if self._loop.is_closed():
@@ -77,10 +79,18 @@ class ScoringClient:
         priority: PriorityName = "normal",
         timeout_s: float = DEFAULT_TIMEOUT_S,
         allow_degraded: bool = True,
+        idempotency_key: str | None = None,
     ) -> Status:
         """Hand in one request; its status once it is accepted."""
         return self._run(
-            self._client.submit(model, features, priority=priority, timeout_s=timeout_s, allow_degraded=allow_degraded)
+            self._client.submit(
+                model,
+                features,
+                priority=priority,
+                timeout_s=timeout_s,
+                allow_degraded=allow_degraded,
+                idempotency_key=idempotency_key,
+            )
         )
 
     def submit_many(self, requests: Iterable[Request]) -> Iterator[Status | Problem]:
@@ -108,6 +118,10 @@ class ScoringClient:
     def get_many(self, request_ids: Sequence[str]) -> list[Status | Problem]:
         """How many requests stand, in order."""
         return self._run(self._client.get_many(request_ids))
+
+    def cancel(self, request_id: str) -> Status:
+        """End a request that scoring has not begun."""
+        return self._run(self._client.cancel(request_id))
 
     def wait(self, request_id: str, timeout_s: float = 30.0) -> Status:
         """The status once the request has ended, or as it stands when ``timeout_s`` have passed."""

@@ -1,6 +1,6 @@
 """The envelope of a scoring request: checked at once, before anything is stored. Features are checked by preprocess."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
@@ -8,6 +8,14 @@ from pipeline.contracts.problems import InvalidRequest
 
 PriorityName = Literal["high", "normal", "low"]
 DEFAULT_TIMEOUT_S = 3600.0
+Checked = TypeVar("Checked")
+IdempotencyKey = Annotated[
+    str,
+    Field(
+        pattern=r"^[\x21-\x7e]{1,255}$",
+        description="1 to 255 visible ASCII characters: sent again with it, a request is accepted once",
+    ),
+]
 
 
 class ScoreRequest(BaseModel):
@@ -31,13 +39,35 @@ class ScoreRequest(BaseModel):
     allow_degraded: Annotated[bool, Field(description="whether a fallback model may answer")] = True
 
 
-_ADAPTER = TypeAdapter(ScoreRequest)
+class ScoreRow(ScoreRequest):
+    """One of many: a row of ``POST /v1/scores/batch``, or a document given to a client."""
+
+    idempotency_key: IdempotencyKey | None = None
+
+
+_REQUEST = TypeAdapter(ScoreRequest)
+_ROW = TypeAdapter(ScoreRow)
+_KEY = TypeAdapter(IdempotencyKey)
 
 
 def check_envelope(document: object) -> ScoreRequest:
     """The request in a parsed document; InvalidRequest with a JSON pointer (RFC 6901) to each fault."""
+    return _checked(_REQUEST, document)
+
+
+def check_row(document: object) -> ScoreRow:
+    """The same for a row, which may carry its idempotency key."""
+    return _checked(_ROW, document)
+
+
+def check_key(key: str) -> str:
+    """An idempotency key; InvalidRequest."""
+    return _checked(_KEY, key)
+
+
+def _checked(adapter: TypeAdapter[Checked], document: object) -> Checked:
     try:
-        return _ADAPTER.validate_python(document)
+        return adapter.validate_python(document)
     except ValidationError as error:
         errors = [
             {"pointer": pointer(fault["loc"]), "message": fault["msg"]}

@@ -78,6 +78,12 @@ class AlreadyEnded(Problem):
     slug, status, title, exit_code = "already-ended", 409, "The request has ended already", 5
 
 
+class TooLate(Problem):
+    """Scoring has claimed the request: it can neither expire nor be cancelled any more."""
+
+    slug, status, title, exit_code = "too-late", 409, "The request is being scored already", 5
+
+
 class NotDead(Problem):
     """A replay of something that is not a dead letter (any more)."""
 
@@ -100,6 +106,12 @@ class InvalidRequest(Problem):
     """The envelope of the request is wrong; ``errors`` point at what."""
 
     slug, status, title, exit_code = "invalid-request", 422, "The request is not valid", 2
+
+
+class IdempotencyMismatch(Problem):
+    """The idempotency key was used with another body."""
+
+    slug, status, title, exit_code = "idempotency-mismatch", 422, "The idempotency key stands for another request", 2
 
 
 class StoreUnavailable(Problem):

@@ -20,6 +20,8 @@ class Header(NamedTuple):
     timeout_ms: int
     generation: int
     allow_degraded: bool
+    key: bytes = b""
+    """Its idempotency key and the digest of its body, 16 bytes each; empty without."""
 
     @property
     def ref(self) -> ModelRef:

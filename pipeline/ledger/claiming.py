@@ -103,7 +103,7 @@ class Claims:
                 if following:
                     forwards += work.id, work.score, packed
                 else:
-                    ends += work.id, str(State.SUCCEEDED), packed
+                    ends += work.id, str(State.SUCCEEDED), packed, work.header.key
             elif isinstance(outcome, RetryLater):
                 retries += work.id, work.score, outcome.delay_ms, pack_attempts(outcome.attempts)
             else:
@@ -123,11 +123,12 @@ class Claims:
                 self._field(),
                 claim_next,
                 len(forwards) // 3,
-                len(ends) // 3,
+                len(ends) // 4,
                 len(retries) // 4,
                 len(dead) // 2,
                 model_runs,
                 self._worker(),
+                round(settings.idempotency_ttl * 1000),
                 *forwards,
                 *ends,
                 *retries,
@@ -153,10 +154,10 @@ class Claims:
         return end_of(State.SUCCEEDED, work.header, carry, end)
 
     @staticmethod
-    def _end(work: Work, outcome: Ended, carry: Carry, now_ms: float) -> tuple[bytes, str, bytes]:
+    def _end(work: Work, outcome: Ended, carry: Carry, now_ms: float) -> tuple[bytes, str, bytes, bytes]:
         tries = outcome.attempts.starts or work.attempts.starts + 1
         end = End(now_ms, None, outcome.error, tries)
-        return work.id, str(outcome.state), end_of(outcome.state, work.header, carry, end)
+        return work.id, str(outcome.state), end_of(outcome.state, work.header, carry, end), work.header.key
 
     def linger(self, lane: Lane, seconds: float) -> Lane | None:
         """Wait up to ``seconds`` for work of the lane's queue; the lane that woke us.

@@ -11,6 +11,7 @@ from redis.connection import HiredisRespSerializer
 from redis.exceptions import ConnectionError as StoreConnectionError
 from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as StoreTimeoutError
+from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
 from pipeline.contracts.problems import Problem, StoreFull, StoreUnavailable
@@ -39,6 +40,8 @@ def _options(settings: Settings, extra_wait_s: float) -> dict[str, Any]:
         "socket_keepalive": True,
         "health_check_interval": 0,
         "decode_responses": False,
+        # A service of one vendor's cloud. Where it is on, redis-py hands out connections that the server has closed.
+        "maint_notifications_config": MaintNotificationsConfig(enabled=False),
         # A call that failed may have been carried out: sending it again is the caller's decision, never the socket's.
         "retry": None,
     }

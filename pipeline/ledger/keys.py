@@ -5,6 +5,8 @@ key               type    life                         what
 ================= ======= ============================ ========================================================
 ``r:ID``          string  until ended, + result_ttl    the request's record: as accepted, then as ended
 ``o:ID``          string  until ended                  the latest stage's output: input of the next one
+``k:KEY``         string  until ended, + idempot._ttl  an idempotency key (16 bytes of SHA-256) -> ID, body digest
+``a:RECEIPT``     string  2 min                        what one accept answered: for those who did not hear it
 ``open``          zset    while anything is unfinished ids without an end; score: deadline (ms), +inf once
                                                        scoring has claimed it. Leaving it *is* the one commit
 ``q:LANE``        zset    while work waits             waiting ids; score: priority, then deadline

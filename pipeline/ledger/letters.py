@@ -184,6 +184,7 @@ class DeadLetters:
                     header.timeout_ms,
                     pack_features(header, letter.features),
                     output,
+                    header.key,
                 ]
             )
         if not replayed:

@@ -1,6 +1,7 @@
 """The producers' side of the ledger: accept requests, read how they stand, and hear when they end."""
 
 import asyncio
+import os
 import time
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,19 +10,33 @@ from typing import Any
 import structlog
 from redis.exceptions import RedisError
 
+from pipeline.contracts.canonical import digest
 from pipeline.contracts.ids import accepted_ms, random_tails, to_text
-from pipeline.contracts.problems import Gone, NotFound, Overloaded, Problem, StoreFull
-from pipeline.contracts.stages import Priority, Stage
-from pipeline.contracts.status import Status
+from pipeline.contracts.problems import (
+    AlreadyEnded,
+    Gone,
+    IdempotencyMismatch,
+    InvalidRequest,
+    NotFound,
+    Overloaded,
+    Problem,
+    StoreFull,
+    TooLate,
+)
+from pipeline.contracts.stages import ENDS, Priority, Stage, State
+from pipeline.contracts.status import Failure, Status
 from pipeline.contracts.work import Carry, Header
 from pipeline.ledger import keys
 from pipeline.ledger.connection import AsyncClient, store_problems
-from pipeline.ledger.records import ACCEPTED, Entry, pack_features, status_of, unpack_attempts, unpack_entry
+from pipeline.ledger.finishing import finish_arguments, finish_head
+from pipeline.ledger.records import ACCEPTED, End, Entry, pack_features, status_of, unpack_attempts, unpack_entry
 from pipeline.ledger.releases import ReleaseTable, read_releases
 from pipeline.ledger.scripts import Scripts
 from pipeline.settings import Settings
 
 log = structlog.get_logger()
+RECEIPT_S = 120
+"""How long an accept can be asked for again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +48,29 @@ class Submission:
     priority: Priority = Priority.NORMAL
     timeout_ms: int = 3_600_000
     allow_degraded: bool = True
+    key: bytes = b""
+    """What ``idempotency`` made of the producer's key and this request; empty without a key."""
+
+
+def idempotency(
+    scope: str, key: str, model: str, features: Mapping[str, Any], priority: str, timeout_s: float
+) -> bytes:
+    """A producer's idempotency key, within its scope, and the digest of the body that it stands for (16 bytes each).
+
+    Whether two bodies are the same is decided as by their RFC 8785 texts; see ``contracts.canonical``.
+    """
+    try:
+        return digest(scope, key) + digest(model, features, priority, timeout_s)
+    except (TypeError, ValueError) as error:
+        message = f"cannot be compared: {error}"
+        raise InvalidRequest(f"features {message}", errors=[{"pointer": "/features", "message": message}]) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """The request that an idempotency key stands for already."""
+
+    id: bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +83,45 @@ class Accepted:
     def status(self) -> Status:
         """Its status document in this moment: known without reading it back."""
         return status_of(self.id, Entry(ACCEPTED, self.header, Carry(0), None))
+
+
+class Parcel:
+    """Up to ``SCRIPT_LIMIT`` requests on their way. However often it is sent, each is accepted once."""
+
+    def __init__(self, submissions: Sequence[Submission]) -> None:
+        self.submissions = submissions
+        self.receipt = os.urandom(16)
+        self.packed = False
+
+    def pack(self, table: ReleaseTable, settings: Settings) -> None:
+        """Pin each request's model version and pack it, or note why it cannot be."""
+        self.epoch = table.epoch
+        self.refused: list[Problem | None] = [None] * len(self.submissions)
+        self.sent: list[tuple[int, Header]] = []
+        self.arguments: list[Any] = [table.epoch, settings.max_waiting, self.receipt, RECEIPT_S * 1000]
+        tails = random_tails(len(self.submissions))
+        for place, (submission, tail) in enumerate(zip(self.submissions, tails, strict=True)):
+            try:
+                release = table.resolve(submission.model)
+                header = Header(
+                    release.name,
+                    release.version,
+                    bytes.fromhex(release.digest),
+                    release.pool,
+                    int(submission.priority),
+                    submission.timeout_ms,
+                    0,
+                    submission.allow_degraded,
+                    submission.key,
+                )
+                record = pack_features(header, submission.features)
+            except Problem as problem:
+                self.refused[place] = problem
+                continue
+            self.sent.append((place, header))
+            lane = release.ref.lane(Stage.PREPROCESS)
+            self.arguments += tail, lane, header.priority, header.timeout_ms, record, header.key
+        self.packed = True
 
 
 class Producing:
@@ -62,74 +139,86 @@ class Producing:
             self._table = await read_releases(self._client)
         return self._table
 
-    async def accept(
-        self, submissions: Sequence[Submission], after: Awaitable[object] | None = None
-    ) -> list[Accepted | Problem]:
-        """Accept up to ``SCRIPT_LIMIT`` requests in one script: for each, its id and what was pinned, or why not.
+    async def accept(self, submissions: Sequence[Submission]) -> list[Accepted | Known | Problem]:
+        """Accept up to ``SCRIPT_LIMIT`` requests in one script: for each, its id and what was pinned, or why not."""
+        return await self.send(Parcel(submissions))
 
-        Packs them at once and sends them when ``after`` is done. If it raises StoreUnavailable the requests may or may
-        not have been accepted.
+    async def send(self, parcel: Parcel, after: Awaitable[object] | None = None) -> list[Accepted | Known | Problem]:
+        """The same for a parcel, which is packed at once and sent when ``after`` is done.
+
+        If it raises StoreUnavailable the requests may or may not have been accepted: sending the parcel again within
+        ``RECEIPT_S`` tells, and accepts them once.
         """
-        table = await self.releases()
+        if not parcel.packed:
+            parcel.pack(await self.releases(), self._settings)
         while True:
-            answers, accepted = await self._accept(submissions, table, after)
-            if accepted:
-                return answers
+            if after is not None:
+                await after
+            with store_problems():
+                if not parcel.sent:
+                    # A model that is unknown may have been released a moment ago.
+                    current = (await self._client.get(keys.EPOCH) or b"0") == parcel.epoch
+                    reply: list[Any] = [b"ok", b"", 0] if current else [b"stale"]
+                else:
+                    reply = await self._scripts.accept(args=parcel.arguments)
+            if reply[0] != b"stale":
+                return self._answers(parcel, reply[1], reply[2])
             # The releases changed since we read them: pin what is current now.
-            table = await self.releases(fresh=True)
+            parcel.pack(await self.releases(fresh=True), self._settings)
 
-    async def _accept(
-        self, submissions: Sequence[Submission], table: ReleaseTable, after: Awaitable[object] | None
-    ) -> tuple[list[Accepted | Problem], bool]:
-        answers: list[Any] = [None] * len(submissions)
-        arguments: list[Any] = [table.epoch, self._settings.max_waiting]
-        headers: list[tuple[int, Header]] = []
-        for place, (submission, tail) in enumerate(zip(submissions, random_tails(len(submissions)), strict=True)):
-            try:
-                release = table.resolve(submission.model)
-                header = Header(
-                    release.name,
-                    release.version,
-                    bytes.fromhex(release.digest),
-                    release.pool,
-                    int(submission.priority),
-                    submission.timeout_ms,
-                    0,
-                    submission.allow_degraded,
-                )
-                blob = pack_features(header, submission.features)
-            except Problem as problem:
-                answers[place] = problem
-                continue
-            headers.append((place, header))
-            lane = release.ref.lane(Stage.PREPROCESS)
-            arguments += tail, lane, header.priority, header.timeout_ms, blob
-        if not headers:
-            # A model that is unknown may have been released a moment ago.
-            return answers, await self._is_current(table)
-        if after is not None:
-            await after
-        with store_problems():
-            reply = await self._scripts.accept(args=arguments)
-        if reply[0] == b"stale":
-            return answers, False
-        if reply[0] == b"memory":
-            short = StoreFull("the store is short of memory: accepted requests go on, send new ones later")
-            for place, _ in headers:
-                answers[place] = short
-            return answers, True
-        if reply[0] == b"full":
-            full = Overloaded(f"{reply[1]} requests are unfinished, the limit is {self._settings.max_waiting}")
-            for place, _ in headers:
-                answers[place] = full
-            return answers, True
-        for (place, header), request_id in zip(headers, reply[1:], strict=True):
-            answers[place] = Accepted(request_id, header)
-        return answers, True
+    def _answers(self, parcel: Parcel, letters: bytes, unfinished: int) -> list[Accepted | Known | Problem]:
+        answers: list[Any] = list(parcel.refused)
+        for number, (place, header) in enumerate(parcel.sent):
+            letter, request_id = letters[17 * number : 17 * number + 1], letters[17 * number + 1 : 17 * number + 17]
+            if letter == b"n":
+                answers[place] = Accepted(request_id, header)
+            elif letter == b"o":
+                answers[place] = Known(request_id)
+            else:
+                answers[place] = self._refusal(letter, unfinished)
+        return answers
 
-    async def _is_current(self, table: ReleaseTable) -> bool:
+    def _refusal(self, letter: bytes, unfinished: int) -> Problem:
+        if letter == b"m":
+            return IdempotencyMismatch("this idempotency key stands for a request with another body: use a new one")
+        if letter == b"s":
+            return StoreFull("the store is short of memory: accepted requests go on, send new ones later")
+        return Overloaded(f"{unfinished} requests are unfinished, the limit is {self._settings.max_waiting}")
+
+    async def cancel(self, request_id: bytes) -> Status:
+        """End a request that scoring has not claimed yet; its status, also if it was cancelled before.
+
+        NotFound, Gone, AlreadyEnded (otherwise), TooLate (scoring has claimed it: it will end by itself).
+        """
+        while True:
+            with store_problems():
+                blob = await self._client.get(keys.record(request_id))
+            if blob is None:
+                raise self._absent(request_id)
+            entry = unpack_entry(blob)
+            if entry.ended:
+                if entry.kind != State.CANCELLED:
+                    raise AlreadyEnded(f"{to_text(request_id)} has ended: {entry.kind}")
+                return status_of(request_id, entry)
+            if not await self._cancel(request_id, entry):
+                (now,) = await self.read([request_id])
+                if isinstance(now, Problem) or now["state"] in ENDS:
+                    continue
+                raise TooLate(f"{to_text(request_id)} is being scored: it will end by itself")
+
+    async def _cancel(self, request_id: bytes, entry: Entry) -> bool:
         with store_problems():
-            return (await self._client.get(keys.EPOCH) or b"0") == table.epoch
+            (seconds, micros), offset = await self._client.time(), await self._client.get(keys.OFFSET)
+            tried = await self._client.hget(keys.ATTEMPTS, request_id)
+            error = Failure(category="cancelled", stage=None, message="cancelled by its producer", retryable=False)
+            now_ms = seconds * 1000 + micros / 1000 + int(offset or 0)
+            end = End(now_ms, None, error, unpack_attempts(tried).starts)
+            head = finish_head(self._settings, State.CANCELLED, only_late=False)
+            return bool(
+                (await self._scripts.finish(args=[*head, *finish_arguments(request_id, entry, State.CANCELLED, end)]))[
+                    0
+                ]
+            )
 
     async def read(self, request_ids: Sequence[bytes]) -> list[Status | Problem]:
         """The status documents of requests, in order; NotFound or Gone in the place of those without a record."""

@@ -3,14 +3,14 @@
 import json
 from collections.abc import Mapping
 
-from pipeline.contracts.lanes import ModelRef
 from pipeline.contracts.stages import Priority, Stage, State
 from pipeline.contracts.status import Failure
 from pipeline.contracts.work import Carry, Header
 from pipeline.ledger import keys
 from pipeline.ledger.claiming import release_claims
 from pipeline.ledger.connection import Client
-from pipeline.ledger.records import ACCEPTED, End, Entry, end_of, unpack_attempts, unpack_entry
+from pipeline.ledger.finishing import finish_arguments, finish_head
+from pipeline.ledger.records import ACCEPTED, End, Entry, unpack_attempts, unpack_entry
 from pipeline.ledger.scripts import Scripts
 from pipeline.settings import Settings
 
@@ -99,7 +99,7 @@ class Sweeping:
         blobs = self._client.mget([keys.record(request_id) for request_id in due])
         attempts = self._client.hmget(keys.ATTEMPTS, due)
         now = self.server_ms()
-        arguments: list[object] = [round(self._settings.result_ttl * 1000), str(State.EXPIRED), "1"]
+        arguments = finish_head(self._settings, State.EXPIRED, only_late=True)
         for request_id, blob, tried in zip(due, blobs, attempts, strict=True):
             entry, errors = _readable(blob), unpack_attempts(tried).errors
             last = f"; the last attempt failed: {errors[-1].error}" if errors else ""
@@ -138,14 +138,3 @@ def _readable(blob: bytes | None) -> Entry:
         return unpack_entry(blob or b"")
     except (ValueError, TypeError):
         return Entry(ACCEPTED, Header("unknown", "0", b"", "", Priority.LOW, 0, 0, True), Carry(0), None)
-
-
-def finish_arguments(request_id: bytes, entry: Entry, state: State, end: End) -> tuple[object, ...]:
-    """One request's arguments for the finish script."""
-    ref: ModelRef = entry.header.ref
-    return (
-        request_id,
-        ref.lane(Stage.PREPROCESS),
-        ref.lane(Stage.SCORING),
-        end_of(state, entry.header, entry.carry, end),
-    )

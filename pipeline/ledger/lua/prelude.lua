@@ -65,8 +65,9 @@ local function open_scores(ids)
 end
 
 -- The ends of requests: each leaves `open` (the one terminal commit), its record becomes its end.
--- ids: all still open (the caller has looked, in the same script). ends: their new records. ttl in ms.
-local function commit_ends(ids, ends, ttl)
+-- ids: all still open (the caller has looked, in the same script). ends: their new records. held: their idempotency keys
+-- with the digests of their bodies, '' without. The two lives in ms: a key never outlives what it stands for.
+local function commit_ends(ids, ends, held, ttl, key_ttl)
   if #ids == 0 then return end
   redis.call('ZREM', P .. 'open', unpack(ids))
   local set = { 'MSETEX', #ids }
@@ -77,6 +78,19 @@ local function commit_ends(ids, ends, ttl)
   set[#set + 1] = 'PX'
   set[#set + 1] = ttl
   redis.call(unpack(set))
+  local keys = { 'MSETEX', 0 }
+  for i, key in ipairs(held) do
+    if key ~= '' then
+      keys[2] = keys[2] + 1
+      keys[#keys + 1] = P .. 'k:' .. string.sub(key, 1, 16)
+      keys[#keys + 1] = ids[i] .. string.sub(key, 17)
+    end
+  end
+  if keys[2] > 0 then
+    keys[#keys + 1] = 'PX'
+    keys[#keys + 1] = key_ttl
+    redis.call(unpack(keys))
+  end
   redis.call('DEL', unpack(keys_of('o:', ids)))
   if redis.call('EXISTS', P .. 'attempts') == 1 then redis.call('HDEL', P .. 'attempts', unpack(ids)) end
   redis.call('PUBLISH', P .. 'ended', table.concat(ids))

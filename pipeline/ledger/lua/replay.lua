@@ -1,5 +1,5 @@
 -- Replay a dead letter at the stage that died: generation raised, attempts zero, a new deadline.
--- ARGV: id, lane, priority, timeout_ms, record, output ('' at the first stage).
+-- ARGV: id, lane, priority, timeout_ms, record, output ('' at the first stage), idempotency key and body digest or ''.
 -- Returns 1, or 0 if there is no such dead letter (replayed already, or purged).
 local id, lane = ARGV[1], ARGV[2]
 if not redis.call('ZSCORE', P .. 'dead', id) or redis.call('ZSCORE', P .. 'open', id) then return 0 end
@@ -9,6 +9,7 @@ redis.call('ZREM', P .. 'dead', id)
 redis.call('DEL', P .. 'd:' .. id)
 redis.call('HDEL', P .. 'attempts', id)
 redis.call('SET', P .. 'r:' .. id, ARGV[5])
+if ARGV[7] ~= '' then redis.call('SET', P .. 'k:' .. string.sub(ARGV[7], 1, 16), id .. string.sub(ARGV[7], 17)) end
 if ARGV[6] ~= '' then redis.call('SET', P .. 'o:' .. id, ARGV[6]) end
 -- After scoring nothing expires.
 redis.call('ZADD', P .. 'open', string.match(lane, '^%l+') == 'postprocess' and '+inf' or int(deadline), id)

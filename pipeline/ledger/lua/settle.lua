@@ -3,9 +3,9 @@
 -- ARGV: 1 incarnation, 2 field, 3 lane, 4 next lane ('' after the last stage), 5 result_ttl ms,
 --       6 dead_max_age ms, 7 dead_max_count, 8 next field, 9 limit (0: claim no more),
 --       10 number of forwards, 11 of ends, 12 of retries, 13 of letters, 14 rows the model ran,
---       15 name under which the worker lingers if nothing is left, then
---       forwards (id, score, output), ends (id, state, record), retries (id, score, delay ms, attempts JSON),
---       letters (id, letter).
+--       15 name under which the worker lingers if nothing is left, 16 idempotency_ttl ms, then
+--       forwards (id, score, output), ends (id, state, record, idempotency key and body digest or ''),
+--       retries (id, score, delay ms, attempts JSON), letters (id, letter).
 -- Returns {'lost'} if the claim is gone (the fence: another has this batch), {'empty'}, {'joined'} (it lingers now), or
 -- {'batch', ...} as claim.
 local incarnation, field, lane, next_lane = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
@@ -15,7 +15,7 @@ local now = now_ms()
 local stage = string.match(lane, '^%l+')
 local forwards, ended, retries, letters =
   tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13])
-local at = 16
+local at = 17
 local committed = {}
 
 if forwards > 0 then
@@ -42,21 +42,22 @@ end
 
 if ended > 0 then
   local ids = {}
-  for i = 0, ended - 1 do ids[i + 1] = ARGV[at + 3 * i] end
+  for i = 0, ended - 1 do ids[i + 1] = ARGV[at + 4 * i] end
   local opens = open_scores(ids)
-  local live, ends, states = {}, {}, {}
+  local live, ends, held, states = {}, {}, {}, {}
   for i, id in ipairs(ids) do
     if opens[i] then
       live[#live + 1] = id
       committed[id] = true
-      ends[#ends + 1] = ARGV[at + 3 * i - 1]
-      local state = ARGV[at + 3 * i - 2]
+      ends[#ends + 1] = ARGV[at + 4 * i - 2]
+      held[#held + 1] = ARGV[at + 4 * i - 1]
+      local state = ARGV[at + 4 * i - 3]
       states[state] = (states[state] or 0) + 1
     end
   end
-  commit_ends(live, ends, ARGV[5])
+  commit_ends(live, ends, held, ARGV[5], ARGV[16])
   for state, n in pairs(states) do count(state, n) end
-  at = at + 3 * ended
+  at = at + 4 * ended
 end
 
 for _ = 1, retries do -- failures only: a call for each is no cost on the good path

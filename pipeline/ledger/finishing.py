@@ -1,0 +1,24 @@
+"""Ends from outside a worker: deadlines that passed, and cancelling. The arguments of ``finish.lua``."""
+
+from pipeline.contracts.lanes import ModelRef
+from pipeline.contracts.stages import Stage, State
+from pipeline.ledger.records import End, Entry, end_of
+from pipeline.settings import Settings
+
+
+def finish_head(settings: Settings, state: State, *, only_late: bool) -> list[object]:
+    """The finish script's arguments before the requests."""
+    lives = round(settings.result_ttl * 1000), round(settings.idempotency_ttl * 1000)
+    return [*lives, str(state), "1" if only_late else "0"]
+
+
+def finish_arguments(request_id: bytes, entry: Entry, state: State, end: End) -> tuple[object, ...]:
+    """One request's arguments for the finish script."""
+    ref: ModelRef = entry.header.ref
+    return (
+        request_id,
+        ref.lane(Stage.PREPROCESS),
+        ref.lane(Stage.SCORING),
+        end_of(state, entry.header, entry.carry, end),
+        entry.header.key,
+    )
