@@ -183,7 +183,7 @@ class AsyncScoringClient:
         submissions: list[Submission] = []
         for request in requests:
             try:
-                row = check_row(request) if isinstance(request, Mapping) else request
+                row = request if isinstance(request, ScoreRequest) else check_row(request)
                 submissions.append(_submission(row, getattr(row, "idempotency_key", None), scope))
                 answers.append(None)
             except Problem as problem:
