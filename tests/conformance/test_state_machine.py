@@ -154,12 +154,23 @@ def make_machine(make_ledger: LedgerMaker) -> type[RuleBasedStateMachine]:
                 request.past = request.past or batch.lane.stage is Stage.SCORING
             self.held.append(Held(batch, self.worker))
 
+        @rule(stages=st.integers(1, 3), limit=st.integers(1, 5))
+        def pass_stages(self, stages: int, limit: int) -> None:
+            """The good path, so that walks get far."""
+            for stage in list(Stage)[:stages]:
+                batch = self.ledger.claim(self.worker, stage, limit)
+                if batch is not None:
+                    self.take(batch)
+                    self.settle_all(self.held.pop(), ["complete"] * len(batch.works))
+
         @precondition(lambda self: self.held)
         @rule(data=st.data(), more=st.sampled_from([0, 3]))
         def settle(self, data: st.DataObject, more: int) -> None:
             held = self.held.pop(data.draw(st.integers(0, len(self.held) - 1)))
+            self.settle_all(held, [data.draw(FATES) for _ in held.batch.works], more)
+
+        def settle_all(self, held: Held, fates: list[str], more: int = 0) -> None:
             batch, stage = held.batch, held.batch.lane.stage
-            fates = [data.draw(FATES) for _ in batch.works]
             outcomes = [self.outcome(fate, stage) for fate in fates]
             if held.released:
                 with pytest.raises(ClaimLost):
@@ -284,6 +295,11 @@ def make_machine(make_ledger: LedgerMaker) -> type[RuleBasedStateMachine]:
             assert counts.get("accepted", 0) == len(self.requests)
             ends = ("succeeded", "invalid", "dead", "expired", "cancelled")
             assert sum(counts.get(end, 0) for end in ends) == self.commits
+
+        @invariant()
+        def letters_are_of_the_dead_alone(self) -> None:
+            dead = {request_id for request_id, request in self.requests.items() if request.end == "dead"}
+            assert set(self.ledger.client.zrange(f"{TAG}dead", 0, -1)) == dead
 
     return LedgerMachine
 
