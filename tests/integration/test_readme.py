@@ -45,7 +45,7 @@ def _on(code: str, ports: dict[str, str]) -> str:
 
 def test_the_blocks_run_in_order(typed_up: tuple[Path, dict[str, str]]) -> None:
     folder, ports = typed_up
-    assert [kind for kind, _ in TYPED] == ["sh", "sh", "python", "sh"]
+    assert [kind for kind, _ in TYPED] == ["sh", "sh", "python", "python", "sh"]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     store_url = json.loads((folder / "ready.json").read_text())["store_url"]
     said = []
@@ -57,7 +57,7 @@ def test_the_blocks_run_in_order(typed_up: tuple[Path, dict[str, str]]) -> None:
         )
         assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr}"
         said.append(done.stdout)
-    curl, cli, python, twice = said
+    curl, cli, python, _, twice = said
     assert json.loads(curl)["state"] == "succeeded"
     assert "2 succeeded" in cli
     assert len((folder / "answers.jsonl").read_text().splitlines()) == 2

@@ -194,6 +194,25 @@ def test_a_worker_whose_child_cannot_start_ends_instead_of_failing_bells(stack: 
     assert "no torch on this machine" in worker.stderr + worker.stdout
 
 
+def test_what_scoring_has_done_is_not_done_again(
+    http: httpx.Client, stack: LocalStack, supervise: Callable[[str, str], None]
+) -> None:
+    """A request whose worker dies in postprocess goes on from scoring's output."""
+
+    def rows_run() -> int:
+        return http.get("/v1/stats").json()["model_runs"].get("credit-default@1", 0)
+
+    before = rows_run()
+    supervise("stop", "postprocess")
+    accepted = [submit(http, wait=0).json()["request_id"] for _ in range(3)]
+    eventually(lambda: http.get("/v1/stats").json()["stages"]["postprocess"]["waiting"] == 3)
+    supervise("start", "postprocess")
+    child_of(stack, Stage.POSTPROCESS).kill()
+    for request_id in accepted:
+        assert http.get(f"/v1/scores/{request_id}", params={"wait": 30}).json()["state"] == "succeeded"
+    assert rows_run() - before == 3
+
+
 def test_a_second_sweeper_takes_over(
     http: httpx.Client, stack: LocalStack, supervise: Callable[[str, str], None]
 ) -> None:
