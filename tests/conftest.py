@@ -1,5 +1,6 @@
 """Real parts for the tests: a Valkey server, and whole stacks of real processes."""
 
+import os
 import socket
 import subprocess
 import sys
@@ -71,6 +72,23 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
     }
     with LocalStack(read_settings({}), data_dir=folder, chaos_model=True, environment=environment) as running:
         yield running
+
+
+def another_api(stack: LocalStack, **environment: str) -> Iterator[str]:
+    """One more API process over the stack's store; its URL."""
+    port = free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline.api", "--port", str(port)],
+        env={**os.environ, "SCORELINE_STORE_URL": stack.store_url, **environment},
+        stderr=subprocess.DEVNULL,
+    )
+    url = f"http://127.0.0.1:{port}"
+    try:
+        eventually(lambda: httpx.get(f"{url}/readyz").status_code == 200)
+        yield url
+    finally:
+        process.terminate()
+        process.wait(20)
 
 
 @pytest.fixture

@@ -1,17 +1,14 @@
 """The API where keys are set: who may do what, and that its pages need nothing from outside."""
 
 import hashlib
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 
 import httpx
 import pytest
 
 from pipeline.stack.local import LocalStack
-from tests.conftest import eventually, free_port
+from tests.conftest import another_api
 from tests.integration.test_http import submit
 
 PRODUCER, OPERATOR = "producer-key", "operator-key"
@@ -21,24 +18,8 @@ UNKNOWN_ID = "01890a5d-ac96-774b-bcce-b302099a8057"
 @pytest.fixture(scope="module")
 def guarded(stack: LocalStack) -> Iterator[str]:
     """URL of one more API process over the stack's store, with keys set."""
-    port = free_port()
     keys = {name: hashlib.sha256(key.encode()).hexdigest() for name, key in (("A", PRODUCER), ("O", OPERATOR))}
-    environment = {
-        **os.environ,
-        "SCORELINE_STORE_URL": stack.store_url,
-        "SCORELINE_API_KEYS": f"{'0' * 64}, {keys['A']}",
-        "SCORELINE_OPERATOR_KEYS": keys["O"],
-    }
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.api", "--port", str(port)], env=environment, stderr=subprocess.DEVNULL
-    )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        eventually(lambda: httpx.get(f"{url}/readyz").status_code == 200)
-        yield url
-    finally:
-        process.terminate()
-        process.wait(20)
+    yield from another_api(stack, SCORELINE_API_KEYS=f"{'0' * 64}, {keys['A']}", SCORELINE_OPERATOR_KEYS=keys["O"])
 
 
 def caller(url: str, key: str | None) -> httpx.Client:

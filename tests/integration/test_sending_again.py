@@ -2,10 +2,7 @@
 
 import asyncio
 import contextlib
-import os
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,27 +23,10 @@ from pipeline.contracts.problems import (
 )
 from pipeline.settings import Settings
 from pipeline.stack.local import LocalStack
-from tests.conftest import eventually, free_port
+from tests.conftest import another_api, eventually
 from tests.integration.test_clients import request
 from tests.integration.test_http import APPLICATION, submit
 from tests.integration.test_services import pid_of
-
-
-def another_api(stack: LocalStack, **environment: str) -> Iterator[str]:
-    """One more API process over the stack's store; its URL."""
-    port = free_port()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.api", "--port", str(port)],
-        env={**os.environ, "SCORELINE_STORE_URL": stack.store_url, **environment},
-        stderr=subprocess.DEVNULL,
-    )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        eventually(lambda: httpx.get(f"{url}/readyz").status_code == 200)
-        yield url
-    finally:
-        process.terminate()
-        process.wait(20)
 
 
 @pytest.fixture(scope="module")
