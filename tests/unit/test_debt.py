@@ -1,0 +1,46 @@
+"""Claims that an outage kept from being given back are owed: paid when the store is back, before anything is claimed."""
+
+import threading
+
+import pytest
+from redis.exceptions import ConnectionError as StoreConnectionError
+
+from tasks.child import Debt
+
+
+class Store:
+    """Gives claims back, or is away."""
+
+    def __init__(self) -> None:
+        self.away = True
+        self.given_back = 0
+        self.paid = threading.Event()
+
+    def give_back(self) -> int:
+        if self.away:
+            raise StoreConnectionError("away")
+        self.given_back += 1
+        self.paid.set()
+        return 1
+
+
+def test_what_an_outage_left_owed_is_paid_when_it_is_over_and_once() -> None:
+    store = Store()
+    debt = Debt(store)  # type: ignore[arg-type]
+    debt.owe()
+    with pytest.raises(StoreConnectionError):
+        debt.pay()  # so nothing else is claimed meanwhile
+    store.away = False
+    assert store.paid.wait(30), "nobody has to ask for it"
+    debt.pay()
+    assert store.given_back == 1
+
+
+def test_without_an_outage_it_is_paid_at_once() -> None:
+    store = Store()
+    store.away = False
+    debt = Debt(store)  # type: ignore[arg-type]
+    debt.pay()
+    assert store.given_back == 0, "nothing is owed"
+    debt.owe()
+    assert store.given_back == 1
