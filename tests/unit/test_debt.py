@@ -1,4 +1,4 @@
-"""Claims that an outage kept from being given back are owed: paid when the store is back, before anything is claimed."""
+"""Claims that an outage kept from being given back are owed: paid when it is over, before anything is claimed."""
 
 import threading
 
