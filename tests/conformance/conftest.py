@@ -11,8 +11,9 @@ import redis
 
 from pipeline.contracts.ids import from_text, to_text
 from pipeline.contracts.lanes import Lane, ModelRef, parse_lane
-from pipeline.contracts.stages import Priority, Stage
-from pipeline.contracts.work import Completed, Outcome, Output
+from pipeline.contracts.stages import Priority, Stage, State
+from pipeline.contracts.status import Failure
+from pipeline.contracts.work import Attempts, Completed, Ended, Outcome, Output
 from pipeline.ledger.claiming import Batch, Claims
 from pipeline.ledger.connection import connect, connect_async
 from pipeline.ledger.keys import TAG
@@ -97,6 +98,16 @@ class Ledger:
         """Keys that only unfinished work may have."""
         kinds = ("open", "later", "attempts", "q:", "o:", "c:")
         return {key for kind in kinds for key in self.client.scan_iter(f"{TAG}{kind}*".encode())}
+
+
+FAILURE = Failure(category="unknown", stage="scoring", message="boom", retryable=True)
+
+
+def dead(starts: int = 3) -> Ended:
+    attempts = Attempts()
+    for number in range(starts):
+        attempts = attempts.charge(1_800_000_000_000 + number, "scoring", "boom")
+    return Ended(State.DEAD, FAILURE, attempts)
 
 
 LedgerMaker = Callable[..., Ledger]

@@ -1,45 +1,27 @@
-"""The rules of the ledger, on every server it may run on."""
+"""The way of requests through the ledger, on every server it may run on."""
 
 import json
 import os
-import random
-from typing import Any
 
 import pytest
 
 from pipeline.contracts.ids import to_text
 from pipeline.contracts.problems import (
-    AlreadyEnded,
-    IdempotencyMismatch,
     InvalidRequest,
     NotDead,
     NotFound,
     Overloaded,
-    StoreFull,
-    TooLate,
     UnknownModel,
 )
 from pipeline.contracts.stages import Priority, Stage, State
 from pipeline.contracts.status import Failure
 from pipeline.contracts.work import Attempts, Completed, Ended, Outcome, Output, RetryLater
-from pipeline.judge import exhausted, judge
-from pipeline.ledger import keys
-from pipeline.ledger.claiming import ClaimLost, Fenced, release_claims
+from pipeline.ledger.claiming import ClaimLost, release_claims
 from pipeline.ledger.keys import TAG
-from pipeline.ledger.producing import Accepted, Known, Parcel, Submission, idempotency
+from pipeline.ledger.producing import Submission
 from pipeline.ledger.releases import Release, ReleaseConflict, publish
-from pipeline.sweeper import Sweeper
-from tests.conformance.conftest import REF, Ledger, LedgerMaker
+from tests.conformance.conftest import REF, Ledger, LedgerMaker, dead
 from tests.conftest import eventually
-
-FAILURE = Failure(category="unknown", stage="scoring", message="boom", retryable=True)
-
-
-def dead(starts: int = 3) -> Ended:
-    attempts = Attempts()
-    for number in range(starts):
-        attempts = attempts.charge(1_800_000_000_000 + number, "scoring", "boom")
-    return Ended(State.DEAD, FAILURE, attempts)
 
 
 def test_a_request_passes_three_stages_and_leaves_nothing_but_its_end(ledger: Ledger) -> None:
@@ -162,32 +144,6 @@ def test_a_released_batch_goes_back_to_its_place_and_its_late_settle_is_refused(
     assert ledger.states(*ids) == ["scoring"] * 3
 
 
-def test_a_silent_worker_is_fenced_for_ever(make_ledger: LedgerMaker) -> None:
-    ledger = make_ledger(lease_ttl_s="0.2", heartbeat_s="0.05")
-    worker = ledger.worker("w1")
-    ids = ledger.accept(2)
-    assert ledger.claim(worker) is not None
-    assert ledger.sweeping.release_dead_workers() == []
-    ledger.client.zadd(f"{TAG}beats", {"w1": ledger.sweeping.server_ms() - 1000})
-    assert ledger.sweeping.release_dead_workers() == [("w1", 2)]
-    assert ledger.scripts.beat(args=["w1", "{}", "0"]) == 0
-    with pytest.raises(Fenced):
-        ledger.claim(worker)
-    assert ledger.client.zcard(f"{TAG}q:{ledger.lane().name}") == len(ids)
-    renamed = ledger.worker("w2")
-    assert ledger.claim(renamed) is not None
-
-
-def test_a_heartbeat_in_the_last_moment_keeps_the_claims(make_ledger: LedgerMaker) -> None:
-    ledger = make_ledger()
-    worker = ledger.worker("w1")
-    ledger.accept()
-    batch = ledger.claim(worker)
-    assert release_claims(ledger.scripts, "w1", charge="loss", fence=True, silent_ms=3000) == -1
-    assert batch is not None
-    ledger.complete(worker, batch)
-
-
 def test_only_the_dead_childs_claims_are_released(ledger: Ledger) -> None:
     worker = ledger.worker()
     ledger.accept(4)
@@ -226,19 +182,6 @@ def test_a_batch_given_back_charges_nothing(ledger: Ledger) -> None:
     assert [work.attempts for work in again.works] == [Attempts(), Attempts()]
 
 
-def test_an_overdue_batch_is_released_although_its_worker_beats(make_ledger: LedgerMaker) -> None:
-    ledger = make_ledger()
-    worker = ledger.worker()
-    ledger.accept()
-    assert ledger.claim(worker) is not None
-    assert ledger.sweeping.release_overdue_batches() == 0
-    ledger.turn_clock(200)
-    assert ledger.sweeping.release_overdue_batches() == 1
-    again = ledger.claim(worker)
-    assert again is not None
-    assert again.works[0].attempts.starts == 1
-
-
 def test_a_retry_waits_until_it_is_due(ledger: Ledger) -> None:
     worker = ledger.worker()
     (request_id,) = ledger.accept()
@@ -259,20 +202,6 @@ def test_a_retry_waits_until_it_is_due(ledger: Ledger) -> None:
     (end,) = ledger.read(request_id)
     assert (end["state"], end["attempts"]) == ("succeeded", 2)
     assert ledger.leftovers() == set()
-
-
-def test_a_deadline_ends_what_waits_even_with_no_worker(ledger: Ledger) -> None:
-    ids = ledger.accept(2, timeout_ms=100)
-    (patient,) = ledger.accept(timeout_ms=100_000)
-    assert ledger.sweeping.expire_deadlines() == 0
-    ledger.turn_clock(0.15)
-    # The page of what is due is chosen by the server's own clock.
-    while not ledger.sweeping.expire_deadlines():
-        pass
-    assert ledger.states(*ids, patient) == ["expired", "expired", "queued"]
-    (end, _) = ledger.read(*ids)
-    assert end["error"]["category"] == "deadline"
-    assert ledger.client.zcard(f"{TAG}q:{ledger.lane().name}") == 1
 
 
 def test_expired_work_never_reaches_the_stage_and_a_late_settle_of_it_is_dropped(ledger: Ledger) -> None:
@@ -432,64 +361,6 @@ def test_a_released_version_never_changes_its_content(ledger: Ledger) -> None:
         ledger.run(publish(ledger.async_client, Release("m", "1", "c" * 64, "", {}), make_current=False))
 
 
-def test_an_idle_lane_is_rung_though_its_bell_was_lost(make_ledger: LedgerMaker) -> None:
-    ledger = make_ledger(lane_idle_s="60")
-    ledger.accept()
-    ledger.client.delete(f"{TAG}preprocess")
-    assert ledger.sweeping.lanes_with_work() == [ledger.lane().name]
-    assert ledger.sweeping.ring_idle(ledger.lane().name) == "served", "a claim may still come"
-    ledger.turn_clock(61)
-    assert ledger.sweeping.ring_idle(ledger.lane().name) == "rung"
-    assert ledger.bells() == 1
-    assert ledger.sweeping.ring_idle(ledger.lane().name, unless_bells_wait=True) == "bells"
-
-
-class SteppedClock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.mark.parametrize("make_ledger", ["valkey"], indirect=True)
-def test_bells_do_not_pile_up_where_nobody_answers_but_one_always_stands(make_ledger: LedgerMaker) -> None:
-    ledger, clock = make_ledger(lane_idle_s="1"), SteppedClock()
-    sweeper = Sweeper(ledger.client, ledger.settings, clock)
-    ledger.accept()
-    ledger.turn_clock(60)
-    for _ in range(1000):
-        sweeper.sweep()
-        clock.now += 0.25
-    assert 3 <= ledger.bells() <= 14, "250 s with nobody there"
-    ledger.client.delete(f"{TAG}preprocess")
-    clock.now += 1.25
-    sweeper.sweep()
-    assert ledger.bells() == 1
-
-
-@pytest.mark.parametrize("make_ledger", ["valkey"], indirect=True)
-def test_a_lane_is_rung_though_bells_of_others_wait(make_ledger: LedgerMaker) -> None:
-    ledger, clock = make_ledger(lane_idle_s="1"), SteppedClock()
-    sweeper = Sweeper(ledger.client, ledger.settings, clock)
-    ledger.accept()
-    ledger.client.delete(f"{TAG}preprocess")
-    ledger.client.lpush(f"{TAG}preprocess", *[b"{}"] * 20)
-    ledger.turn_clock(60)
-    sweeper.sweep()
-    clock.now += 1
-    sweeper.sweep()
-    assert ledger.bells() == 21
-
-
-def test_one_sweeper_leads(ledger: Ledger) -> None:
-    assert ledger.sweeping.lead("one")
-    assert not ledger.sweeping.lead("two")
-    assert ledger.sweeping.lead("one")
-    ledger.client.delete(f"{TAG}leader")
-    assert ledger.sweeping.lead("two")
-
-
 def test_nothing_is_accepted_beyond_what_one_script_may_touch(ledger: Ledger) -> None:
     worker = ledger.worker()
     ids = ledger.accept(128)
@@ -498,73 +369,6 @@ def test_nothing_is_accepted_beyond_what_one_script_may_touch(ledger: Ledger) ->
     assert [work.id for work in batch.works] == sorted(ids)
     ledger.complete(worker, batch)
     assert set(ledger.states(*ids)) == {"scoring"}
-
-
-@pytest.mark.parametrize(
-    "features",
-    [
-        {"a": {(1, 2): 3}},
-        {"a": {1: 3}},
-        {"a": b"bytes"},
-        {"a": [{"b": (bytearray(b"x"),)}]},
-        {"a": {1, 2}},
-        {"a": "\udc80"},
-    ],
-)
-def test_only_json_values_are_accepted(ledger: Ledger, features: dict) -> None:
-    answers = ledger.run(ledger.producing.accept([Submission("m", features), Submission("m", {"n": 1})]))
-    assert isinstance(answers[0], InvalidRequest)
-    assert answers[0].errors == [{"pointer": "/features", "message": answers[0].errors[0]["message"]}]
-    assert ledger.states(answers[1].id) == ["queued"]
-
-
-def test_a_record_that_nobody_can_read_ends_and_harms_no_other(ledger: Ledger) -> None:
-    worker = ledger.worker()
-    broken, good = ledger.accept(2)
-    ledger.client.set(keys.record(broken), b"\xc1 rubbish")
-    batch = ledger.claim(worker)
-    assert batch is not None
-    ends = [exhausted(work, Stage.PREPROCESS, ledger.settings) for work in batch.works]
-    assert [end is None for end in ends] == [work.id == good for work in batch.works]
-    ledger.settle(worker, batch, [end or Completed(Output(b"")) for end in ends])
-    assert ledger.states(broken, good) == ["dead", "scoring"]
-    (letter,), _ = ledger.run(ledger.letters.page())
-    assert letter.id == broken
-    assert "cannot be read" in letter.message
-
-
-def test_a_record_that_nobody_can_read_expires_beside_the_others(ledger: Ledger) -> None:
-    broken, good = ledger.accept(2, timeout_ms=100)
-    ledger.client.set(keys.record(broken), b"\xc1 rubbish")
-    ledger.turn_clock(1)
-    assert ledger.sweeping.expire_deadlines() == 2
-    assert ledger.states(broken, good) == ["expired", "expired"]
-
-
-def test_an_output_that_cannot_be_stored_is_dead_and_its_batch_is_not(ledger: Ledger) -> None:
-    worker = ledger.worker()
-    odd, good = ledger.accept(2)
-    batch = ledger.claim(worker)
-    assert batch is not None
-    outputs = {odd: object(), good: b"vector"}
-    ledger.settle(worker, batch, [Completed(Output(outputs[work.id])) for work in batch.works])
-    assert ledger.states(odd, good) == ["dead", "scoring"]
-
-
-def test_errors_with_text_that_is_no_unicode_do_not_stop_a_lane(ledger: Ledger) -> None:
-    worker = ledger.worker()
-    ids = ledger.accept(3)
-    batch = ledger.claim(worker, limit=1)
-    assert batch is not None
-    error = ValueError("bad \udc80 name")
-    retry = judge(error, batch.works[0], Stage.PREPROCESS, batch.server_ms(), ledger.settings, random.Random(1))
-    ledger.settle(worker, batch, [retry])
-    ledger.client.hset(f"{TAG}attempts", ids[1], b"not json")
-    ledger.turn_clock(60)
-    assert ledger.sweeping.revive_due_retries() == 1
-    again = ledger.claim(worker)
-    assert again is not None
-    assert {work.id for work in again.works} == set(ids)
 
 
 def test_a_request_that_ended_otherwise_leaves_no_letter(ledger: Ledger) -> None:
@@ -637,159 +441,3 @@ def test_a_worker_stands_on_the_list_once(ledger: Ledger) -> None:
     for _ in range(2):
         assert ledger.scripts.linger(args=["w1:1", ledger.lane().name, "join"]) == b"joined"
     assert ledger.client.lrange(f"{TAG}idle:preprocess", 0, -1) == [b"w1:1"]
-
-
-def test_nothing_is_accepted_while_the_store_is_short_of_memory(ledger: Ledger) -> None:
-    (before,) = ledger.accept()
-    assert ledger.sweeping.lead("one", short_of_memory=True)
-    (refused,) = ledger.run(ledger.producing.accept([Submission("m", {})]))
-    assert isinstance(refused, StoreFull)
-    worker = ledger.worker()
-    ledger.pass_stages(worker, *Stage)
-    assert ledger.states(before) == ["succeeded"]
-    assert ledger.sweeping.lead("one")
-    ledger.accept()
-
-
-def test_letters_age_out_though_nothing_dies(make_ledger: LedgerMaker) -> None:
-    ledger = make_ledger(dead_max_age="3600")
-    worker = ledger.worker()
-    ledger.accept()
-    batch = ledger.claim(worker)
-    assert batch is not None
-    ledger.settle(worker, batch, [dead()])
-    ledger.sweeping.trim_letters()
-    assert ledger.client.zcard(f"{TAG}dead") == 1
-    ledger.turn_clock(3601)
-    ledger.sweeping.trim_letters()
-    assert ledger.client.zcard(f"{TAG}dead") == 0
-
-
-@pytest.mark.parametrize("make_ledger", ["valkey"], indirect=True)
-def test_at_the_memory_limit_all_that_is_accepted_ends(ledger: Ledger) -> None:
-    worker, client = ledger.worker(), ledger.client
-    ids = ledger.accept(100)
-    client.config_set("maxmemory", client.info("memory")["used_memory"] - 1000)
-    try:
-        assert ledger.sweeping.short_of_memory()
-        with pytest.raises(StoreFull):
-            ledger.run(ledger.producing.accept([Submission("m", {})]))
-        assert ledger.sweeping.lead("one", short_of_memory=True, rates={"scoring": 1.0})
-        for stage in Stage:
-            while batch := ledger.claim(worker, stage):
-                ledger.complete(worker, batch)
-        assert set(ledger.states(*ids)) == {"succeeded"}
-    finally:
-        client.config_set("maxmemory", 0)
-
-
-def keyed(key: str = "k", scope: str = "", *, n: int = 1, **fields: Any) -> Submission:
-    return Submission("m", {"n": n}, key=idempotency(scope, key, "m", {"n": n}, "normal", 3600.0), **fields)
-
-
-def test_a_key_stands_for_one_request(ledger: Ledger) -> None:
-    accept = ledger.producing.accept
-    first, again, other, elsewhere = ledger.run(accept([keyed(), keyed(), keyed(n=2), keyed(scope="b")]))
-    assert isinstance(first, Accepted)
-    assert again == Known(first.id), "also within one script"
-    assert isinstance(other, IdempotencyMismatch)
-    assert isinstance(elsewhere, Accepted)
-    assert ledger.run(accept([keyed()])) == [Known(first.id)]
-    assert ledger.client.zcard(f"{TAG}open") == 2
-    held = keys.TAG.encode() + b"k:" + keyed().key[:16]
-    assert ledger.client.pttl(held) == -1, "as long as the request runs"
-
-    ledger.pass_stages(ledger.worker(), *Stage)
-    assert ledger.run(accept([keyed(), keyed(n=2)])) == [Known(first.id), AnyMismatch()]
-    assert 0 < ledger.client.pexpiretime(held) <= ledger.client.pexpiretime(keys.record(first.id))
-
-
-class AnyMismatch:
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, IdempotencyMismatch)
-
-    __hash__ = None  # type: ignore[assignment]
-
-
-def test_a_key_is_kept_from_every_end_on(make_ledger: LedgerMaker) -> None:
-    ledger = make_ledger(idempotency_ttl="1000", result_ttl="2000")
-    worker = ledger.worker()
-    late, gone, bad = (keyed(key, timeout_ms=ms) for key, ms in (("late", 100), ("gone", 60_000), ("bad", 60_000)))
-    ids = [answer.id for answer in ledger.run(ledger.producing.accept([late, gone, bad]))]
-    ledger.run(ledger.producing.cancel(ids[1]))
-    ledger.turn_clock(1)
-    ledger.sweeping.expire_deadlines()
-    batch = ledger.claim(worker)
-    assert batch is not None
-    ledger.settle(worker, batch, [dead()])
-    assert ledger.states(*ids) == ["expired", "cancelled", "dead"]
-    for submission, request_id in zip((late, gone, bad), ids, strict=True):
-        assert ledger.run(ledger.producing.accept([submission])) == [Known(request_id)]
-        assert 0 < ledger.client.pttl(f"{TAG}k:".encode() + submission.key[:16]) <= 1_000_000
-
-    ledger.run(ledger.letters.replay(ids[2]))
-    assert ledger.client.pttl(f"{TAG}k:".encode() + bad.key[:16]) == -1, "it runs again"
-
-
-def test_a_refused_request_leaves_no_key(make_ledger: LedgerMaker) -> None:
-    ledger = make_ledger(max_waiting="1")
-    (first,) = ledger.run(ledger.producing.accept([keyed("first")]))
-    known, refused = ledger.run(ledger.producing.accept([keyed("first"), keyed("second")]))
-    assert known == Known(first.id), "who sends again learns the truth, however full it is"
-    assert isinstance(refused, Overloaded)
-    assert not ledger.client.exists(f"{TAG}k:".encode() + keyed("second").key[:16])
-
-
-def test_a_receipt_gives_the_same_answers_and_accepts_nothing_twice(ledger: Ledger) -> None:
-    submissions = [Submission("m", {"n": 1}), keyed(), Submission("nothing", {})]
-    parcel = Parcel(submissions)
-    first = ledger.run(ledger.producing.send(parcel))
-    ledger.client.incr(f"{TAG}epoch")
-    ledger.client.set(f"{TAG}full", 1)
-    again = ledger.run(ledger.producing.send(parcel))
-    assert again == first
-    assert [type(answer) for answer in again] == [Accepted, Accepted, UnknownModel]
-    assert ledger.client.zcard(f"{TAG}open") == 2
-    assert ledger.bells() == 1
-    assert 0 < ledger.client.pttl(f"{TAG}a:".encode() + parcel.receipt) <= 120_000
-
-
-def test_what_waits_can_be_cancelled_and_is_never_run(ledger: Ledger) -> None:
-    waiting, begun = ledger.accept(2)
-    worker = ledger.worker()
-    batch = ledger.claim(worker, limit=1)
-    assert batch is not None
-    for request_id in (waiting, begun):
-        ended = ledger.run(ledger.producing.cancel(request_id))
-        assert (ended["state"], ended["error"]["category"]) == ("cancelled", "cancelled")
-        assert ledger.run(ledger.producing.cancel(request_id)) == ended, "again: the same answer"
-    ledger.complete(worker, batch)
-    assert ledger.claim(worker) is None
-    assert ledger.claim(worker, Stage.SCORING) is None
-    assert ledger.states(waiting, begun) == ["cancelled", "cancelled"]
-    assert ledger.leftovers() == set()
-
-
-def test_what_scoring_has_claimed_is_too_late_to_cancel_until_it_waits_again(ledger: Ledger) -> None:
-    (request_id,) = ledger.accept()
-    worker = ledger.worker()
-    ledger.pass_stages(worker, Stage.PREPROCESS)
-    batch = ledger.claim(worker, Stage.SCORING)
-    assert batch is not None
-    with pytest.raises(TooLate):
-        ledger.run(ledger.producing.cancel(request_id))
-    ledger.settle(worker, batch, [RetryLater(60_000, Attempts().charge(1, "scoring", "boom"))])
-    assert ledger.run(ledger.producing.cancel(request_id))["attempts"] == 1
-    ledger.turn_clock(61)
-    ledger.sweeping.revive_due_retries()
-    assert ledger.claim(worker, Stage.SCORING) is None
-    assert ledger.leftovers() == set()
-
-
-def test_what_has_ended_otherwise_cannot_be_cancelled(ledger: Ledger) -> None:
-    (request_id,) = ledger.accept()
-    ledger.pass_stages(ledger.worker(), *Stage)
-    with pytest.raises(AlreadyEnded, match="succeeded"):
-        ledger.run(ledger.producing.cancel(request_id))
-    with pytest.raises(NotFound):
-        ledger.run(ledger.producing.cancel(request_id[:-1] + bytes([request_id[-1] ^ 1])))

@@ -1,0 +1,168 @@
+"""What the sweeper finds: the silent, the overdue, the late, lanes that nobody answers, memory that runs out."""
+
+import pytest
+
+from pipeline.contracts.problems import (
+    StoreFull,
+)
+from pipeline.contracts.stages import Stage
+from pipeline.ledger.claiming import Fenced, release_claims
+from pipeline.ledger.keys import TAG
+from pipeline.ledger.producing import Submission
+from pipeline.sweeper import Sweeper
+from tests.conformance.conftest import Ledger, LedgerMaker, dead
+
+
+def test_a_silent_worker_is_fenced_for_ever(make_ledger: LedgerMaker) -> None:
+    ledger = make_ledger(lease_ttl_s="0.2", heartbeat_s="0.05")
+    worker = ledger.worker("w1")
+    ids = ledger.accept(2)
+    assert ledger.claim(worker) is not None
+    assert ledger.sweeping.release_dead_workers() == []
+    ledger.client.zadd(f"{TAG}beats", {"w1": ledger.sweeping.server_ms() - 1000})
+    assert ledger.sweeping.release_dead_workers() == [("w1", 2)]
+    assert ledger.scripts.beat(args=["w1", "{}", "0"]) == 0
+    with pytest.raises(Fenced):
+        ledger.claim(worker)
+    assert ledger.client.zcard(f"{TAG}q:{ledger.lane().name}") == len(ids)
+    renamed = ledger.worker("w2")
+    assert ledger.claim(renamed) is not None
+
+
+def test_a_heartbeat_in_the_last_moment_keeps_the_claims(make_ledger: LedgerMaker) -> None:
+    ledger = make_ledger()
+    worker = ledger.worker("w1")
+    ledger.accept()
+    batch = ledger.claim(worker)
+    assert release_claims(ledger.scripts, "w1", charge="loss", fence=True, silent_ms=3000) == -1
+    assert batch is not None
+    ledger.complete(worker, batch)
+
+
+def test_an_overdue_batch_is_released_although_its_worker_beats(make_ledger: LedgerMaker) -> None:
+    ledger = make_ledger()
+    worker = ledger.worker()
+    ledger.accept()
+    assert ledger.claim(worker) is not None
+    assert ledger.sweeping.release_overdue_batches() == 0
+    ledger.turn_clock(200)
+    assert ledger.sweeping.release_overdue_batches() == 1
+    again = ledger.claim(worker)
+    assert again is not None
+    assert again.works[0].attempts.starts == 1
+
+
+def test_a_deadline_ends_what_waits_even_with_no_worker(ledger: Ledger) -> None:
+    ids = ledger.accept(2, timeout_ms=100)
+    (patient,) = ledger.accept(timeout_ms=100_000)
+    assert ledger.sweeping.expire_deadlines() == 0
+    ledger.turn_clock(0.15)
+    # The page of what is due is chosen by the server's own clock.
+    while not ledger.sweeping.expire_deadlines():
+        pass
+    assert ledger.states(*ids, patient) == ["expired", "expired", "queued"]
+    (end, _) = ledger.read(*ids)
+    assert end["error"]["category"] == "deadline"
+    assert ledger.client.zcard(f"{TAG}q:{ledger.lane().name}") == 1
+
+
+def test_an_idle_lane_is_rung_though_its_bell_was_lost(make_ledger: LedgerMaker) -> None:
+    ledger = make_ledger(lane_idle_s="60")
+    ledger.accept()
+    ledger.client.delete(f"{TAG}preprocess")
+    assert ledger.sweeping.lanes_with_work() == [ledger.lane().name]
+    assert ledger.sweeping.ring_idle(ledger.lane().name) == "served", "a claim may still come"
+    ledger.turn_clock(61)
+    assert ledger.sweeping.ring_idle(ledger.lane().name) == "rung"
+    assert ledger.bells() == 1
+    assert ledger.sweeping.ring_idle(ledger.lane().name, unless_bells_wait=True) == "bells"
+
+
+class SteppedClock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize("make_ledger", ["valkey"], indirect=True)
+def test_bells_do_not_pile_up_where_nobody_answers_but_one_always_stands(make_ledger: LedgerMaker) -> None:
+    ledger, clock = make_ledger(lane_idle_s="1"), SteppedClock()
+    sweeper = Sweeper(ledger.client, ledger.settings, clock)
+    ledger.accept()
+    ledger.turn_clock(60)
+    for _ in range(1000):
+        sweeper.sweep()
+        clock.now += 0.25
+    assert 3 <= ledger.bells() <= 14, "250 s with nobody there"
+    ledger.client.delete(f"{TAG}preprocess")
+    clock.now += 1.25
+    sweeper.sweep()
+    assert ledger.bells() == 1
+
+
+@pytest.mark.parametrize("make_ledger", ["valkey"], indirect=True)
+def test_a_lane_is_rung_though_bells_of_others_wait(make_ledger: LedgerMaker) -> None:
+    ledger, clock = make_ledger(lane_idle_s="1"), SteppedClock()
+    sweeper = Sweeper(ledger.client, ledger.settings, clock)
+    ledger.accept()
+    ledger.client.delete(f"{TAG}preprocess")
+    ledger.client.lpush(f"{TAG}preprocess", *[b"{}"] * 20)
+    ledger.turn_clock(60)
+    sweeper.sweep()
+    clock.now += 1
+    sweeper.sweep()
+    assert ledger.bells() == 21
+
+
+def test_one_sweeper_leads(ledger: Ledger) -> None:
+    assert ledger.sweeping.lead("one")
+    assert not ledger.sweeping.lead("two")
+    assert ledger.sweeping.lead("one")
+    ledger.client.delete(f"{TAG}leader")
+    assert ledger.sweeping.lead("two")
+
+
+def test_nothing_is_accepted_while_the_store_is_short_of_memory(ledger: Ledger) -> None:
+    (before,) = ledger.accept()
+    assert ledger.sweeping.lead("one", short_of_memory=True)
+    (refused,) = ledger.run(ledger.producing.accept([Submission("m", {})]))
+    assert isinstance(refused, StoreFull)
+    worker = ledger.worker()
+    ledger.pass_stages(worker, *Stage)
+    assert ledger.states(before) == ["succeeded"]
+    assert ledger.sweeping.lead("one")
+    ledger.accept()
+
+
+def test_letters_age_out_though_nothing_dies(make_ledger: LedgerMaker) -> None:
+    ledger = make_ledger(dead_max_age="3600")
+    worker = ledger.worker()
+    ledger.accept()
+    batch = ledger.claim(worker)
+    assert batch is not None
+    ledger.settle(worker, batch, [dead()])
+    ledger.sweeping.trim_letters()
+    assert ledger.client.zcard(f"{TAG}dead") == 1
+    ledger.turn_clock(3601)
+    ledger.sweeping.trim_letters()
+    assert ledger.client.zcard(f"{TAG}dead") == 0
+
+
+@pytest.mark.parametrize("make_ledger", ["valkey"], indirect=True)
+def test_at_the_memory_limit_all_that_is_accepted_ends(ledger: Ledger) -> None:
+    worker, client = ledger.worker(), ledger.client
+    ids = ledger.accept(100)
+    client.config_set("maxmemory", client.info("memory")["used_memory"] - 1000)
+    try:
+        assert ledger.sweeping.short_of_memory()
+        with pytest.raises(StoreFull):
+            ledger.run(ledger.producing.accept([Submission("m", {})]))
+        assert ledger.sweeping.lead("one", short_of_memory=True, rates={"scoring": 1.0})
+        for stage in Stage:
+            while batch := ledger.claim(worker, stage):
+                ledger.complete(worker, batch)
+        assert set(ledger.states(*ids)) == {"succeeded"}
+    finally:
+        client.config_set("maxmemory", 0)
