@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 import redis
+from hypothesis import settings as hypothesis_settings
 from tenacity import retry, retry_if_not_exception_type, stop_after_delay, wait_fixed
 
 from pipeline.settings import Settings, read_settings
@@ -17,6 +18,12 @@ from pipeline.stack.local import LocalStack
 from pipeline.stack.store_server import server_command
 
 REPOSITORY = Path(__file__).parent.parent
+
+# Each run of a commit tries the same cases, so that it passes or fails by what changed, not by chance.
+# To look for new ones: pytest --hypothesis-profile=explore
+hypothesis_settings.register_profile("same", derandomize=True)
+hypothesis_settings.register_profile("explore", max_examples=2000)
+hypothesis_settings.load_profile("same")
 
 
 def eventually(check: Callable[[], object], *, within_s: float = 30) -> object:
