@@ -23,14 +23,16 @@ from pipeline.settings import Settings
 
 log = structlog.get_logger()
 _NAME_BYTES = 32
+_READY = _NAME_BYTES
+_RUNNING = slice(_READY + 1, _READY + 1 + 32)
 
 
 class Incarnation:
     """The name of this worker now, shared with the children that are forked after it was made."""
 
     def __init__(self, stage: str, device: str) -> None:
-        # The name, and one byte that a child sets once it can answer bells.
-        self._shared = mmap.mmap(-1, _NAME_BYTES + 1)
+        # The name; one byte that a child sets once it can answer bells; the field of the batch that it runs.
+        self._shared = mmap.mmap(-1, _RUNNING.stop)
         self._description: dict[str, Any] = {
             "stage": stage,
             "device": device,
@@ -47,12 +49,21 @@ class Incarnation:
     @property
     def ready(self) -> bool:
         """Whether a child has loaded its stage and can answer bells."""
-        return self._shared[_NAME_BYTES] == 1
+        return self._shared[_READY] == 1
+
+    @property
+    def running(self) -> str:
+        """The field of the batch that a child began last: suspect if the child dies."""
+        return self._shared[_RUNNING].rstrip(b"\0").decode()
+
+    def began(self, field: str) -> None:
+        """A child begins to run the batch of this field."""
+        self._shared[_RUNNING] = field.encode().ljust(32, b"\0")
 
     def register(self, client: Client) -> None:
         """Make the name known to the ledger, from the child that is now ready. Before this it cannot claim."""
         Scripts(client).beat(args=[self.name, self.description(), "1"])
-        self._shared[_NAME_BYTES] = 1
+        self._shared[_READY] = 1
 
     def rename(self) -> None:
         """Take a new name."""

@@ -84,11 +84,9 @@ class Runner:
         """
         served = Served()
         job_ends_at = time.monotonic() + self._settings.job_s
-        answers_bell = True
+        batch = self._claims.claim(lane, self._limit(lane), answers_bell=True)
         while True:
             stay = Stay(min(time.monotonic() + self._settings.stay_s, job_ends_at))
-            batch = self._claims.claim(lane, self._limit(lane), answers_bell=answers_bell)
-            answers_bell = False
             while batch is not None:
                 served.batches += 1
                 served.requests += len(batch.works)
@@ -97,10 +95,13 @@ class Runner:
             if stay.over and not self._claims.lingers:
                 # Settle has rung if anything waits: others get their turn, this process the next bell.
                 return served
-            woken = self._claims.linger(lane, self._settings.linger_s)
+            woken = self._claims.linger(lane, self._limit(lane), self._settings.linger_s)
             if woken is None:
                 return served
-            lane = woken
+            if isinstance(woken, Batch):
+                lane, batch = woken.lane, woken
+            else:
+                lane, batch = woken, self._claims.claim(woken, self._limit(woken), answers_bell=False)
 
     def _limit(self, lane: Lane) -> int:
         # Whatever a manifest says: no script touches more.
@@ -109,7 +110,7 @@ class Runner:
     def _run(self, batch: Batch, stay: Stay, served: Served) -> Batch | None:
         """Perform, judge and settle one batch; the next one, if the lane has it and we stay."""
         stage, settings = batch.lane.stage, self._settings
-        batch.began = time.monotonic()
+        self._claims.begin(batch)
         given_up = [exhausted(work, stage, settings) for work in batch.works]
         bodies = [work.body for work, end in zip(batch.works, given_up, strict=True) if end is None]
         answers = isolate(lambda part: self._service.perform(batch.lane.model, part), bodies)

@@ -27,21 +27,22 @@ WATCH_S = 0.2
 class Children:
     """Watches the pool's children: the claims of one that died are released at once, with the attempt charged."""
 
-    def __init__(self, incarnation: Incarnation, client: Client, settings: Settings) -> None:
+    def __init__(self, incarnation: Incarnation, queue: str, client: Client, settings: Settings) -> None:
         self._incarnation = incarnation
+        self._queue = queue
         self._scripts = Scripts(client)
         self._limit_ms = round(settings.hard_limit_s * 1000)
         self._known: dict[int, Any] = {}
-        self._unreleased: dict[int, str] = {}
+        self._unreleased: dict[int, tuple[str, str]] = {}
 
     def watch(self, pool: Any) -> None:
         """Look once. Without it Celery's pool takes up to five seconds to notice a death."""
         pool.maintain_pool()
         living = {process.pid: process for process in pool._pool}
         for pid in self._known.keys() - living.keys():
-            self._unreleased[pid] = self._cause(self._known[pid])
+            self._unreleased[pid] = self._cause(self._known[pid]), self._incarnation.running
         self._known = living
-        for pid, cause in list(self._unreleased.items()):
+        for pid, (cause, running) in list(self._unreleased.items()):
             reason = f"the process died under it ({cause})" if cause else "the process exited under it"
             try:
                 released = release_claims(
@@ -52,6 +53,8 @@ class Children:
                     reason=reason,
                     signal=cause,
                     limit_ms=self._limit_ms,
+                    running=running if running.startswith(f"{pid}:") else "",
+                    queue=self._queue,
                 )
             except (RedisError, OSError):
                 return  # the store is away: the next look tries again
@@ -64,7 +67,7 @@ class Children:
         return signal.Signals(-code).name if code is not None and code < 0 else ""
 
 
-def _make_step(stage: Stage, incarnation: Incarnation, pulse: Pulse, settings: Settings) -> type:
+def _make_step(queue: str, incarnation: Incarnation, pulse: Pulse, settings: Settings) -> type:
     class Watch(bootsteps.StartStopStep):
         """Runs with the consumer's event loop: starts again after each reconnection."""
 
@@ -72,7 +75,7 @@ def _make_step(stage: Stage, incarnation: Incarnation, pulse: Pulse, settings: S
 
         def __init__(self, consumer: Any, **kwargs: Any) -> None:
             super().__init__(consumer, **kwargs)
-            self._children = Children(incarnation, connect(settings), settings)
+            self._children = Children(incarnation, queue, connect(settings), settings)
 
         def start(self, consumer: Any) -> None:
             pulse.turn()
@@ -101,7 +104,8 @@ def run_worker(app: Celery, stage: Stage, settings: Settings, *, health_port: in
             os._exit(1)
 
     worker_process_init.connect(start_child, weak=False, dispatch_uid="scoreline-child")
-    app.steps["consumer"].add(_make_step(stage, incarnation, pulse, settings))
+    queue = f"{stage}.{pool}" if pool else str(stage)
+    app.steps["consumer"].add(_make_step(queue, incarnation, pulse, settings))
     heartbeat = Heartbeat(incarnation, connect(settings), settings)
     heartbeat.start()
     health = None
@@ -110,7 +114,6 @@ def run_worker(app: Celery, stage: Stage, settings: Settings, *, health_port: in
             health_port, live=lambda: pulse.beating, ready=lambda: incarnation.ready and pulse.beating
         )
         print(f"health of {stage}: http://127.0.0.1:{health.port}/livez", flush=True)
-    queue = f"{stage}.{pool}" if pool else str(stage)
     try:
         app.worker_main(
             [

@@ -5,7 +5,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgpack
 
@@ -53,21 +53,45 @@ class Batch:
         return self.claimed_ms + (time.monotonic() - self.clock) * 1000
 
 
-class Claims:
-    """Claims for one process. ``name`` gives the incarnation that is beating now (its parent may have renamed it)."""
+class _Place(NamedTuple):
+    """A place on the list of a queue's idle workers (see join in prelude.lua)."""
 
-    def __init__(self, client: Client, settings: Settings, name: Callable[[], str]) -> None:
+    incarnation: str
+    wake: str
+    entry: str
+
+
+class Claims:
+    """Claims for one process.
+
+    ``name`` gives the incarnation that is beating now (its parent may have renamed it). ``running`` is told the field
+    of a batch that begins to run: if this process dies, that one is suspect, and those claimed but not begun are not.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        settings: Settings,
+        name: Callable[[], str],
+        running: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self._client = client
         self._settings = settings
         self._scripts = Scripts(client)
         self._name = name
+        self._running = running
         self._numbers = itertools.count(1)
         self._pid = os.getpid()
-        # Whether the last settle found nothing more and has put us on the list of lingering workers: linger then.
-        self.lingers = False
+        self._queue = ""
+        self._place: _Place | None = None
 
-    def _worker(self) -> str:
-        return f"{self._name()}:{self._pid}"
+    @property
+    def lingers(self) -> bool:
+        """Whether the last settle found nothing more and has put us on the list of idle workers: linger then."""
+        return self._place is not None
+
+    def _place_for(self, lane: Lane, incarnation: str, field: str, limit: int) -> _Place:
+        return _Place(incarnation, keys.wake(incarnation, field), f"{incarnation} {field} {limit} {lane.name}")
 
     def _field(self) -> str:
         # The pid comes first: a parent whose child died releases that child's fields alone.
@@ -76,8 +100,17 @@ class Claims:
     def claim(self, lane: Lane, limit: int, *, answers_bell: bool) -> Batch | None:
         """The most urgent ``limit`` requests of a lane; None if nothing waits. Raises Fenced."""
         name = self._name()
+        self._queue = lane.queue
         arguments = [name, self._field(), lane.name, limit, "1" if answers_bell else "0"]
-        return self._batch(lane, name, self._scripts.claim(args=arguments))
+        kind, *batch = self._scripts.claim(args=arguments)
+        if kind == b"fenced":
+            raise Fenced(name)
+        return _batch(lane, name, batch) if batch else None
+
+    def begin(self, batch: Batch) -> None:
+        """The batch begins to run: from now on the death of this process is on its account."""
+        batch.began = time.monotonic()
+        self._running(batch.field)
 
     def settle(self, batch: Batch, outcomes: Sequence[Outcome], *, claim_next: int, model_runs: int) -> Batch | None:
         """Write a batch's outcomes, ring the next stage, and claim up to ``claim_next`` more of the lane.
@@ -111,7 +144,9 @@ class Claims:
                 if outcome.state is State.DEAD:
                     record = work.blob if stage is Stage.PREPROCESS else self._client.get(keys.record(work.id))
                     dead += work.id, pack_letter(work, outcome, stage, record, now_ms)
-        reply = self._scripts.settle(
+        field = self._field()
+        place = self._place_for(lane, batch.incarnation, field, claim_next)
+        kind, *following_batch = self._scripts.settle(
             args=[
                 batch.incarnation,
                 batch.field,
@@ -120,14 +155,14 @@ class Claims:
                 round(settings.result_ttl * 1000),
                 round(settings.dead_max_age * 1000),
                 settings.dead_max_count,
-                self._field(),
+                field,
                 claim_next,
                 len(forwards) // 3,
                 len(ends) // 4,
                 len(retries) // 4,
                 len(dead) // 2,
                 model_runs,
-                self._worker(),
+                place.entry,
                 round(settings.idempotency_ttl * 1000),
                 *forwards,
                 *ends,
@@ -135,14 +170,15 @@ class Claims:
                 *dead,
             ]
         )
-        if reply[0] == b"lost":
+        if kind == b"lost":
             raise ClaimLost(f"{len(batch.works)} requests of {lane.label} were released to another worker")
-        self.lingers = reply[0] == b"joined"
-        return self._batch(lane, batch.incarnation, reply)
+        self._place = place if kind == b"joined" else None
+        return _batch(lane, batch.incarnation, following_batch) if following_batch else None
 
     def give_back(self) -> int:
         """Release everything this process holds, with nothing charged: it was interrupted; how many requests."""
-        return release_claims(self._scripts, self._name(), charge="none", pid=self._pid)
+        self._place = None
+        return release_claims(self._scripts, self._name(), charge="none", pid=self._pid, queue=self._queue)
 
     @staticmethod
     def _pack(batch: Batch, work: Work, carry: Carry, output: Output, now_ms: float) -> bytes:
@@ -159,35 +195,46 @@ class Claims:
         end = End(now_ms, None, outcome.error, tries)
         return work.id, str(outcome.state), end_of(outcome.state, work.header, carry, end), work.header.key
 
-    def linger(self, lane: Lane, seconds: float) -> Lane | None:
-        """Wait up to ``seconds`` for work of the lane's queue; the lane that woke us.
+    def linger(self, lane: Lane, limit: int, seconds: float) -> Batch | Lane | None:
+        """Wait up to ``seconds`` for work of the lane's queue: its next batch, claimed; or the lane that has some.
 
         None when nothing came, or when another lane's bell waits in the queue: then leave, and answer that.
         """
-        worker = self._worker()
-        if not self.lingers:
-            joined = self._scripts.linger(args=[worker, lane.name, "join"])
+        place = self._place
+        if place is None:
+            place = self._place_for(lane, self._name(), self._field(), limit)
+            joined = self._scripts.linger(args=["join", place.entry])
             if joined != b"joined":
                 return lane if joined == b"work" else None
-        self.lingers = False
-        woken = self._client.blpop([keys.wake(worker)], timeout=seconds)
-        if woken is None and self._scripts.linger(args=[worker, lane.name, "leave"]) == 0:
+        self._place = None
+        woken = self._woken(place, seconds)
+        if woken is None and self._scripts.linger(args=["leave", place.entry]) == 0:
             # Not on the list any more: a wake is under way, and nobody else will answer it.
-            woken = self._client.blpop([keys.wake(worker)], timeout=1)
-        return parse_lane(woken[1].decode()) if woken else None
-
-    def _batch(self, lane: Lane, incarnation: str, reply: list) -> Batch | None:
-        kind = reply[0]
-        if kind == b"fenced":
-            raise Fenced(incarnation)
-        if kind in (b"empty", b"joined"):
+            woken = self._woken(place, 1)
+            if woken is None:
+                self.give_back()  # it may have held a batch
+        if woken is None:
             return None
-        _, now, name, ids, scores, blobs, attempts = reply
-        works = []
-        for place, (request_id, score, blob) in enumerate(zip(ids, scores, blobs, strict=True)):
-            tried = unpack_attempts(attempts[place] if attempts else None)
-            works.append(_work(request_id, int(float(score)), lane, blob, tried))
-        return Batch(lane, name.decode(), incarnation, int(now), time.monotonic(), works)
+        name, *batch = woken
+        woken_for = parse_lane(name.decode())
+        if not batch:
+            return woken_for
+        now, field, *lists = batch
+        count = len(lists) // 4
+        return _batch(woken_for, place.incarnation, [now, field, *(lists[n * count :][:count] for n in range(4))])
+
+    def _woken(self, place: _Place, seconds: float) -> list[bytes] | None:
+        found = self._client.blmpop(seconds, 1, place.wake, direction="LEFT", count=4 * keys.SCRIPT_LIMIT + 3)
+        return found[1] if found else None
+
+
+def _batch(lane: Lane, incarnation: str, reply: Sequence) -> Batch:
+    now, name, ids, scores, blobs, attempts = reply
+    works = []
+    for place, (request_id, score, blob) in enumerate(zip(ids, scores, blobs, strict=True)):
+        tried = unpack_attempts(attempts[place] if attempts else None)
+        works.append(_work(request_id, int(float(score)), lane, blob, tried))
+    return Batch(lane, name.decode(), incarnation, int(now), time.monotonic(), works)
 
 
 def _storable(work: Work, outcome: Outcome) -> Outcome:
@@ -214,15 +261,18 @@ def release_claims(
     fence: bool = False,
     silent_ms: int = 0,
     limit_ms: int = 0,
+    running: str = "",
+    queue: str = "",
 ) -> int:
     """Give a worker's claimed batches back to their lanes: how many requests, or -1 if it has beaten after all.
 
     ``pid``: of that child only. ``older_ms``: batches claimed so long ago only. ``fence``: the incarnation is dead for
     ever. ``silent_ms``: only if it has not beaten for so long. ``limit_ms``: a batch that ran so long died of that.
+    ``running``: charge this field's batch alone; '' charges all. ``queue``: take it off that list of idle workers, too.
     """
     prefix = "" if pid is None else f"{pid}:"
     flag = "1" if fence else "0"
-    arguments = [incarnation, prefix, charge, reason, signal, older_ms, flag, silent_ms, limit_ms]
+    arguments = [incarnation, prefix, charge, reason, signal, older_ms, flag, silent_ms, limit_ms, running, queue]
     return int(scripts.release(args=arguments))
 
 

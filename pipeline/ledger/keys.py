@@ -17,8 +17,8 @@ key               type    life                         what
 ``workers``       hash    as ``beats``                 INCARNATION -> JSON: stage, host, pid, device, models
 ``lanes``         zset    for ever (few)               LANE -> time of its last claim (ms)
 ``rung``          set     until answered               lanes with a bell in the queue
-``idle:QUEUE``    list    while workers linger         names of workers that wait in a blocking read
-``wake:WORKER``   list    5 s                          the lane that woke this worker
+``idle:QUEUE``    list    while workers linger         ``INCARNATION FIELD LIMIT LANE`` of waiting workers
+``wake:WAKE``     list    5 s                          the lane that woke a worker, its batch (see ``ring``)
 ``bells``         string  for ever                     counts bells, for their ids
 ``clock``         string  for ever                     the latest time a script saw (ms): never goes back
 ``offset``        string  after a failover             ms that the server's clock is behind what was seen before
@@ -34,7 +34,8 @@ key               type    life                         what
 ``QUEUE``         list                                 the broker's queue of bells (kombu's format and keys)
 ================= ======= ============================ ========================================================
 
-ID is 16 bytes, INCARNATION 32 hex digits, LANE and QUEUE as in ``contracts.lanes``, WORKER ``INCARNATION:PID``.
+ID is 16 bytes, INCARNATION 32 hex digits, LANE and QUEUE as in ``contracts.lanes``, FIELD ``PID:NUMBER``,
+WAKE ``INCARNATION:FIELD``.
 """
 
 TAG = "{p00}:"
@@ -93,6 +94,6 @@ def idle(queue: str) -> str:
     return TAG + "idle:" + queue
 
 
-def wake(worker: str) -> str:
-    """Key on which a lingering worker is woken."""
-    return TAG + "wake:" + worker
+def wake(incarnation: str, field: str) -> str:
+    """Key on which a lingering worker is woken, with a batch under this field if there is one."""
+    return f"{TAG}wake:{incarnation}:{field}"

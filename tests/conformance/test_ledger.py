@@ -6,6 +6,7 @@ import os
 import pytest
 
 from pipeline.contracts.ids import to_text
+from pipeline.contracts.lanes import Lane, parse_lane
 from pipeline.contracts.problems import (
     InvalidRequest,
     NotDead,
@@ -16,7 +17,7 @@ from pipeline.contracts.problems import (
 from pipeline.contracts.stages import Priority, Stage, State
 from pipeline.contracts.status import Failure
 from pipeline.contracts.work import Attempts, Completed, Ended, Outcome, Output, RetryLater
-from pipeline.ledger.claiming import ClaimLost, release_claims
+from pipeline.ledger.claiming import Batch, ClaimLost, release_claims
 from pipeline.ledger.keys import TAG
 from pipeline.ledger.producing import Submission
 from pipeline.ledger.releases import Release, ReleaseConflict, publish
@@ -109,20 +110,99 @@ def test_one_bell_is_enough_until_it_is_answered(ledger: Ledger) -> None:
     assert ledger.bells() == 2, "what the claim left behind is rung for"
 
 
+def entry(name: str, field: str, lane: Lane, limit: int = 64) -> str:
+    return f"{name} {field} {limit} {lane.name}"
+
+
 def test_a_lingering_worker_is_woken_instead_of_a_bell(ledger: Ledger) -> None:
-    assert ledger.scripts.linger(args=["w1:7", ledger.lane().name, "join"]) == b"joined"
+    ledger.worker("w1")
+    other = parse_lane("preprocess/other@1#" + "b" * 64)
+    assert ledger.scripts.linger(args=["join", entry("w1", "7:1", other)]) == b"joined"
     ledger.accept()
     assert ledger.bells() == 0
-    assert ledger.client.lpop(f"{TAG}wake:w1:7") == ledger.lane().name.encode()
-    assert ledger.scripts.linger(args=["w1:7", ledger.lane().name, "leave"]) == 0, "a wake was under way"
+    woken = ledger.client.lrange(f"{TAG}wake:w1:7:1", 0, -1)
+    assert woken == [ledger.lane().name.encode()], "it lingered after another lane's work: it claims for itself"
+    assert ledger.scripts.linger(args=["leave", entry("w1", "7:1", other)]) == 0, "a wake was under way"
+
+
+def test_a_worker_that_lingers_after_work_of_the_lane_finds_its_batch_in_the_wake(ledger: Ledger) -> None:
+    worker = ledger.worker("w1")
+    (first,) = ledger.accept()
+    batch = ledger.claim(worker)
+    assert batch is not None
+    assert ledger.complete(worker, batch, claim_next=2) is None
+    assert worker.lingers
+    ids = ledger.accept(3)
+    assert ledger.bells() == 2, "the first bell, and one for the third request"
+    handed = worker.linger(ledger.lane(), 2, 1)
+    assert isinstance(handed, Batch)
+    assert [work.id for work in handed.works] == ids[:2]
+    assert [work.body for work in handed.works] == [{"n": 0}, {"n": 1}]
+    ledger.complete(worker, handed)
+    assert ledger.states(first, *ids) == ["scoring"] * 3 + ["queued"]
+
+
+def test_nothing_is_claimed_for_a_worker_that_is_fenced(ledger: Ledger) -> None:
+    worker = ledger.worker("w1")
+    ledger.accept()
+    batch = ledger.claim(worker)
+    assert batch is not None
+    ledger.complete(worker, batch, claim_next=64)
+    release_claims(ledger.scripts, "w1", charge="loss", fence=True)
+    (second,) = ledger.accept()
+    assert worker.linger(ledger.lane(), 64, 1) == ledger.lane()
+    assert ledger.client.zscore(f"{TAG}q:{ledger.lane().name}", second)
+
+
+def test_what_was_claimed_for_a_worker_that_is_gone_is_given_back_uncharged(ledger: Ledger) -> None:
+    worker, pid = ledger.worker("w1"), os.getpid()
+    ledger.accept()
+    batch = ledger.claim(worker)
+    assert batch is not None
+    ledger.complete(worker, batch, claim_next=64)
+    (second,) = ledger.accept()
+    (field,) = ledger.client.hkeys(f"{TAG}c:w1")
+    released = release_claims(
+        ledger.scripts, "w1", charge="start", pid=pid, running=batch.field, queue="preprocess", signal="SIGKILL"
+    )
+    assert released == 1
+    assert field != batch.field
+    again = ledger.claim(ledger.worker("w2"))
+    assert again is not None
+    assert (again.works[0].id, again.works[0].attempts.starts) == (second, 0)
+
+
+def test_whose_process_is_gone_is_taken_off_the_list(ledger: Ledger) -> None:
+    ledger.worker("w1")
+    for pid in (7, 77):
+        assert ledger.scripts.linger(args=["join", entry("w1", f"{pid}:1", ledger.lane())]) == b"joined"
+    release_claims(ledger.scripts, "w1", charge="start", pid=7, queue="preprocess")
+    (left,) = ledger.client.lrange(f"{TAG}idle:preprocess", 0, -1)
+    assert left.startswith(b"w1 77:1 ")
+    release_claims(ledger.scripts, "w1", charge="none", queue="preprocess")
+    assert not ledger.client.exists(f"{TAG}idle:preprocess")
+
+
+def test_a_wake_that_got_lost_strands_no_batch(ledger: Ledger) -> None:
+    worker = ledger.worker("w1")
+    ledger.accept()
+    batch = ledger.claim(worker)
+    assert batch is not None
+    ledger.complete(worker, batch, claim_next=64)
+    (second,) = ledger.accept()
+    ledger.client.delete(*ledger.client.keys(f"{TAG}wake:*"))
+    assert worker.linger(ledger.lane(), 64, 0.01) is None
+    again = ledger.claim(worker)
+    assert again is not None
+    assert again.works[0].id == second
 
 
 def test_lingering_sees_work_that_came_in_between(ledger: Ledger) -> None:
     worker = ledger.worker()
     ledger.accept()
-    assert worker.linger(ledger.lane(), 0.01) == ledger.lane()
+    assert worker.linger(ledger.lane(), 64, 0.01) == ledger.lane()
     ledger.claim(worker)
-    assert worker.linger(ledger.lane(), 0.01) is None
+    assert worker.linger(ledger.lane(), 64, 0.01) is None
     assert not ledger.client.exists(f"{TAG}idle:preprocess")
 
 
@@ -150,7 +230,7 @@ def test_only_the_dead_childs_claims_are_released(ledger: Ledger) -> None:
     first, second = ledger.claim(worker, limit=2), ledger.claim(worker, limit=2)
     assert first is not None
     assert second is not None
-    assert ledger.scripts.release(args=["w1", second.field, "start", "died", "SIGKILL", 0, "0", 0, 0]) == 2
+    assert ledger.scripts.release(args=["w1", second.field, "start", "died", "SIGKILL", 0, "0", 0, 0, "", ""]) == 2
     ledger.complete(worker, first)
     again = ledger.claim(worker)
     assert again is not None
@@ -413,31 +493,13 @@ def test_a_batch_killed_at_its_limit_says_so(ledger: Ledger) -> None:
 
 def test_nobody_lingers_while_another_lanes_bell_waits(ledger: Ledger) -> None:
     worker = ledger.worker()
+    ours = entry("w1", "1:1", ledger.lane())
     ledger.client.lpush(f"{TAG}preprocess", b"a bell")
     ledger.client.sadd(f"{TAG}rung", ledger.lane().name, ledger.lane(Stage.SCORING).name)
-    assert worker.linger(ledger.lane(), 0.01) is None
-    assert ledger.scripts.linger(args=["w1:1", ledger.lane().name, "join"]) == b"joined", "the bell is its own lane's"
-    assert ledger.scripts.linger(args=["w1:1", ledger.lane().name, "leave"]) == 1
+    assert worker.linger(ledger.lane(), 64, 0.01) is None
+    assert ledger.scripts.linger(args=["join", ours]) == b"joined", "the bell is its own lane's"
+    assert ledger.scripts.linger(args=["leave", ours]) == 1
     ledger.client.sadd(f"{TAG}rung", "preprocess/other@1#" + "b" * 64)
-    assert ledger.scripts.linger(args=["w1:1", ledger.lane().name, "join"]) == b"bell"
-    assert worker.linger(ledger.lane(), 3) is None
+    assert ledger.scripts.linger(args=["join", ours]) == b"bell"
+    assert worker.linger(ledger.lane(), 64, 3) is None
     assert ledger.client.llen(f"{TAG}idle:preprocess") == 0
-
-
-def test_a_settle_that_finds_nothing_more_puts_its_worker_on_the_list(ledger: Ledger) -> None:
-    worker = ledger.worker()
-    ledger.accept()
-    batch = ledger.claim(worker)
-    assert batch is not None
-    assert ledger.complete(worker, batch, claim_next=64) is None
-    assert worker.lingers
-    ledger.accept()
-    assert ledger.bells() == 1, "the first bell; the second request has woken the worker instead"
-    assert worker.linger(ledger.lane(), 1) == ledger.lane()
-    assert not worker.lingers
-
-
-def test_a_worker_stands_on_the_list_once(ledger: Ledger) -> None:
-    for _ in range(2):
-        assert ledger.scripts.linger(args=["w1:1", ledger.lane().name, "join"]) == b"joined"
-    assert ledger.client.lrange(f"{TAG}idle:preprocess", 0, -1) == [b"w1:1"]

@@ -12,10 +12,21 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
+from pipeline.contracts.lanes import Lane
 from pipeline.contracts.problems import AlreadyEnded, TooLate
 from pipeline.contracts.stages import Priority, Stage, State
 from pipeline.contracts.status import Failure
-from pipeline.contracts.work import Attempts, Completed, Ended, Outcome, Output, RetryLater
+from pipeline.contracts.work import (
+    Attempts,
+    Carry,
+    Completed,
+    Ended,
+    Header,
+    Outcome,
+    Output,
+    RetryLater,
+    Work,
+)
 from pipeline.ledger.claiming import Batch, ClaimLost, Claims, release_claims
 from pipeline.ledger.keys import TAG
 from pipeline.ledger.producing import Accepted, Known, Parcel, Submission, idempotency
@@ -62,6 +73,7 @@ def make_machine(make_ledger: LedgerMaker) -> type[RuleBasedStateMachine]:
             self.parcel: tuple[Parcel, list[Any]] | None = None
             self.commits = 0
             self.incarnations = 0
+            self.other = self.ledger.worker("other")
             self.new_worker()
 
         def new_worker(self) -> None:
@@ -151,7 +163,7 @@ def make_machine(make_ledger: LedgerMaker) -> type[RuleBasedStateMachine]:
                 return
             self.take(batch)
 
-        def take(self, batch: Batch) -> None:
+        def take(self, batch: Batch, worker: Claims | None = None) -> None:
             for work in batch.works:
                 request = self.requests[work.id]
                 assert request.end is None
@@ -160,30 +172,32 @@ def make_machine(make_ledger: LedgerMaker) -> type[RuleBasedStateMachine]:
                 assert work.header.generation == request.generation
                 request.place = ("claimed", batch.field)
                 request.past = request.past or batch.lane.stage is Stage.SCORING
-            self.held.append(Held(batch, self.worker))
+            self.held.append(Held(batch, worker or self.worker))
 
         @rule(stages=st.integers(1, 3), limit=st.integers(1, 5))
         def pass_stages(self, stages: int, limit: int) -> None:
             """The good path, so that walks get far."""
             for stage in list(Stage)[:stages]:
-                batch = self.ledger.claim(self.worker, stage, limit)
+                batch = self.ledger.claim(self.other, stage, limit)
                 if batch is not None:
-                    self.take(batch)
+                    self.take(batch, self.other)
                     self.settle_all(self.held.pop(), ["complete"] * len(batch.works))
 
         @precondition(lambda self: self.held)
         @rule(data=st.data(), more=st.sampled_from([0, 3]))
         def settle(self, data: st.DataObject, more: int) -> None:
             held = self.held.pop(data.draw(st.integers(0, len(self.held) - 1)))
-            self.settle_all(held, [data.draw(FATES) for _ in held.batch.works], more)
+            if self.settle_all(held, [data.draw(FATES) for _ in held.batch.works], more):
+                self.linger(held.worker, held.batch.lane, data)
 
-        def settle_all(self, held: Held, fates: list[str], more: int = 0) -> None:
+        def settle_all(self, held: Held, fates: list[str], more: int = 0) -> bool:
+            """Whether the worker lingers now."""
             batch, stage = held.batch, held.batch.lane.stage
             outcomes = [self.outcome(fate, stage) for fate in fates]
             if held.released:
                 with pytest.raises(ClaimLost):
                     self.ledger.settle(held.worker, batch, outcomes)
-                return
+                return False
             following = self.ledger.settle(held.worker, batch, outcomes, claim_next=more)
             for work, fate in zip(batch.works, fates, strict=True):
                 request = self.requests[work.id]
@@ -201,6 +215,7 @@ def make_machine(make_ledger: LedgerMaker) -> type[RuleBasedStateMachine]:
                     self.finish(request, fate)
             if following is not None:
                 self.take(following)
+            return held.worker.lingers
 
         @staticmethod
         def outcome(fate: str, stage: Stage) -> Outcome:
@@ -211,11 +226,44 @@ def make_machine(make_ledger: LedgerMaker) -> type[RuleBasedStateMachine]:
                 return RetryLater(1000, attempts)
             return Ended(State(fate), Failure(category="x", stage=stage, message="boom", retryable=False), attempts)
 
+        def linger(self, worker: Claims, lane: Lane, data: st.DataObject) -> None:
+            """The worker stands on the list of the idle: what comes now is claimed for it, alive or not."""
+            event = data.draw(st.sampled_from(["nothing", "accept", "pass", "pass and die"]))
+            if event == "accept":
+                self.accept(2, Priority.HIGH, LONG_MS, None)
+            elif event.startswith("pass"):
+                self.pass_stages(2, 5)
+            handed = self.ledger.client.hgetall(f"{TAG}c:{self.name}")
+            for held in self.held:
+                handed.pop(held.batch.field.encode(), None)
+            works = []
+            for claim in handed.values():
+                ids = claim.split(b"|", 3)[3]
+                works = [self.placeholder(ids[at : at + 16], lane) for at in range(0, len(ids), 16)]
+            if works:
+                (field,) = handed
+                self.take(Batch(lane, field.decode(), self.name, 0, 0.0, works))
+            if event == "pass and die":
+                self.lose_claims("start")
+                worker.give_back()
+                return
+            woken = worker.linger(lane, 3, 0.001)
+            assert isinstance(woken, Batch) == bool(works)
+            if isinstance(woken, Batch):
+                assert [work.id for work in woken.works] == [work.id for work in works]
+                self.held[-1].batch = woken
+
+        def placeholder(self, request_id: bytes, lane: Lane) -> Work:
+            header = Header("m", "1", bytes(32), "", 1, 1, self.requests[request_id].generation, True)
+            return Work(request_id, 0, header, Carry(0), None, b"")
+
         # What dies, and what the sweeper does
 
         @rule(how=st.sampled_from(["start", "none", "loss"]))
         def lose_claims(self, how: Any) -> None:
-            released = release_claims(self.ledger.scripts, self.name, charge=how, reason="died", fence=how == "loss")
+            released = release_claims(
+                self.ledger.scripts, self.name, charge=how, reason="died", fence=how == "loss", queue="preprocess"
+            )
             back = 0
             for held in self.held:
                 if held.worker is not self.worker or held.released:

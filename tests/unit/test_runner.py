@@ -43,7 +43,10 @@ class Ledger:
         self.claim_next.append(claim_next)
         return self.claim(batch.lane, claim_next, answers_bell=False) if claim_next else None
 
-    def linger(self, lane: Lane, seconds: float) -> Lane | None:
+    def begin(self, batch: Batch) -> None:
+        pass
+
+    def linger(self, lane: Lane, limit: int, seconds: float) -> Batch | Lane | None:
         self.lingered += 1
         return None
 

@@ -71,7 +71,7 @@ if #records > 1 then
   for lane, waiting in pairs(lanes) do
     redis.call(unpack(waiting))
     redis.call('ZADD', P .. 'lanes', 'NX', int(now), lane)
-    ring(lane)
+    ring(lane, now)
   end
   redis.call('SET', P .. 'a:' .. ARGV[3], reply, 'PX', ARGV[4])
   count('accepted', (#records - 1) / 2)

@@ -48,12 +48,32 @@ local function push_bell(lane)
   redis.call('LPUSH', P .. queue, bell)
 end
 
+-- A fenced incarnation (swept for silence) may not claim: what it held has gone to others.
+local function fenced(incarnation)
+  local beat = redis.call('ZSCORE', P .. 'beats', incarnation)
+  return not beat or tonumber(beat) == 0
+end
+
+local take -- below: it rings, too
+
 -- Say that a lane has work: wake a worker that lingers, else send a bell unless one is on its way.
-local function ring(lane)
-  local worker = redis.call('LPOP', P .. 'idle:' .. string.match(lane, '^[^/]+'))
-  if worker then
-    redis.call('RPUSH', P .. 'wake:' .. worker, lane)
-    redis.call('PEXPIRE', P .. 'wake:' .. worker, 5000)
+-- A worker that lingers after work of this very lane finds its next batch claimed for it, in the wake: that saves it a
+-- round trip. If it is gone by now, the batch is released like any other that it held.
+-- A wake: the lane; with a batch also now and field, then its ids, scores, blobs and ('' for none) attempts.
+local function ring(lane, now)
+  local entry = redis.call('LPOP', P .. 'idle:' .. string.match(lane, '^[^/]+'))
+  if entry then
+    local incarnation, field, limit, last = string.match(entry, '^(%S+) (%S+) (%d+) (%S+)$')
+    local wake = { 'RPUSH', P .. 'wake:' .. incarnation .. ':' .. field, lane }
+    local batch = last == lane and not fenced(incarnation) and take(incarnation, field, lane, limit, now)
+    if batch then
+      wake[4], wake[5] = batch[1], batch[2]
+      for list = 3, 6 do
+        for i = 1, #batch[3] do wake[#wake + 1] = batch[list][i] or '' end
+      end
+    end
+    redis.call(unpack(wake))
+    redis.call('PEXPIRE', wake[2], 5000)
   elseif redis.call('SADD', P .. 'rung', lane) == 1 then
     push_bell(lane)
   end
@@ -98,7 +118,7 @@ end
 
 -- Claim the next batch of a lane: the most urgent `limit` requests, written as one field of the incarnation's claims.
 -- Returns nil if nothing waits, else {now, field, ids, scores, blobs, attempts}.
-local function take(incarnation, field, lane, limit, now)
+function take(incarnation, field, lane, limit, now)
   local stage = string.match(lane, '^%l+')
   redis.call('ZADD', P .. 'lanes', int(now), lane)
   local waiting = P .. 'q:' .. lane
@@ -121,7 +141,7 @@ local function take(incarnation, field, lane, limit, now)
   end
   ids, scores = live_ids, live_scores
   if #ids == 0 then
-    if redis.call('ZCARD', waiting) > 0 then ring(lane) end
+    if redis.call('ZCARD', waiting) > 0 then ring(lane, now) end
     return nil
   end
 
@@ -160,14 +180,16 @@ local function take(incarnation, field, lane, limit, now)
   redis.call('HSET', P .. 'c:' .. incarnation, field,
     lane .. '|' .. int(now) .. '|' .. table.concat(scores, ',') .. '|' .. table.concat(ids))
   count(stage .. ':claimed', #ids)
-  if redis.call('ZCARD', waiting) > 0 then ring(lane) end
+  if redis.call('ZCARD', waiting) > 0 then ring(lane, now) end
   local blobs = redis.call('MGET', unpack(keys_of(stage == 'preprocess' and 'r:' or 'o:', ids)))
   return { int(now), field, ids, scores, blobs, attempts }
 end
 
--- Let a worker stand on the list of its queue's lingering workers. Returns 'joined', 'work' if some waits (claim it), or
--- 'bell' if another lane's waits in the queue (answer that).
-local function join(worker, lane)
+-- Let a worker stand on the list of its queue's lingering workers. entry: 'INCARNATION FIELD LIMIT LANE', field and
+-- limit for a batch of that lane. Returns 'joined', 'work' if some waits there (claim it), or 'bell' if another lane's
+-- waits in the queue (answer that).
+local function join(entry)
+  local lane = string.match(entry, ' (%S+)$')
   local queue = string.match(lane, '^[^/]+')
   if redis.call('ZCARD', P .. 'q:' .. lane) > 0 then return 'work' end
   if redis.call('LLEN', P .. queue) > 0 then
@@ -175,16 +197,9 @@ local function join(worker, lane)
       if rung ~= lane and string.match(rung, '^[^/]+') == queue then return 'bell' end
     end
   end
-  redis.call('LREM', P .. 'idle:' .. queue, 0, worker) -- left there by a wait that failed
-  redis.call('LPUSH', P .. 'idle:' .. queue, worker)
-  redis.call('PEXPIRE', P .. 'idle:' .. queue, 5000) -- names of workers that died here go with it
+  redis.call('LPUSH', P .. 'idle:' .. queue, entry)
+  redis.call('PEXPIRE', P .. 'idle:' .. queue, 5000) -- entries of workers that died here go with it
   return 'joined'
-end
-
--- A fenced incarnation (swept for silence) may not claim: what it held has gone to others.
-local function fenced(incarnation)
-  local beat = redis.call('ZSCORE', P .. 'beats', incarnation)
-  return not beat or tonumber(beat) == 0
 end
 
 -- Dead letters are bounded by age (oldest_ms) and by count; what goes, goes whole.

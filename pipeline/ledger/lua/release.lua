@@ -2,7 +2,8 @@
 -- Give claimed batches back to their lanes, with the scores they had, and ring.
 -- ARGV: incarnation, prefix of the fields ('' for all), charge ('start', 'loss' or 'none'), error, signal ('' if none),
 --       older than ms (0: any age), fence ('1': the incarnation is dead for ever), silent for ms (0: don't ask),
---       limit ms (0: none): a batch that ran so long was killed for that.
+--       limit ms (0: none): a batch that ran so long was killed for that, the field that was running ('' if any may
+--       have been: charge all; else the others never began), queue ('' or: take its lingerers of that prefix off).
 -- Returns the number of requests released, or -1 if the incarnation has beaten within `silent for`.
 local incarnation, prefix, charge, reason, signal = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local now = now_ms()
@@ -15,6 +16,12 @@ if ARGV[7] == '1' then redis.call('ZADD', P .. 'beats', 0, incarnation) end
 local claims = P .. 'c:' .. incarnation
 local fields = redis.call('HGETALL', claims)
 local released = 0
+if ARGV[11] ~= '' then -- first: or another script would claim for who is gone
+  local idle, name = P .. 'idle:' .. ARGV[11], incarnation .. ' ' .. prefix
+  for _, entry in ipairs(redis.call('LRANGE', idle, 0, -1)) do
+    if string.sub(entry, 1, #name) == name then redis.call('LREM', idle, 0, entry) end
+  end
+end
 for f = 1, #fields, 2 do
   local lane, ms, scores, ids = string.match(fields[f + 1], '^([^|]*)|([^|]*)|([^|]*)|(.*)$')
   if string.sub(fields[f], 1, #prefix) == prefix and now - tonumber(ms) >= tonumber(ARGV[6]) then
@@ -29,7 +36,7 @@ for f = 1, #fields, 2 do
         redis.call('ZADD', P .. 'q:' .. lane, score, id)
         if stage == 'scoring' then redis.call('ZADD', P .. 'open', 'XX', int(score % 8796093022208), id) end
         local a = attempts_of(redis.call('HGET', P .. 'attempts', id))
-        if charge ~= 'none' then
+        if charge ~= 'none' and (ARGV[10] == '' or ARGV[10] == fields[f]) then
           -- Evidence makes a suspect at once; a vanished worker only the second time.
           if charge == 'start' then
             a.starts = a.starts + 1
@@ -52,7 +59,7 @@ for f = 1, #fields, 2 do
       end
     end
     count(stage .. ':released', place)
-    ring(lane)
+    ring(lane, now)
   end
 end
 return released

@@ -16,5 +16,5 @@ redis.call('ZADD', P .. 'open', string.match(lane, '^%l+') == 'postprocess' and 
 redis.call('ZADD', P .. 'q:' .. lane, int(ARGV[3] * 8796093022208 + deadline), id)
 redis.call('ZADD', P .. 'lanes', 'NX', int(now), lane)
 count('replayed', 1)
-ring(lane)
+ring(lane, now)
 return 1

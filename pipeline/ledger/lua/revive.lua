@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 -- Move retries that are due into their lanes and ring them. Returns how many were due.
-local due = redis.call('ZRANGE', P .. 'later', '-inf', int(now_ms()), 'BYSCORE', 'LIMIT', 0, 128)
+local now = now_ms()
+local due = redis.call('ZRANGE', P .. 'later', '-inf', int(now), 'BYSCORE', 'LIMIT', 0, 128)
 local lanes = {}
 for _, entry in ipairs(due) do
   local id = string.sub(entry, 1, 16)
@@ -11,5 +12,5 @@ for _, entry in ipairs(due) do
     lanes[lane] = true
   end
 end
-for lane in pairs(lanes) do ring(lane) end
+for lane in pairs(lanes) do ring(lane, now) end
 return #due

@@ -4,8 +4,9 @@
 -- Returns 'rung', 'empty', 'served' (claimed from within that time), or 'bells' (some wait in the queue).
 local last = tonumber(redis.call('ZSCORE', P .. 'lanes', ARGV[1]) or '0')
 if redis.call('ZCARD', P .. 'q:' .. ARGV[1]) == 0 then return 'empty' end
-if now_ms() - last < tonumber(ARGV[2]) then return 'served' end
+local now = now_ms()
+if now - last < tonumber(ARGV[2]) then return 'served' end
 if ARGV[3] == '1' and redis.call('LLEN', P .. string.match(ARGV[1], '^[^/]+')) > 0 then return 'bells' end
 redis.call('SREM', P .. 'rung', ARGV[1])
-ring(ARGV[1])
+ring(ARGV[1], now)
 return 'rung'

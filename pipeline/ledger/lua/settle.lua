@@ -3,7 +3,7 @@
 -- ARGV: 1 incarnation, 2 field, 3 lane, 4 next lane ('' after the last stage), 5 result_ttl ms,
 --       6 dead_max_age ms, 7 dead_max_count, 8 next field, 9 limit (0: claim no more),
 --       10 number of forwards, 11 of ends, 12 of retries, 13 of letters, 14 rows the model ran,
---       15 name under which the worker lingers if nothing is left, 16 idempotency_ttl ms, then
+--       15 entry with which the worker lingers if nothing is left (see join), 16 idempotency_ttl ms, then
 --       forwards (id, score, output), ends (id, state, record, idempotency key and body digest or ''),
 --       retries (id, score, delay ms, attempts JSON), letters (id, letter).
 -- Returns {'lost'} if the claim is gone (the fence: another has this batch), {'empty'}, {'joined'} (it lingers now), or
@@ -35,7 +35,7 @@ if forwards > 0 then
     redis.call(unpack(outputs))
     redis.call(unpack(waiting))
     redis.call('ZADD', P .. 'lanes', 'NX', int(now), next_lane)
-    ring(next_lane)
+    ring(next_lane, now)
   end
   at = at + 3 * forwards
 end
@@ -88,9 +88,9 @@ count('runs:' .. string.match(lane, '/([^#]+)'), tonumber(ARGV[14]))
 
 local limit = tonumber(ARGV[9])
 if limit == 0 or fenced(incarnation) then
-  if redis.call('ZCARD', P .. 'q:' .. lane) > 0 then ring(lane) end
+  if redis.call('ZCARD', P .. 'q:' .. lane) > 0 then ring(lane, now) end
   return { 'empty' }
 end
 local batch = take(incarnation, ARGV[8], lane, limit, now)
-if not batch then return { join(ARGV[15], lane) == 'joined' and 'joined' or 'empty' } end
+if not batch then return { join(ARGV[15]) == 'joined' and 'joined' or 'empty' } end
 return { 'batch', unpack(batch) }
