@@ -14,7 +14,10 @@ async def publish_all(client: AsyncClient, store: ModelStore) -> list[str]:
     added = []
     for artifact in store.all():
         ref = artifact.ref
-        release = Release(ref.name, ref.version, ref.digest, ref.pool, artifact.manifest["input_schema"])
+        manifest = artifact.manifest
+        release = Release(
+            ref.name, ref.version, ref.digest, ref.pool, manifest["input_schema"], manifest.get("cache_ttl_s", 0)
+        )
         if await publish(client, release, make_current=False):
             added.append(f"{ref.name}@{ref.version}")
     return added

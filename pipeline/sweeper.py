@@ -84,6 +84,7 @@ class Sweeper:
         for step in (
             self._revive_due_retries,
             self._expire_deadlines,
+            self._fan_out_flights,
             self._release_claims,
             self._sweeping.forget_dead_workers,
             self._ring_idle_lanes,
@@ -108,6 +109,11 @@ class Sweeper:
         for _ in range(50):
             if self._sweeping.expire_deadlines() < keys.SCRIPT_LIMIT:
                 break
+
+    def _fan_out_flights(self) -> None:
+        ended = self._sweeping.fan_out_flights()
+        if ended:
+            log.info("flights_fanned_out", requests=ended)
 
     def _release_claims(self) -> None:
         for name, released in self._sweeping.release_dead_workers():

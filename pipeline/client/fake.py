@@ -21,7 +21,7 @@ from pipeline.contracts.stages import Priority, State
 from pipeline.contracts.status import Failure, Status
 from pipeline.contracts.work import Carry, Header
 from pipeline.ledger.producing import Accepted, idempotency
-from pipeline.ledger.records import End, Entry, status_of
+from pipeline.ledger.records import End, Entry, pack_front, status_of
 
 Score = Callable[[str, Mapping[str, Any]], dict[str, Any]]
 
@@ -159,7 +159,7 @@ class FakeScoringClient:
             outcome = error
         name, _, version = request.model.partition("@")
         priority, timeout_ms = Priority.of(request.priority), round(request.timeout_s * 1000)
-        header = Header(name, version or "1", bytes(32), "", priority, timeout_ms, 0, request.allow_degraded, held)
+        header = Header(name, version or "1", bytes(32), "", priority, timeout_ms, 0, request.allow_degraded)
         request_id = round(time.time() * 1000).to_bytes(6, "big") + random_tails(1)[0]
         status = Accepted(request_id, header).status()
         text = status["request_id"]
@@ -176,4 +176,4 @@ class FakeScoringClient:
             error = Failure(category=category, stage=None, message=message, retryable=False)
         scored_by = f"{header.model}@{header.version}" if state is State.SUCCEEDED else None
         end = End(time.time() * 1000, result, error, 1, scored_by)
-        self._statuses[text] = status_of(request_id, Entry(str(state), header, Carry(0), end))
+        self._statuses[text] = status_of(request_id, Entry(str(state), header, Carry(0), end, pack_front(header)))

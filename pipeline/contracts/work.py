@@ -10,7 +10,7 @@ from pipeline.contracts.status import Failure
 
 
 class Header(NamedTuple):
-    """What was pinned at accept. A tuple, because every stage packs and unpacks it."""
+    """What was pinned at accept: the same for many requests."""
 
     model: str
     version: str
@@ -20,8 +20,8 @@ class Header(NamedTuple):
     timeout_ms: int
     generation: int
     allow_degraded: bool
-    key: bytes = b""
-    """Its idempotency key and the digest of its body, 16 bytes each; empty without."""
+    cache_s: float = 0
+    """How long its answer may be given again, in seconds; 0: not at all."""
 
     @property
     def ref(self) -> ModelRef:
@@ -32,6 +32,18 @@ class Header(NamedTuple):
     def urgency(self) -> Priority:
         """The priority as its enum."""
         return Priority(self.priority)
+
+
+class Ties(NamedTuple):
+    """What ties a request to others. ``flight``: the request whose computation it has joined, empty if it is its own.
+
+    ``key``: its idempotency key and the digest of its body, 16 bytes each; empty without.
+    ``cache_key``: the same 16 bytes for requests that one computation answers; empty if it stands apart.
+    """
+
+    flight: bytes = b""
+    key: bytes = b""
+    cache_key: bytes = b""
 
 
 class Carry(NamedTuple):
@@ -84,9 +96,9 @@ NO_ATTEMPTS = Attempts()
 class Work:
     """One claimed request at one stage.
 
-    ``body`` is the stage's input: the features (dict) for preprocess, the packed vector for scoring,
-    the raw output for postprocess. ``blob`` is the stored form it came from; ``unreadable`` says why it could not be
-    taken apart, if it could not.
+    ``body`` is the stage's input: the features (dict) for preprocess, the packed vector for scoring, the raw output for
+    postprocess. ``blob`` is the stored form it came from, ``front`` its header and ties as stored; ``unreadable`` says
+    why it could not be taken apart, if it could not.
     """
 
     id: bytes
@@ -97,6 +109,7 @@ class Work:
     blob: bytes
     attempts: Attempts = NO_ATTEMPTS
     unreadable: str = ""
+    front: bytes = b""
 
 
 @dataclass(slots=True)

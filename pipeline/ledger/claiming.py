@@ -21,6 +21,7 @@ from pipeline.ledger.records import (
     end_of,
     pack_attempts,
     pack_entry,
+    pack_front,
     unpack_attempts,
     unpack_entry,
 )
@@ -136,17 +137,17 @@ class Claims:
                 if following:
                     forwards += work.id, work.score, packed
                 else:
-                    ends += work.id, str(State.SUCCEEDED), packed, work.header.key
+                    ends += work.id, str(State.SUCCEEDED), packed
             elif isinstance(outcome, RetryLater):
                 retries += work.id, work.score, outcome.delay_ms, pack_attempts(outcome.attempts)
             else:
                 ends += self._end(work, outcome, carry._replace(timings=timings), now_ms)
                 if outcome.state is State.DEAD:
-                    record = work.blob if stage is Stage.PREPROCESS else self._client.get(keys.record(work.id))
+                    record = work.blob if stage is Stage.PREPROCESS else self._input(work.id)
                     dead += work.id, pack_letter(work, outcome, stage, record, now_ms)
         field = self._field()
         place = self._place_for(lane, batch.incarnation, field, claim_next)
-        kind, *following_batch = self._scripts.settle(
+        kind, *answer = self._scripts.settle(
             args=[
                 batch.incarnation,
                 batch.field,
@@ -158,7 +159,7 @@ class Claims:
                 field,
                 claim_next,
                 len(forwards) // 3,
-                len(ends) // 4,
+                len(ends) // 3,
                 len(retries) // 4,
                 len(dead) // 2,
                 model_runs,
@@ -172,28 +173,36 @@ class Claims:
         )
         if kind == b"lost":
             raise ClaimLost(f"{len(batch.works)} requests of {lane.label} were released to another worker")
-        self._place = place if kind == b"joined" else None
-        return _batch(lane, batch.incarnation, following_batch) if following_batch else None
+        self._place = place if kind == b"lingers" else None
+        flights, *next_batch = answer
+        for flight in flights:
+            fan_out(self._scripts, settings, flight)
+        return _batch(lane, batch.incarnation, next_batch) if next_batch else None
 
     def give_back(self) -> int:
         """Release everything this process holds, with nothing charged: it was interrupted; how many requests."""
         self._place = None
         return release_claims(self._scripts, self._name(), charge="none", pid=self._pid, queue=self._queue)
 
+    def _input(self, request_id: bytes) -> bytes | None:
+        """The record that a request's computation began with: its own, or the copy if it ended before the others."""
+        copy, record = self._client.mget(keys.flight_input(request_id), keys.record(request_id))
+        return copy or record
+
     @staticmethod
     def _pack(batch: Batch, work: Work, carry: Carry, output: Output, now_ms: float) -> bytes:
         """A stage's output for the next stage, or the request's end after the last one."""
         stage, model = batch.lane.stage, batch.lane.model
         if stage.following:
-            return pack_entry(str(stage), work.header, carry, output.body)
+            return pack_entry(str(stage), work.front, carry, output.body)
         end = End(now_ms, output.body, None, work.attempts.starts + 1, f"{model.name}@{model.version}")
-        return end_of(State.SUCCEEDED, work.header, carry, end)
+        return end_of(State.SUCCEEDED, work.front, carry, end)
 
     @staticmethod
-    def _end(work: Work, outcome: Ended, carry: Carry, now_ms: float) -> tuple[bytes, str, bytes, bytes]:
+    def _end(work: Work, outcome: Ended, carry: Carry, now_ms: float) -> tuple[bytes, str, bytes]:
         tries = outcome.attempts.starts or work.attempts.starts + 1
         end = End(now_ms, None, outcome.error, tries)
-        return work.id, str(outcome.state), end_of(outcome.state, work.header, carry, end), work.header.key
+        return work.id, str(outcome.state), end_of(outcome.state, work.front, carry, end)
 
     def linger(self, lane: Lane, limit: int, seconds: float) -> Batch | Lane | None:
         """Wait up to ``seconds`` for work of the lane's queue: its next batch, claimed; or the lane that has some.
@@ -204,7 +213,7 @@ class Claims:
         if place is None:
             place = self._place_for(lane, self._name(), self._field(), limit)
             joined = self._scripts.linger(args=["join", place.entry])
-            if joined != b"joined":
+            if joined != b"lingers":
                 return lane if joined == b"work" else None
         self._place = None
         woken = self._woken(place, seconds)
@@ -249,6 +258,20 @@ def _storable(work: Work, outcome: Outcome) -> Outcome:
     return outcome
 
 
+def fan_out(scripts: Scripts, settings: Settings, flight: bytes) -> int:
+    """Give the outcome of a flight to all its members, some in each call: how many got it."""
+    lives = (
+        round(settings.result_ttl * 1000),
+        round(settings.idempotency_ttl * 1000),
+        round(settings.dead_max_age * 1000),
+    )
+    ended, left = 0, 1
+    while left:
+        now_ended, left = scripts.fan(args=[*lives, flight])
+        ended += now_ended
+    return ended
+
+
 def release_claims(
     scripts: Scripts,
     incarnation: str,
@@ -285,5 +308,5 @@ def _work(request_id: bytes, score: int, lane: Lane, blob: bytes | None, attempt
         digest = bytes.fromhex(model.digest)
         header = Header(model.name, model.version, digest, model.pool, Priority.LOW, 0, 0, True)
         unreadable = f"its stored form cannot be read: {type(error).__name__}: {error}"
-        return Work(request_id, score, header, Carry(0), None, blob or b"", attempts, unreadable)
-    return Work(request_id, score, entry.header, entry.carry, entry.body, blob or b"", attempts)
+        return Work(request_id, score, header, Carry(0), None, blob or b"", attempts, unreadable, pack_front(header))
+    return Work(request_id, score, entry.header, entry.carry, entry.body, blob or b"", attempts, front=entry.front)

@@ -19,6 +19,5 @@ def finish_arguments(request_id: bytes, entry: Entry, state: State, end: End) ->
         request_id,
         ref.lane(Stage.PREPROCESS),
         ref.lane(Stage.SCORING),
-        end_of(state, entry.header, entry.carry, end),
-        entry.header.key,
+        end_of(state, entry.front, entry.carry, end),
     )

@@ -5,6 +5,14 @@ key               type    life                         what
 ================= ======= ============================ ========================================================
 ``r:ID``          string  until ended, + result_ttl    the request's record: as accepted, then as ended
 ``o:ID``          string  until ended                  the latest stage's output: input of the next one
+``f:CACHE_KEY``   string  until ended, + 2 s           the flight that computes this: ID, ``:``, its own score;
+                                                       ID alone for 2 s after it has succeeded
+``m:ID``          zset    until ended                  members of a flight that has been joined; score: their own
+``joined``        hash    while any is unfinished      ID of a flight that has been joined -> 0, or when scoring
+                                                       claimed it (ms): the point of no return
+``i:ID``          string  until ended                  its input, once its first member has left it
+``e:ID``          string  until all have it            its outcome: the first member's record as ended
+``fanout``        hash    until all have it            ID of such a flight -> state
 ``k:KEY``         string  until ended, + idempot._ttl  an idempotency key (16 bytes of SHA-256) -> ID, body digest
 ``a:RECEIPT``     string  2 min                        what one accept answered: for those who did not hear it
 ``open``          zset    while anything is unfinished ids without an end; score: deadline (ms), +inf once
@@ -30,6 +38,7 @@ key               type    life                         what
 ``epoch``         string  for ever                     raised when ``releases`` changes
 ``dead``          zset    bounded by count and age     ID -> when it died (ms)
 ``d:ID``          string  dead_max_age                 the dead letter, whole
+``dm:ID``         zset    dead_max_age                 who died with it, if several: ids
 ``ended``         channel                              ids that ended, 16 bytes each, a message a settle
 ``QUEUE``         list                                 the broker's queue of bells (kombu's format and keys)
 ================= ======= ============================ ========================================================
@@ -41,6 +50,7 @@ WAKE ``INCARNATION:FIELD``.
 TAG = "{p00}:"
 
 OPEN = TAG + "open"
+FANOUT = TAG + "fanout"
 LATER = TAG + "later"
 ATTEMPTS = TAG + "attempts"
 BEATS = TAG + "beats"
@@ -59,6 +69,8 @@ ENDED = TAG + "ended"
 _RECORD = (TAG + "r:").encode()
 _OUTPUT = (TAG + "o:").encode()
 _LETTER = (TAG + "d:").encode()
+_LETTER_MEMBERS = (TAG + "dm:").encode()
+_INPUT = (TAG + "i:").encode()
 
 SCRIPT_LIMIT = 128
 """No script touches more requests than this: it bounds how long the server is busy with one call."""
@@ -77,6 +89,16 @@ def output(request_id: bytes) -> bytes:
 def letter(request_id: bytes) -> bytes:
     """Key of a dead letter."""
     return _LETTER + request_id
+
+
+def letter_members(request_id: bytes) -> bytes:
+    """Key of the requests that died with a dead letter, if they were several."""
+    return _LETTER_MEMBERS + request_id
+
+
+def flight_input(flight: bytes) -> bytes:
+    """Key of the copy of a flight's input, if its first member has left it."""
+    return _INPUT + flight
 
 
 def waiting(lane: str) -> str:

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +10,11 @@ import msgpack
 
 from pipeline.contracts.ids import from_text, rfc3339, to_text
 from pipeline.contracts.problems import InvalidRequest, NotDead, NotFound
-from pipeline.contracts.stages import Priority, Stage
-from pipeline.contracts.work import Attempt, Ended, Header, Work
+from pipeline.contracts.stages import Stage, State
+from pipeline.contracts.work import Attempt, Ended, Header, Ties, Work
 from pipeline.ledger import keys
 from pipeline.ledger.connection import AsyncClient, store_problems
-from pipeline.ledger.records import pack_entry, pack_features, unpack_entry
+from pipeline.ledger.records import MEMBER_REST, header_of, pack_entry, pack_features, pack_front, ties_of, unpack_entry
 from pipeline.ledger.scripts import Scripts
 
 _PAGE = 100
@@ -22,9 +22,13 @@ _PAGE = 100
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """A dead letter. ``stage_input`` is what the stage that died was given, as stored: a replay resumes there."""
+    """A dead letter. ``stage_input`` is what the stage that died was given, as stored: a replay resumes there.
+
+    ``id`` is that of the computation that died; ``died`` are the requests that died with it.
+    """
 
     id: bytes
+    front: bytes
     header: Header
     stage: Stage
     category: str
@@ -33,6 +37,7 @@ class Letter:
     stage_input: bytes
     attempts: tuple[Attempt, ...]
     died_ms: float
+    died: tuple[bytes, ...]
 
     @property
     def fingerprint(self) -> str:
@@ -48,7 +53,7 @@ class Letter:
         ]
         return {
             "id": to_text(self.id),
-            "request_ids": [to_text(self.id)],
+            "request_ids": [to_text(request_id) for request_id in self.died],
             "model": self.header.model,
             "model_version": self.header.version,
             "stage": str(self.stage),
@@ -66,7 +71,7 @@ def pack_letter(work: Work, outcome: Ended, stage: Stage, record: bytes | None, 
     """The stored form of a new dead letter. ``record``: the request's record, which holds its input."""
     return msgpack.packb(
         {
-            "header": work.header,
+            "front": work.front,
             "stage": str(stage),
             "category": outcome.error["category"],
             "message": outcome.error["message"],
@@ -85,11 +90,12 @@ def _features(record: bytes | None) -> Any:
         return {}  # it died of being unreadable; the letter's message says so
 
 
-def _unpack(request_id: bytes, blob: bytes) -> Letter:
+def _unpack(request_id: bytes, blob: bytes, members: list[bytes]) -> Letter:
     stored = msgpack.unpackb(blob, strict_map_key=False)
     return Letter(
         request_id,
-        Header(*stored["header"]),
+        stored["front"],
+        header_of(stored["front"]),
         Stage(stored["stage"]),
         stored["category"],
         stored["message"],
@@ -97,6 +103,7 @@ def _unpack(request_id: bytes, blob: bytes) -> Letter:
         stored["stage_input"],
         tuple(Attempt(*entry) for entry in stored["attempts"]),
         stored["died_ms"],
+        tuple(members) or (request_id,),
     )
 
 
@@ -124,11 +131,9 @@ class DeadLetters:
                 ids = await self._client.zrange(keys.DEAD, place, place + _PAGE - 1, desc=True)
                 if not ids:
                     return found, None
-                blobs = await self._client.mget([keys.letter(request_id) for request_id in ids])
-                for offset, (request_id, blob) in enumerate(zip(ids, blobs, strict=True)):
-                    if blob is None:  # aged out; the sweeper has yet to drop its place in the list
+                for offset, (request_id, letter) in enumerate(zip(ids, await self._read(ids), strict=True)):
+                    if letter is None:  # aged out; the sweeper has yet to drop its place in the list
                         continue
-                    letter = _unpack(request_id, blob)
                     if (
                         (model and letter.header.model != model)
                         or (stage and letter.stage != stage)
@@ -154,41 +159,70 @@ class DeadLetters:
             raise InvalidRequest(message, errors=[{"pointer": "/cursor", "message": message}])
         return int(rank) + 1
 
-    async def get(self, request_id: bytes) -> Letter:
-        """One letter; NotFound if there is none."""
+    async def _read(self, ids: Sequence[bytes]) -> list[Letter | None]:
         with store_problems():
-            blob = await self._client.get(keys.letter(request_id))
-        if blob is None:
+            async with self._client.pipeline(transaction=False) as pipe:
+                pipe.mget([keys.letter(request_id) for request_id in ids])
+                for request_id in ids:
+                    pipe.zrange(keys.letter_members(request_id), 0, -1)
+                blobs, *members = await pipe.execute()
+        return [
+            _unpack(request_id, blob, died) if blob is not None else None
+            for request_id, blob, died in zip(ids, blobs, members, strict=True)
+        ]
+
+    async def _find(self, request_id: bytes) -> Letter | None:
+        """The letter of this id, or the one with which this request died."""
+        (letter,) = await self._read([request_id])
+        if letter is None:
+            with store_problems():
+                blob = await self._client.get(keys.record(request_id))
+            entry = unpack_entry(blob) if blob else None
+            if entry is not None and entry.kind == State.DEAD and entry.ties.flight:
+                (letter,) = await self._read([entry.ties.flight])
+        return letter
+
+    async def get(self, request_id: bytes) -> Letter:
+        """One letter, by its id or that of any request that died with it; NotFound if there is none."""
+        letter = await self._find(request_id)
+        if letter is None:
             raise NotFound(f"no dead letter {to_text(request_id)}")
-        return _unpack(request_id, blob)
+        return letter
 
     async def replay(self, request_id: bytes) -> None:
-        """Run a dead request again from the stage that died, one generation on. NotFound, NotDead."""
+        """Run what died with a letter again from the stage that died, one generation on. NotFound, NotDead."""
+        letter = await self._find(request_id)
         with store_problems():
-            blob = await self._client.get(keys.letter(request_id))
-            if blob is None:
+            if letter is None:
                 if await self._client.exists(keys.record(request_id)):
                     raise NotDead(f"{to_text(request_id)} is not dead")
                 raise NotFound(f"no dead letter {to_text(request_id)}")
-            letter = _unpack(request_id, blob)
-            header = letter.header._replace(generation=letter.header.generation + 1)
-            output = b""
+            front, lane = _next_generation(letter.front, flight=b""), letter.header.ref.lane(letter.stage)
+            record, output = pack_features(front, letter.features), b""
             if letter.stage is not Stage.PREPROCESS:
                 entry = unpack_entry(letter.stage_input)
-                output = pack_entry(entry.kind, header, entry.carry, entry.body)
-            replayed = await self._scripts.replay(
-                args=[
-                    request_id,
-                    header.ref.lane(letter.stage),
-                    int(Priority(header.priority)),
-                    header.timeout_ms,
-                    pack_features(header, letter.features),
-                    output,
-                    header.key,
-                ]
-            )
+                output = pack_entry(entry.kind, front, entry.carry, entry.body)
+            several = letter.died != (letter.id,)
+            if several:
+                await self._rejoin(letter, lane, record)
+            header = letter.header
+            arguments = [letter.id, lane, header.priority, header.timeout_ms, record, output, "1" if several else "0"]
+            replayed = await self._scripts.replay(args=arguments)
         if not replayed:
             raise NotDead(f"{to_text(request_id)} is not dead any more")
+
+    async def _rejoin(self, letter: Letter, lane: str, first_record: bytes) -> None:
+        for chunk in _chunks(list(letter.died)):
+            blobs = await self._client.mget([keys.record(member) for member in chunk])
+            arguments: list[Any] = [letter.id, lane]
+            for member, blob in zip(chunk, blobs, strict=True):
+                entry = unpack_entry(blob) if blob else None
+                if entry is None or entry.kind != State.DEAD:
+                    continue  # forgotten by now, or replayed already
+                own = _next_generation(entry.front, flight=letter.id) + MEMBER_REST
+                record = first_record if member == letter.id else own
+                arguments += member, entry.header.priority, entry.header.timeout_ms, record
+            await self._scripts.rejoin(args=arguments)
 
     async def purge(self, request_ids: list[bytes]) -> int:
         """Delete letters for good; how many there were."""
@@ -197,9 +231,15 @@ class DeadLetters:
             for chunk in _chunks(request_ids):
                 async with self._client.pipeline(transaction=True) as pipe:
                     pipe.zrem(keys.DEAD, *chunk)
-                    pipe.delete(*(keys.letter(request_id) for request_id in chunk))
+                    pipe.delete(*map(keys.letter, chunk), *map(keys.letter_members, chunk))
                     purged += (await pipe.execute())[0]
         return purged
+
+
+def _next_generation(front: bytes, *, flight: bytes) -> bytes:
+    """The front of a replayed request. It has no cache key: nobody joins what has failed before."""
+    header = header_of(front)
+    return pack_front(header._replace(generation=header.generation + 1), Ties(flight=flight, key=ties_of(front).key))
 
 
 def _chunks(ids: list[bytes]) -> Iterator[list[bytes]]:

@@ -5,11 +5,12 @@ import os
 import time
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import structlog
 from redis.exceptions import RedisError
 
+from pipeline.contracts.cache_keys import cache_key
 from pipeline.contracts.canonical import digest
 from pipeline.contracts.ids import accepted_ms, random_tails, to_text
 from pipeline.contracts.problems import (
@@ -25,11 +26,21 @@ from pipeline.contracts.problems import (
 )
 from pipeline.contracts.stages import ENDS, Priority, Stage, State
 from pipeline.contracts.status import Failure, Status
-from pipeline.contracts.work import Carry, Header
+from pipeline.contracts.work import Carry, Header, Ties
 from pipeline.ledger import keys
 from pipeline.ledger.connection import AsyncClient, store_problems
 from pipeline.ledger.finishing import finish_arguments, finish_head
-from pipeline.ledger.records import ACCEPTED, End, Entry, pack_features, status_of, unpack_attempts, unpack_entry
+from pipeline.ledger.records import (
+    ACCEPTED,
+    MEMBER_REST,
+    End,
+    Entry,
+    pack_features,
+    pack_front,
+    status_of,
+    unpack_attempts,
+    unpack_entry,
+)
 from pipeline.ledger.releases import ReleaseTable, read_releases
 from pipeline.ledger.scripts import Scripts
 from pipeline.settings import Settings
@@ -50,6 +61,8 @@ class Submission:
     allow_degraded: bool = True
     key: bytes = b""
     """What ``idempotency`` made of the producer's key and this request; empty without a key."""
+    no_cache: bool = False
+    """Compute it anew, and for this request alone."""
 
 
 def idempotency(
@@ -68,7 +81,7 @@ def idempotency(
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """The request that an idempotency key stands for already."""
+    """A request that may have ended: read it. An idempotency key stood for it, or its answer was there already."""
 
     id: bytes
 
@@ -79,10 +92,13 @@ class Accepted:
 
     id: bytes
     header: Header
+    joined: bool = False
 
     def status(self) -> Status:
         """Its status document in this moment: known without reading it back."""
-        return status_of(self.id, Entry(ACCEPTED, self.header, Carry(0), None))
+        status = status_of(self.id, Entry(ACCEPTED, self.header, Carry(0), None, pack_front(self.header)))
+        status["joined"] = self.joined
+        return status
 
 
 class Parcel:
@@ -98,30 +114,49 @@ class Parcel:
         self.epoch = table.epoch
         self.refused: list[Problem | None] = [None] * len(self.submissions)
         self.sent: list[tuple[int, Header]] = []
-        self.arguments: list[Any] = [table.epoch, settings.max_waiting, self.receipt, RECEIPT_S * 1000]
+        self.arguments: list[Any] = [
+            table.epoch,
+            settings.max_waiting,
+            self.receipt,
+            RECEIPT_S * 1000,
+            round(settings.result_ttl * 1000),
+            round(settings.idempotency_ttl * 1000),
+            MEMBER_REST,
+        ]
         tails = random_tails(len(self.submissions))
         for place, (submission, tail) in enumerate(zip(self.submissions, tails, strict=True)):
             try:
                 release = table.resolve(submission.model)
+                digest, features, degradable = release.digest_bytes, submission.features, submission.allow_degraded
                 header = Header(
                     release.name,
                     release.version,
-                    bytes.fromhex(release.digest),
+                    digest,
                     release.pool,
                     int(submission.priority),
                     submission.timeout_ms,
                     0,
-                    submission.allow_degraded,
-                    submission.key,
+                    degradable,
+                    release.cache_s,
                 )
-                record = pack_features(header, submission.features)
+                shared = b"" if submission.no_cache else cache_key(digest, features, allow_degraded=degradable)
+                record = pack_features(pack_front(header, Ties(b"", submission.key, shared)), features)
             except Problem as problem:
                 self.refused[place] = problem
                 continue
             self.sent.append((place, header))
             lane = release.ref.lane(Stage.PREPROCESS)
-            self.arguments += tail, lane, header.priority, header.timeout_ms, record, header.key
+            self.arguments += tail, lane, header.priority, header.timeout_ms, record
         self.packed = True
+
+
+class _Unfinished(NamedTuple):
+    """A request to be read: its place among the answers, its flight (itself, if it has joined none) and first lane."""
+
+    place: int
+    id: bytes
+    flight: bytes
+    lane: str
 
 
 class Producing:
@@ -170,9 +205,9 @@ class Producing:
         answers: list[Any] = list(parcel.refused)
         for number, (place, header) in enumerate(parcel.sent):
             letter, request_id = letters[17 * number : 17 * number + 1], letters[17 * number + 1 : 17 * number + 17]
-            if letter == b"n":
-                answers[place] = Accepted(request_id, header)
-            elif letter == b"o":
+            if letter in b"nj":
+                answers[place] = Accepted(request_id, header, joined=letter == b"j")
+            elif letter in b"oe":
                 answers[place] = Known(request_id)
             else:
                 answers[place] = self._refusal(letter, unfinished)
@@ -209,7 +244,7 @@ class Producing:
     async def _cancel(self, request_id: bytes, entry: Entry) -> bool:
         with store_problems():
             (seconds, micros), offset = await self._client.time(), await self._client.get(keys.OFFSET)
-            tried = await self._client.hget(keys.ATTEMPTS, request_id)
+            tried = await self._client.hget(keys.ATTEMPTS, entry.ties.flight or request_id)
             error = Failure(category="cancelled", stage=None, message="cancelled by its producer", retryable=False)
             now_ms = seconds * 1000 + micros / 1000 + int(offset or 0)
             end = End(now_ms, None, error, unpack_attempts(tried).starts)
@@ -223,7 +258,7 @@ class Producing:
     async def read(self, request_ids: Sequence[bytes]) -> list[Status | Problem]:
         """The status documents of requests, in order; NotFound or Gone in the place of those without a record."""
         answers: list[Any] = [None] * len(request_ids)
-        unfinished: list[tuple[int, str]] = []
+        unfinished: list[_Unfinished] = []
         with store_problems():
             blobs = await self._client.mget([keys.record(request_id) for request_id in request_ids])
             for place, (request_id, blob) in enumerate(zip(request_ids, blobs, strict=True)):
@@ -234,31 +269,28 @@ class Producing:
                 if entry.ended:
                     answers[place] = status_of(request_id, entry)
                 else:
-                    unfinished.append((place, keys.waiting(entry.header.ref.lane(Stage.PREPROCESS))))
+                    lane = entry.header.ref.lane(Stage.PREPROCESS)
+                    unfinished.append(_Unfinished(place, request_id, entry.ties.flight or request_id, lane))
             for start in range(0, len(unfinished), keys.SCRIPT_LIMIT):
-                await self._read_unfinished(request_ids, unfinished[start : start + keys.SCRIPT_LIMIT], answers)
+                await self._read_unfinished(unfinished[start : start + keys.SCRIPT_LIMIT], answers)
         return answers
 
-    async def _read_unfinished(
-        self, request_ids: Sequence[bytes], places: list[tuple[int, str]], answers: list[Any]
-    ) -> None:
+    async def _read_unfinished(self, requests: Sequence[_Unfinished], answers: list[Any]) -> None:
         # Record, output and waiting entry in one transaction: a state never seems to move backwards.
-        ids = [request_ids[place] for place, _ in places]
+        flights = [request.flight for request in requests]
         async with self._client.pipeline(transaction=True) as pipe:
-            pipe.mget([keys.record(request_id) for request_id in ids])
-            pipe.mget([keys.output(request_id) for request_id in ids])
-            pipe.hmget(keys.ATTEMPTS, ids)
-            for (_, lane), request_id in zip(places, ids, strict=True):
-                pipe.zscore(lane, request_id)
+            pipe.mget([keys.record(request.id) for request in requests])
+            pipe.mget([keys.output(flight) for flight in flights])
+            pipe.hmget(keys.ATTEMPTS, flights)
+            for request in requests:
+                pipe.zscore(keys.waiting(request.lane), request.flight)
             records, outputs, attempts, *scores = await pipe.execute()
-        for (place, _), request_id, record, output, tried, score in zip(
-            places, ids, records, outputs, attempts, scores, strict=True
-        ):
+        for request, record, output, tried, score in zip(requests, records, outputs, attempts, scores, strict=True):
             if record is None:
-                answers[place] = self._absent(request_id)
+                answers[request.place] = self._absent(request.id)
                 continue
-            answers[place] = status_of(
-                request_id,
+            answers[request.place] = status_of(
+                request.id,
                 unpack_entry(record),
                 latest=unpack_entry(output) if output else None,
                 # A place in the attempts means that it has been claimed before.

@@ -1,11 +1,23 @@
-"""What the ledger's values look like: msgpack of four parts, the same at every step of a request's life.
+"""What the ledger's values look like, the same at every step of a request's life: a front and a rest.
 
-``[kind, header, carry, body]`` where ``kind`` is ``accepted``, the stage that wrote the output, or the state that
-ended the request; ``body`` is the features, the stage's output, or the end (see ``End``).
+The front is whose it is: its ties and its header. Scripts read it, too, and put the rest of one request behind the
+front of another that has joined it:
+
+    1 byte    flags: 1 has joined a flight, 2 has an idempotency key, 4 has a cache key, 8 may be answered from cache
+    16 bytes  the flight                            } each only
+    32 bytes  the idempotency key and body digest   } if its flag
+    16 bytes  the cache key                         } is set
+    2 bytes   length of what follows (big-endian)
+    msgpack   the header's other fields
+
+The rest is msgpack of ``[kind, carry, body]``: ``kind`` is ``accepted``, the stage that wrote the output, or the state
+that ended the request; ``body`` is the features, the stage's output, or the end (see ``End``).
 """
 
 import json
 from collections.abc import Mapping
+from functools import lru_cache
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import msgpack
@@ -14,15 +26,25 @@ from pipeline.contracts.ids import accepted_ms, rfc3339, to_text
 from pipeline.contracts.problems import InvalidRequest
 from pipeline.contracts.stages import ENDS, Priority, Stage, State
 from pipeline.contracts.status import Failure, Status
-from pipeline.contracts.work import NO_ATTEMPTS, Attempt, Attempts, Carry, Header
+from pipeline.contracts.work import NO_ATTEMPTS, Attempt, Attempts, Carry, Header, Ties
 
 ACCEPTED = "accepted"
+NEW = Carry(0)
+NO_TIES = Ties()
+_JOINED = 1
 MAX_DEPTH = 32
 _END_KINDS = frozenset(str(state) for state in ENDS)
 
 
+# For each value of the flags: where the flight, the idempotency key and the cache key end.
+_ENDS_OF_TIES = [tuple(accumulate((1 + 16 * (flags & 1), 16 * (flags & 2), 4 * (flags & 4)))) for flags in range(16)]
+
+
 class End(NamedTuple):
-    """How a request ended. ``attempts``: starts in all, the last one included."""
+    """How a request ended. ``attempts``: starts in all, the last one included.
+
+    ``finished_ms`` may lie before the request: its answer was there already.
+    """
 
     finished_ms: float
     result: dict[str, Any] | None
@@ -30,6 +52,7 @@ class End(NamedTuple):
     attempts: int
     scored_by: str | None = None
     degraded: bool = False
+    cached: bool = False
 
 
 class Entry(NamedTuple):
@@ -39,6 +62,12 @@ class Entry(NamedTuple):
     header: Header
     carry: Carry
     body: Any
+    front: bytes
+
+    @property
+    def ties(self) -> Ties:
+        """What ties the request to others."""
+        return ties_of(self.front)
 
     @property
     def ended(self) -> bool:
@@ -56,20 +85,32 @@ def _plain_number(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is not a JSON value")
 
 
-def pack_entry(kind: str, header: Header, carry: Carry, body: Any) -> bytes:
+def pack_entry(kind: str, front: bytes, carry: Carry, body: Any) -> bytes:
     """The stored form of a value."""
-    return msgpack.packb((kind, header, carry, body))
+    packed: bytes = front + msgpack.packb((kind, carry, body))
+    return packed
 
 
-def pack_features(header: Header, features: Mapping[str, Any]) -> bytes:
+def pack_front(header: Header, ties: Ties = NO_TIES) -> bytes:
+    """The front of all values of one request."""
+    pinned = msgpack.packb(header)
+    flags = bool(ties.flight) | bool(ties.key) << 1 | bool(ties.cache_key) << 2 | bool(header.cache_s) << 3
+    return b"%c%b%b%b%b%b" % (flags, *ties, len(pinned).to_bytes(2, "big"), pinned)
+
+
+def pack_features(front: bytes, features: Mapping[str, Any]) -> bytes:
     """The record of a request as accepted; InvalidRequest if the features are not JSON values."""
     try:
         _check_json(features)
-        return msgpack.packb((ACCEPTED, header, (0, (), ()), features), default=_plain_number)
+        packed: bytes = front + msgpack.packb((ACCEPTED, NEW, features), default=_plain_number)
+        return packed
     except (TypeError, ValueError, UnicodeError) as error:
         reason = f"cannot be stored: {error}"
         raise InvalidRequest(f"features {reason}", errors=[{"pointer": "/features", "message": reason}]) from error
 
+
+MEMBER_REST = msgpack.packb((ACCEPTED, NEW, None))
+"""The rest of a record that has joined a flight: the input stands in the flight's own."""
 
 _PLAIN = frozenset({str, int, float, bool, type(None)})
 
@@ -97,10 +138,31 @@ def _check_json(features: Mapping[str, Any]) -> None:
     raise ValueError(f"nested more than {MAX_DEPTH} levels deep")
 
 
+def ties_of(front: bytes) -> Ties:
+    """The ties in a front."""
+    flight, key, cache_key = _ENDS_OF_TIES[front[0]]
+    return Ties(front[1:flight], front[flight:key], front[key:cache_key])
+
+
+def header_of(front: bytes) -> Header:
+    """The header in a front."""
+    return _unpack_header(front[_ENDS_OF_TIES[front[0]][-1] + 2 :])
+
+
 def unpack_entry(blob: bytes) -> Entry:
-    """A stored value, taken apart."""
-    kind, header, carry, body = msgpack.unpackb(blob, strict_map_key=False)
-    return Entry(kind, Header(*header), Carry(*carry), body)
+    """A stored value, taken apart; ValueError or TypeError if it is none."""
+    try:
+        at = _ENDS_OF_TIES[blob[0]][-1]
+        rest = at + 2 + (blob[at] << 8 | blob[at + 1])
+    except IndexError:
+        raise ValueError("it does not begin with a front") from None
+    kind, carry, body = msgpack.unpackb(memoryview(blob)[rest:], strict_map_key=False)
+    return Entry(kind, _unpack_header(blob[at + 2 : rest]), Carry(*carry), body, blob[:rest])
+
+
+@lru_cache(maxsize=1024)
+def _unpack_header(packed: bytes) -> Header:
+    return Header(*msgpack.unpackb(packed))
 
 
 def pack_attempts(attempts: Attempts) -> bytes:
@@ -129,14 +191,9 @@ def unpack_attempts(blob: bytes | None) -> Attempts:
     return Attempts(int(document["starts"]), int(document["losses"]), bool(document["suspect"]), errors)
 
 
-def end_of(
-    state: State,
-    header: Header,
-    carry: Carry,
-    end: End,
-) -> bytes:
+def end_of(state: State, front: bytes, carry: Carry, end: End) -> bytes:
     """A request's record once it has ended."""
-    return pack_entry(str(state), header, carry, end)
+    return pack_entry(str(state), front, carry, end)
 
 
 def running_state(output_kind: str | None, *, waits_first: bool) -> State:
@@ -173,8 +230,8 @@ def status_of(
         error=end.error,
         degraded=end.degraded,
         scored_by=end.scored_by,
-        cached=False,
-        joined=False,
+        cached=end.cached,
+        joined=bool(record.front[0] & _JOINED),
         anomalies=list(carry.anomalies),  # type: ignore[arg-type]
         attempts=tries,
         generation=header.generation,
@@ -182,6 +239,6 @@ def status_of(
         position=None,
         eta_s=None,
         submitted_at=rfc3339(accepted_ms(request_id)) or "",
-        finished_at=rfc3339(end.finished_ms) if record.ended else None,
+        finished_at=rfc3339(max(end.finished_ms, accepted_ms(request_id))) if record.ended else None,
         timings={stage: {"waited_ms": waited, "worked_ms": worked} for stage, waited, worked in carry.timings},
     )

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 from redis.exceptions import WatchError
@@ -18,7 +19,7 @@ class ReleaseConflict(Exception):
     """A version that is released already would get another content."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Release:
     """One released version of a model."""
 
@@ -27,6 +28,13 @@ class Release:
     digest: str
     pool: str
     input_schema: dict[str, Any]
+    cache_s: float = 0
+    """How long its answers may be given again, in seconds; 0: not at all."""
+
+    @cached_property
+    def digest_bytes(self) -> bytes:
+        """The digest as it is pinned."""
+        return bytes.fromhex(self.digest)
 
     @property
     def ref(self) -> ModelRef:

@@ -14,6 +14,8 @@ SCRIPTS = (
     "release",
     "revive",
     "finish",
+    "fan",
+    "rejoin",
     "ring",
     "replay",
     "lead",

@@ -7,10 +7,10 @@ from pipeline.contracts.stages import Priority, Stage, State
 from pipeline.contracts.status import Failure
 from pipeline.contracts.work import Carry, Header
 from pipeline.ledger import keys
-from pipeline.ledger.claiming import release_claims
+from pipeline.ledger.claiming import fan_out, release_claims
 from pipeline.ledger.connection import Client
 from pipeline.ledger.finishing import finish_arguments, finish_head
-from pipeline.ledger.records import ACCEPTED, End, Entry, unpack_attempts, unpack_entry
+from pipeline.ledger.records import ACCEPTED, End, Entry, pack_front, unpack_attempts, unpack_entry
 from pipeline.ledger.scripts import Scripts
 from pipeline.settings import Settings
 
@@ -97,17 +97,24 @@ class Sweeping:
         if not due:
             return 0
         blobs = self._client.mget([keys.record(request_id) for request_id in due])
-        attempts = self._client.hmget(keys.ATTEMPTS, due)
+        entries = [_readable(blob) for blob in blobs]
+        flights = [entry.ties.flight or request_id for entry, request_id in zip(entries, due, strict=True)]
+        attempts = self._client.hmget(keys.ATTEMPTS, flights)
         now = self.server_ms()
         arguments = finish_head(self._settings, State.EXPIRED, only_late=True)
-        for request_id, blob, tried in zip(due, blobs, attempts, strict=True):
-            entry, errors = _readable(blob), unpack_attempts(tried).errors
+        for request_id, entry, tried in zip(due, entries, attempts, strict=True):
+            errors = unpack_attempts(tried).errors
             last = f"; the last attempt failed: {errors[-1].error}" if errors else ""
             message = f"not scored within its timeout of {entry.header.timeout_ms / 1000:g} s{last}"
             error = Failure(category="deadline", stage=None, message=message, retryable=True)
             end = End(now, None, error, unpack_attempts(tried).starts)
             arguments += finish_arguments(request_id, entry, State.EXPIRED, end)
         return sum(self._scripts.finish(args=arguments))
+
+    def fan_out_flights(self) -> int:
+        """Give outcomes to the members of flights whose settler has died before all had them; how many got theirs."""
+        flights = self._client.hkeys(keys.FANOUT)
+        return sum(fan_out(self._scripts, self._settings, flight) for flight in flights)
 
     def lanes_with_work(self) -> list[str]:
         """Lanes in which anything waits."""
@@ -137,4 +144,5 @@ def _readable(blob: bytes | None) -> Entry:
     try:
         return unpack_entry(blob or b"")
     except (ValueError, TypeError):
-        return Entry(ACCEPTED, Header("unknown", "0", b"", "", Priority.LOW, 0, 0, True), Carry(0), None)
+        header = Header("unknown", "0", b"", "", Priority.LOW, 0, 0, True)
+        return Entry(ACCEPTED, header, Carry(0), None, pack_front(header))

@@ -1,6 +1,7 @@
 """The ledger under test: once on fakeredis, once on a real Valkey server. Both must pass every test here."""
 
 import asyncio
+import itertools
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -37,14 +38,14 @@ class Ledger:
     settings: Settings
     runner: asyncio.Runner
     model: ModelRef = REF
-    names: list[str] = field(default_factory=list)
+    numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def __post_init__(self) -> None:
         self.producing = Producing(self.async_client, self.settings)
         self.letters = DeadLetters(self.async_client)
         self.sweeping = Sweeping(self.client, self.settings)
         self.scripts = Scripts(self.client)
-        release = Release(self.model.name, self.model.version, self.model.digest, "", {"properties": {}})
+        release = Release(self.model.name, self.model.version, self.model.digest, "", {"properties": {}}, 60)
         self.run(publish(self.async_client, release, make_current=True))
 
     def run(self, call: Coroutine[Any, Any, Result]) -> Result:
@@ -59,7 +60,9 @@ class Ledger:
         return parse_lane(self.model.lane(stage))
 
     def accept(self, count: int = 1, **fields: Any) -> list[bytes]:
-        submissions = [Submission("m", {"n": number}, **fields) for number in range(count)]
+        """Requests that have nothing in common; with ``features``, that are the same."""
+        alike = fields.pop("features", None)
+        submissions = [Submission("m", alike or {"n": next(self.numbers)}, **fields) for _ in range(count)]
         answers = self.run(self.producing.accept(submissions))
         assert all(isinstance(answer, Accepted) for answer in answers), answers
         return [answer.id for answer in answers if isinstance(answer, Accepted)]

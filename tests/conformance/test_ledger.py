@@ -117,7 +117,7 @@ def entry(name: str, field: str, lane: Lane, limit: int = 64) -> str:
 def test_a_lingering_worker_is_woken_instead_of_a_bell(ledger: Ledger) -> None:
     ledger.worker("w1")
     other = parse_lane("preprocess/other@1#" + "b" * 64)
-    assert ledger.scripts.linger(args=["join", entry("w1", "7:1", other)]) == b"joined"
+    assert ledger.scripts.linger(args=["join", entry("w1", "7:1", other)]) == b"lingers"
     ledger.accept()
     assert ledger.bells() == 0
     woken = ledger.client.lrange(f"{TAG}wake:w1:7:1", 0, -1)
@@ -137,7 +137,7 @@ def test_a_worker_that_lingers_after_work_of_the_lane_finds_its_batch_in_the_wak
     handed = worker.linger(ledger.lane(), 2, 1)
     assert isinstance(handed, Batch)
     assert [work.id for work in handed.works] == ids[:2]
-    assert [work.body for work in handed.works] == [{"n": 0}, {"n": 1}]
+    assert [work.body for work in handed.works] == [{"n": 1}, {"n": 2}]
     ledger.complete(worker, handed)
     assert ledger.states(first, *ids) == ["scoring"] * 3 + ["queued"]
 
@@ -175,7 +175,7 @@ def test_what_was_claimed_for_a_worker_that_is_gone_is_given_back_uncharged(ledg
 def test_whose_process_is_gone_is_taken_off_the_list(ledger: Ledger) -> None:
     ledger.worker("w1")
     for pid in (7, 77):
-        assert ledger.scripts.linger(args=["join", entry("w1", f"{pid}:1", ledger.lane())]) == b"joined"
+        assert ledger.scripts.linger(args=["join", entry("w1", f"{pid}:1", ledger.lane())]) == b"lingers"
     release_claims(ledger.scripts, "w1", charge="start", pid=7, queue="preprocess")
     (left,) = ledger.client.lrange(f"{TAG}idle:preprocess", 0, -1)
     assert left.startswith(b"w1 77:1 ")
@@ -497,7 +497,7 @@ def test_nobody_lingers_while_another_lanes_bell_waits(ledger: Ledger) -> None:
     ledger.client.lpush(f"{TAG}preprocess", b"a bell")
     ledger.client.sadd(f"{TAG}rung", ledger.lane().name, ledger.lane(Stage.SCORING).name)
     assert worker.linger(ledger.lane(), 64, 0.01) is None
-    assert ledger.scripts.linger(args=["join", ours]) == b"joined", "the bell is its own lane's"
+    assert ledger.scripts.linger(args=["join", ours]) == b"lingers", "the bell is its own lane's"
     assert ledger.scripts.linger(args=["leave", ours]) == 1
     ledger.client.sadd(f"{TAG}rung", "preprocess/other@1#" + "b" * 64)
     assert ledger.scripts.linger(args=["join", ours]) == b"bell"

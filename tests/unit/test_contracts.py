@@ -21,12 +21,14 @@ from pipeline.ledger.records import (
     pack_attempts,
     pack_entry,
     pack_features,
+    pack_front,
     status_of,
     unpack_attempts,
     unpack_entry,
 )
 
 HEADER = Header("credit-default", "1", b"\x01" * 32, "", 1, 60_000, 0, True)
+FRONT = pack_front(HEADER)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
@@ -102,25 +104,25 @@ def test_pointers_are_escaped() -> None:
 
 @given(st.dictionaries(st.text(), JSON, max_size=5))
 def test_features_come_back_as_they_were(features: dict) -> None:
-    entry = unpack_entry(pack_features(HEADER, features))
+    entry = unpack_entry(pack_features(FRONT, features))
     assert (entry.kind, entry.header, entry.body, entry.ended) == (ACCEPTED, HEADER, features, False)
 
 
 def test_numbers_beyond_64_bits_become_floats_and_foreign_values_are_refused() -> None:
-    body = unpack_entry(pack_features(HEADER, {"a": 2**70, "b": -(10**400)})).body
+    body = unpack_entry(pack_features(FRONT, {"a": 2**70, "b": -(10**400)})).body
     assert body == {"a": 2.0**70, "b": -math.inf}
     for value in ({1, 2}, object(), "\ud800"):
         with pytest.raises(InvalidRequest, match="cannot be stored"):
-            pack_features(HEADER, {"a": value})
+            pack_features(FRONT, {"a": value})
 
 
 def test_nesting_is_bounded() -> None:
     deep: list = []
     for _ in range(31):
         deep = [deep]
-    pack_features(HEADER, {"a": deep})
+    pack_features(FRONT, {"a": deep})
     with pytest.raises(InvalidRequest, match="nested"):
-        pack_features(HEADER, {"a": [[deep]]})
+        pack_features(FRONT, {"a": [[deep]]})
 
 
 def test_attempts_come_back_as_they_were() -> None:
@@ -131,9 +133,9 @@ def test_attempts_come_back_as_they_were() -> None:
 
 def test_a_status_document_has_every_key_at_every_step() -> None:
     request_id = (1_800_000_000_000).to_bytes(6, "big") + random_tails(1)[0]
-    accepted = Entry(ACCEPTED, HEADER, Carry(0), {})
-    output = unpack_entry(pack_entry("preprocess", HEADER, Carry(5.0, (("preprocess", 1, 2),)), b""))
-    ended = unpack_entry(end_of(State.SUCCEEDED, HEADER, Carry(0), End(1_800_000_001_000, {"score": 1}, None, 1)))
+    accepted = Entry(ACCEPTED, HEADER, Carry(0), {}, FRONT)
+    output = unpack_entry(pack_entry("preprocess", FRONT, Carry(5.0, (("preprocess", 1, 2),)), b""))
+    ended = unpack_entry(end_of(State.SUCCEEDED, FRONT, Carry(0), End(1_800_000_001_000, {"score": 1}, None, 1)))
     queued = status_of(request_id, accepted)
     begun = status_of(request_id, accepted, waits_first=False)
     scoring = status_of(request_id, accepted, latest=output)

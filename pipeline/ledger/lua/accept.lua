@@ -1,21 +1,48 @@
--- Accept requests: record, waiting entry, deadline and bell; or the request that the idempotency key stands for.
--- ARGV: epoch, max_waiting, receipt (16 random bytes), its life in ms, then six for each request: id tail (10 bytes), lane,
---       priority, timeout_ms, record, and its idempotency key with the digest of its body (16 bytes each; '' without).
+-- Accept requests: record, waiting entry, deadline and bell; or what is there already for their keys.
+-- ARGV: epoch, max_waiting, receipt (16 random bytes), its life in ms, result_ttl ms, idempotency_ttl ms, the rest of the
+--       record of who joins a flight, then five for each request: id tail (10 bytes), lane ('' if the record is its end,
+--       from the cache), priority, timeout_ms, record.
 -- Returns {'stale'} (the releases changed: resolve again), or {'ok', answers, unfinished}: for each request 17 bytes, a
--- letter and an id: n new, o old (the key is known), m mismatch (the key is known, with another body), f full (as many
--- wait as may), s short of memory. Refusals store nothing.
+-- letter and an id: n new, j new and joined to a flight, e new and ended at once, o old (the key is known), m mismatch (the
+-- key is known, with another body), f full (as many wait as may), s short of memory. Refusals store nothing.
 -- The same receipt gives the same answers: who did not hear them sends again.
 local known = redis.call('MGET', P .. 'epoch', P .. 'full', P .. 'a:' .. ARGV[3])
 if known[3] then return { 'ok', known[3], 0 } end
 if (known[1] or '0') ~= ARGV[1] then return { 'stale' } end
 
-local by_key, keys = {}, {}
-for i = 10, #ARGV, 6 do
-  if ARGV[i] ~= '' then keys[#keys + 1] = P .. 'k:' .. string.sub(ARGV[i], 1, 16) end
+-- What the keys stand for: requests by idempotency key, flights by cache key.
+local requests_by, flights_by, keys = {}, {}, {}
+for i = 8, #ARGV, 5 do
+  local _, key, cache_key = front_of(ARGV[i + 4])
+  requests_by[i] = key ~= '' and P .. 'k:' .. string.sub(key, 1, 16)
+  flights_by[i] = cache_key ~= '' and P .. 'f:' .. cache_key
+  if requests_by[i] then keys[#keys + 1] = requests_by[i] end
+  if flights_by[i] then keys[#keys + 1] = flights_by[i] end
 end
+local held = {}
 if #keys > 0 then
-  local held = redis.call('MGET', unpack(keys))
-  for i, key in ipairs(keys) do by_key[key] = held[i] end
+  local values = redis.call('MGET', unpack(keys))
+  for i, key in ipairs(keys) do held[key] = values[i] end
+end
+
+-- How a known flight stands: 'own' (begun by this very call), 'live', its first member's record once it has succeeded, or
+-- nil if nothing is left of it. Asked once for each.
+local flights = {}
+local function state_of(flight)
+  if flights[flight] == nil then
+    if redis.call('ZSCORE', P .. 'open', flight) or redis.call('HEXISTS', P .. 'joined', flight) == 1 then
+      flights[flight] = 'live'
+    else
+      flights[flight] = redis.call('GET', P .. 'r:' .. flight)
+    end
+  end
+  return flights[flight]
+end
+
+-- The record of a request that has joined a flight: its own front, marked with the flight, and a rest.
+local function joined_record(record, flight, rest)
+  local _, _, _, _, at = front_of(record)
+  return string.char(string.byte(record) + 1) .. flight .. string.sub(record, 2, at - 1) .. rest
 end
 
 local now = now_ms()
@@ -29,51 +56,101 @@ end
 local unfinished = redis.call('ZCARD', P .. 'open')
 local room = tonumber(ARGV[2]) - unfinished
 local none = string.rep('\0', 16)
-local answers, records, open, held, lanes = {}, { 'MSET' }, { 'ZADD', P .. 'open' }, { 'MSET' }, {}
-for i = 5, #ARGV, 6 do
-  local key = ARGV[i + 5] ~= '' and P .. 'k:' .. string.sub(ARGV[i + 5], 1, 16)
-  local old = key and by_key[key]
+local answers, records, open, keep, lanes = {}, { 'MSET' }, { 'ZADD', P .. 'open' }, { 'MSET' }, {}
+local ended, ends, joins, order, fresh = {}, {}, {}, {}, 0
+for i = 8, #ARGV, 5 do
+  local lane, record = ARGV[i + 1], ARGV[i + 4]
+  local key, flight_key = requests_by[i], flights_by[i]
+  local old = key and held[key]
   if old then
-    local same = string.sub(old, 17) == string.sub(ARGV[i + 5], 17)
+    local _, body = front_of(record)
+    local same = string.sub(old, 17) == string.sub(body, 17)
     answers[#answers + 1] = same and 'o' .. string.sub(old, 1, 16) or 'm' .. none
   elseif known[2] then
     answers[#answers + 1] = 's' .. none
   elseif room <= 0 then
     answers[#answers + 1] = 'f' .. none
   else
-    room = room - 1
-    local id, lane, deadline = stamp .. ARGV[i], ARGV[i + 1], now + ARGV[i + 3]
-    answers[#answers + 1] = 'n' .. id
-    records[#records + 1] = P .. 'r:' .. id
-    records[#records + 1] = ARGV[i + 4]
-    open[#open + 1] = int(deadline)
-    open[#open + 1] = id
+    local id, deadline = stamp .. ARGV[i], now + ARGV[i + 3]
+    local score = int(ARGV[i + 2] * BAND + deadline)
     if key then
-      by_key[key] = id .. string.sub(ARGV[i + 5], 17)
-      held[#held + 1] = key
-      held[#held + 1] = by_key[key]
+      local _, body = front_of(record)
+      held[key] = id .. string.sub(body, 17)
+      keep[#keep + 1] = key
+      keep[#keep + 1] = held[key]
     end
-    local waiting = lanes[lane]
-    if not waiting then
-      waiting = { 'ZADD', P .. 'q:' .. lane }
-      lanes[lane] = waiting
+    local flight = flight_key and held[flight_key] and string.sub(held[flight_key], 1, 16)
+    local state = flight and state_of(flight)
+    local letter = 'n'
+    if lane == '' then
+      ended[#ended + 1] = id
+      ends[#ends + 1] = record
+    elseif state and state ~= 'own' and state ~= 'live' then
+      letter = 'e'
+      local _, _, _, _, at = front_of(state)
+      ended[#ended + 1] = id
+      ends[#ends + 1] = joined_record(record, flight, string.sub(state, at))
+    else
+      room = room - 1
+      fresh = fresh + 1
+      open[#open + 1] = int(deadline)
+      open[#open + 1] = id
+      records[#records + 1] = P .. 'r:' .. id
+      if state then
+        letter = 'j'
+        records[#records + 1] = joined_record(record, flight, ARGV[7])
+        if not joins[flight] then
+          joins[flight] = { 'ZADD', P .. 'm:' .. flight }
+          order[#order + 1] = { flight, lane, string.sub(held[flight_key], 18) }
+        end
+        local members = joins[flight]
+        members[#members + 1] = score
+        members[#members + 1] = id
+      else
+        records[#records + 1] = record
+        if flight_key then
+          flights[id] = 'own'
+          held[flight_key] = id .. ':' .. score
+          keep[#keep + 1] = flight_key
+          keep[#keep + 1] = held[flight_key]
+        end
+        local waiting = lanes[lane]
+        if not waiting then
+          waiting = { 'ZADD', P .. 'q:' .. lane }
+          lanes[lane] = waiting
+        end
+        waiting[#waiting + 1] = score
+        waiting[#waiting + 1] = id
+      end
     end
-    waiting[#waiting + 1] = int(ARGV[i + 2] * 8796093022208 + deadline) -- waiting_score()
-    waiting[#waiting + 1] = id
+    answers[#answers + 1] = letter .. id
   end
 end
 
 local reply = table.concat(answers)
-if #records > 1 then
+if fresh + #ended == 0 then return { 'ok', reply, unfinished } end
+if #keep > 1 then redis.call(unpack(keep)) end
+if fresh > 0 then
   redis.call(unpack(records))
   redis.call(unpack(open))
-  if #held > 1 then redis.call(unpack(held)) end
-  for lane, waiting in pairs(lanes) do
-    redis.call(unpack(waiting))
-    redis.call('ZADD', P .. 'lanes', 'NX', int(now), lane)
-    ring(lane, now)
-  end
-  redis.call('SET', P .. 'a:' .. ARGV[3], reply, 'PX', ARGV[4])
-  count('accepted', (#records - 1) / 2)
 end
+for lane, waiting in pairs(lanes) do
+  redis.call(unpack(waiting))
+  redis.call('ZADD', P .. 'lanes', 'NX', int(now), lane)
+end
+for _, join in ipairs(order) do
+  local flight, lane, score = join[1], join[2], join[3]
+  if redis.call('HEXISTS', P .. 'joined', flight) == 0 then
+    -- The first to join: from now on its first member is one of several.
+    local past = redis.call('ZSCORE', P .. 'open', flight) == 'inf'
+    redis.call('HSET', P .. 'joined', flight, past and int(now) or '0')
+    redis.call('ZADD', P .. 'm:' .. flight, score, flight)
+  end
+  redis.call(unpack(joins[flight]))
+  reposition(flight, lane)
+end
+for lane in pairs(lanes) do ring(lane, now) end
+commit_ends(ended, ends, 'succeeded', ARGV[5], ARGV[6])
+redis.call('SET', P .. 'a:' .. ARGV[3], reply, 'PX', ARGV[4])
+count('accepted', fresh + #ended)
 return { 'ok', reply, unfinished }

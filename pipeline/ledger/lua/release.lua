@@ -31,10 +31,10 @@ for f = 1, #fields, 2 do
     for score in string.gmatch(scores, '[^,]+') do
       local id = string.sub(ids, place * 16 + 1, place * 16 + 16)
       place = place + 1
-      if redis.call('ZSCORE', P .. 'open', id) then
+      if wanted_of({ id })[1] then
         released = released + 1
-        redis.call('ZADD', P .. 'q:' .. lane, score, id)
-        if stage == 'scoring' then redis.call('ZADD', P .. 'open', 'XX', int(score % 8796093022208), id) end
+        redis.call('ZADD', P .. 'q:' .. lane, waiting_score(id, score), id)
+        if stage == 'scoring' then uncommit(id, score) end
         local a = attempts_of(redis.call('HGET', P .. 'attempts', id))
         if charge ~= 'none' and (ARGV[10] == '' or ARGV[10] == fields[f]) then
           -- Evidence makes a suspect at once; a vanished worker only the second time.

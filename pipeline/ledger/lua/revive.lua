@@ -7,8 +7,8 @@ for _, entry in ipairs(due) do
   local id = string.sub(entry, 1, 16)
   local score, lane = string.match(string.sub(entry, 18), '^(%S+) (.*)$')
   redis.call('ZREM', P .. 'later', entry)
-  if redis.call('ZSCORE', P .. 'open', id) then -- not cancelled or expired while it waited
-    redis.call('ZADD', P .. 'q:' .. lane, score, id)
+  if wanted_of({ id })[1] then -- not cancelled or expired while it waited
+    redis.call('ZADD', P .. 'q:' .. lane, waiting_score(id, score), id)
     lanes[lane] = true
   end
 end

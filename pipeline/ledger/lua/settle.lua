@@ -4,10 +4,10 @@
 --       6 dead_max_age ms, 7 dead_max_count, 8 next field, 9 limit (0: claim no more),
 --       10 number of forwards, 11 of ends, 12 of retries, 13 of letters, 14 rows the model ran,
 --       15 entry with which the worker lingers if nothing is left (see join), 16 idempotency_ttl ms, then
---       forwards (id, score, output), ends (id, state, record, idempotency key and body digest or ''),
---       retries (id, score, delay ms, attempts JSON), letters (id, letter).
--- Returns {'lost'} if the claim is gone (the fence: another has this batch), {'empty'}, {'joined'} (it lingers now), or
--- {'batch', ...} as claim.
+--       forwards (id, score, output), ends (id, state, record), retries (id, score, delay ms, attempts JSON),
+--       letters (id, letter).
+-- Returns {'lost'} if the claim is gone (the fence: another has this batch), else 'empty', 'lingers' (its worker does now)
+-- or 'batch', then joined flights that have ended (fan their outcomes out), then the batch as claim.
 local incarnation, field, lane, next_lane = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 -- The fence: the claim is there, or this batch was released and is no longer ours to settle.
 if redis.call('HDEL', P .. 'c:' .. incarnation, field) == 0 then return { 'lost' } end
@@ -16,18 +16,18 @@ local stage = string.match(lane, '^%l+')
 local forwards, ended, retries, letters =
   tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13])
 local at = 17
-local committed = {}
+local committed, to_fan = {}, {}
 
 if forwards > 0 then
   local ids = {}
   for i = 0, forwards - 1 do ids[i + 1] = ARGV[at + 3 * i] end
-  local opens = open_scores(ids)
+  local wanted, _, joined = wanted_of(ids)
   local outputs, waiting = { 'MSET' }, { 'ZADD', P .. 'q:' .. next_lane }
   for i, id in ipairs(ids) do
-    if opens[i] then -- not cancelled or expired while the stage worked
+    if wanted[i] then -- not cancelled or expired while the stage worked
       outputs[#outputs + 1] = P .. 'o:' .. id
       outputs[#outputs + 1] = ARGV[at + 3 * i - 1]
-      waiting[#waiting + 1] = ARGV[at + 3 * i - 2]
+      waiting[#waiting + 1] = joined and joined[i] and merged_score(id) or ARGV[at + 3 * i - 2]
       waiting[#waiting + 1] = id
     end
   end
@@ -42,33 +42,40 @@ end
 
 if ended > 0 then
   local ids = {}
-  for i = 0, ended - 1 do ids[i + 1] = ARGV[at + 4 * i] end
-  local opens = open_scores(ids)
-  local live, ends, held, states = {}, {}, {}, {}
+  for i = 0, ended - 1 do ids[i + 1] = ARGV[at + 3 * i] end
+  local wanted, _, joined = wanted_of(ids)
+  local by_state = {}
   for i, id in ipairs(ids) do
-    if opens[i] then
-      live[#live + 1] = id
+    if wanted[i] then
       committed[id] = true
-      ends[#ends + 1] = ARGV[at + 4 * i - 2]
-      held[#held + 1] = ARGV[at + 4 * i - 1]
-      local state = ARGV[at + 4 * i - 3]
-      states[state] = (states[state] or 0) + 1
+      local state, record = ARGV[at + 3 * i - 2], ARGV[at + 3 * i - 1]
+      if joined and joined[i] then
+        -- Its members get it in scripts of their own; from here on none leaves it.
+        redis.call('SET', P .. 'e:' .. id, record)
+        redis.call('HSET', P .. 'fanout', id, state)
+        redis.call('HSET', P .. 'joined', id, int(now))
+        to_fan[#to_fan + 1] = id
+      else
+        local of_state = by_state[state] or { ids = {}, ends = {} }
+        by_state[state] = of_state
+        of_state.ids[#of_state.ids + 1] = id
+        of_state.ends[#of_state.ends + 1] = record
+      end
     end
   end
-  commit_ends(live, ends, held, ARGV[5], ARGV[16])
-  for state, n in pairs(states) do count(state, n) end
-  at = at + 4 * ended
+  for state, of_state in pairs(by_state) do
+    commit_ends(of_state.ids, of_state.ends, state, ARGV[5], ARGV[16])
+    close_flights(of_state.ids, of_state.ends, state == 'succeeded')
+  end
+  at = at + 3 * ended
 end
 
 for _ = 1, retries do -- failures only: a call for each is no cost on the good path
   local id, score, delay, attempts = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
-  if redis.call('ZSCORE', P .. 'open', id) then
+  if wanted_of({ id })[1] then
     redis.call('HSET', P .. 'attempts', id, attempts)
     redis.call('ZADD', P .. 'later', int(now + delay), id .. ' ' .. score .. ' ' .. lane)
-    if stage ~= 'postprocess' then
-      -- It waits again: its deadline counts again.
-      redis.call('ZADD', P .. 'open', 'XX', int(score % 8796093022208), id)
-    end
+    if stage ~= 'postprocess' then uncommit(id, score) end -- it waits again: its deadline counts again
   end
   at = at + 4
 end
@@ -89,8 +96,8 @@ count('runs:' .. string.match(lane, '/([^#]+)'), tonumber(ARGV[14]))
 local limit = tonumber(ARGV[9])
 if limit == 0 or fenced(incarnation) then
   if redis.call('ZCARD', P .. 'q:' .. lane) > 0 then ring(lane, now) end
-  return { 'empty' }
+  return { 'empty', to_fan }
 end
 local batch = take(incarnation, ARGV[8], lane, limit, now)
-if not batch then return { join(ARGV[15]) == 'joined' and 'joined' or 'empty' } end
-return { 'batch', unpack(batch) }
+if not batch then return { join(ARGV[15]) == 'lingers' and 'lingers' or 'empty', to_fan } end
+return { 'batch', to_fan, unpack(batch) }

@@ -1,0 +1,39 @@
+#!lua flags=allow-oom
+-- Give the outcome of a joined flight to its next members.
+-- ARGV: result_ttl ms, idempotency_ttl ms, dead_max_age ms, flight. Returns how many got it, and how many are left.
+local flight = ARGV[4]
+local outcome, state = redis.call('GET', P .. 'e:' .. flight), redis.call('HGET', P .. 'fanout', flight)
+if not outcome then return { 0, 0 } end
+local members = redis.call('ZRANGE', P .. 'm:' .. flight, 0, 127)
+local ids, ends = {}, {}
+if #members > 0 then
+  local opens = redis.call('ZMSCORE', P .. 'open', unpack(members))
+  local records = redis.call('MGET', unpack(keys_of('r:', members)))
+  local _, _, _, _, rest = front_of(outcome)
+  for i, id in ipairs(members) do
+    if opens[i] then
+      local _, _, _, _, own_rest = front_of(records[i] or '')
+      ids[#ids + 1] = id
+      ends[#ends + 1] = records[i] and string.sub(records[i], 1, own_rest - 1) .. string.sub(outcome, rest) or outcome
+    end
+  end
+  commit_ends(ids, ends, state, ARGV[1], ARGV[2])
+  redis.call('ZREM', P .. 'm:' .. flight, unpack(members))
+  if state == 'dead' and #ids > 0 then -- the letter is theirs
+    local died = { 'ZADD', P .. 'dm:' .. flight }
+    for _, id in ipairs(ids) do
+      died[#died + 1] = 0
+      died[#died + 1] = id
+    end
+    redis.call(unpack(died))
+    redis.call('PEXPIRE', died[2], ARGV[3])
+  end
+end
+local left = redis.call('ZCARD', P .. 'm:' .. flight)
+if left == 0 then
+  -- If its first member left it early, that one's record is no answer.
+  close_flights({ flight }, { outcome }, state == 'succeeded' and redis.call('EXISTS', P .. 'i:' .. flight) == 0)
+  forget_joined(flight)
+  redis.call('HDEL', P .. 'fanout', flight)
+end
+return { #ids, left }

@@ -1,0 +1,351 @@
+"""Flights: equal inputs are computed once, and each request that shares the computation keeps its own end."""
+
+from typing import Any
+
+import pytest
+
+from pipeline.contracts.problems import TooLate
+from pipeline.contracts.stages import Priority, Stage, State
+from pipeline.contracts.status import Failure
+from pipeline.contracts.work import Attempts, Completed, Ended, Output, RetryLater
+from pipeline.ledger import claiming
+from pipeline.ledger.claiming import Batch, Claims, release_claims
+from pipeline.ledger.keys import TAG
+from pipeline.ledger.producing import Accepted, Known, Submission, idempotency
+from pipeline.ledger.releases import Release, publish
+from tests.conformance.conftest import Ledger, LedgerMaker, dead
+
+SAME = {"n": -1}
+HOUR_MS = 3_600_000
+
+
+def join(ledger: Ledger, count: int = 1, **fields: Any) -> list[bytes]:
+    return ledger.accept(count, features=SAME, **fields)
+
+
+def claimed(ledger: Ledger, worker: Claims, stage: Stage) -> Batch:
+    batch = ledger.claim(worker, stage)
+    assert batch is not None
+    return batch
+
+
+def finish(ledger: Ledger, worker: Claims) -> None:
+    """Let what waits anywhere pass all stages, with a result."""
+    for stage in Stage:
+        batch = ledger.claim(worker, stage)
+        if batch is not None:
+            result = {"score": 0.5} if stage is Stage.POSTPROCESS else b"body"
+            ledger.settle(worker, batch, [Completed(Output(result))] * len(batch.works))
+
+
+def field(ledger: Ledger, name: str, *ids: bytes) -> list[Any]:
+    return [status[name] for status in ledger.read(*ids)]
+
+
+def waiting(ledger: Ledger, stage: Stage = Stage.PREPROCESS) -> list[bytes]:
+    return ledger.client.zrange(f"{TAG}q:{ledger.lane(stage).name}", 0, -1)
+
+
+def ends_alone(ledger: Ledger) -> None:
+    """Nothing is left but ends, letters, and what others may still look up for two seconds."""
+    assert ledger.leftovers() == set()
+    for kind in ("m:", "i:", "e:", "joined", "fanout"):
+        assert not list(ledger.client.scan_iter(f"{TAG}{kind}*")), kind
+    for key in ledger.client.scan_iter(f"{TAG}f:*".encode()):
+        assert 0 < ledger.client.pttl(key) <= 2000
+
+
+def test_equal_inputs_are_computed_once_and_all_get_the_answer(ledger: Ledger) -> None:
+    worker = ledger.worker()
+    ids = join(ledger, 2) + join(ledger)
+    assert waiting(ledger) == ids[:1]
+    assert field(ledger, "joined", *ids) == [False, True, True]
+    ledger.pass_stages(worker, Stage.PREPROCESS)
+    ids += join(ledger)
+    assert ledger.states(*ids) == ["scoring"] * 4
+    scoring = claimed(ledger, worker, Stage.SCORING)
+    assert [work.id for work in scoring.works] == ids[:1]
+    ids += join(ledger)
+    ledger.complete(worker, scoring)
+    ids += join(ledger)
+    finish(ledger, worker)
+    assert ledger.states(*ids) == ["succeeded"] * 6
+    assert field(ledger, "result", *ids) == [{"score": 0.5}] * 6
+    assert field(ledger, "joined", *ids) == [False] + [True] * 5
+    assert int(ledger.client.hget(f"{TAG}counts", "succeeded")) == 6
+    ends_alone(ledger)
+
+
+def test_who_comes_as_the_answer_arrives_gets_it(ledger: Ledger) -> None:
+    worker = ledger.worker()
+    (first,) = join(ledger)
+    finish(ledger, worker)
+    key = idempotency("", "k", "m", SAME, "normal", 1.0)
+    (late,) = ledger.run(ledger.producing.accept([Submission("m", SAME, key=key)]))
+    assert isinstance(late, Known)
+    assert late.id != first
+    assert waiting(ledger) == []
+    assert field(ledger, "result", first, late.id) == [{"score": 0.5}] * 2
+    assert field(ledger, "joined", first, late.id) == [False, True]
+    (status,) = ledger.read(late.id)
+    assert status["finished_at"] >= status["submitted_at"]
+    assert ledger.run(ledger.producing.accept([Submission("m", SAME, key=key)])) == [late], "its key stands for it"
+    assert 0 < ledger.client.pttl(b"%br:%b" % (TAG.encode(), late.id)) <= ledger.settings.result_ttl * 1000
+
+
+def test_what_may_not_be_given_again_is_computed_again(ledger: Ledger) -> None:
+    ledger.run(publish(ledger.async_client, Release("n", "1", "c" * 64, "", {}), make_current=True))
+    ledger.model = ledger.run(ledger.producing.releases(fresh=True)).resolve("n").ref
+    worker = ledger.worker()
+    (first,) = ledger.run(ledger.producing.accept([Submission("n", SAME)]))
+    finish(ledger, worker)
+    (again,) = ledger.run(ledger.producing.accept([Submission("n", SAME)]))
+    assert isinstance(first, Accepted)
+    assert isinstance(again, Accepted)
+    assert not again.joined
+    assert waiting(ledger) == [again.id]
+
+
+@pytest.mark.parametrize("apart", [{"no_cache": True}, {"allow_degraded": False}])
+def test_some_stand_apart(ledger: Ledger, apart: dict[str, bool]) -> None:
+    ids = join(ledger) + join(ledger, **apart)
+    assert waiting(ledger) == ids
+    assert field(ledger, "joined", *ids) == [False, False]
+
+
+def test_no_cache_is_for_itself_alone(ledger: Ledger) -> None:
+    ids = join(ledger, 2, no_cache=True)
+    assert waiting(ledger) == ids
+    finish(ledger, ledger.worker())
+    assert not ledger.client.keys(f"{TAG}f:*")
+
+
+def test_the_others_go_on_when_the_first_leaves(ledger: Ledger) -> None:
+    worker = ledger.worker()
+    first, second = join(ledger, 2)
+    assert ledger.run(ledger.producing.cancel(first))["state"] == "cancelled"
+    assert ledger.states(first, second) == ["cancelled", "queued"]
+    preprocess = claimed(ledger, worker, Stage.PREPROCESS)
+    assert preprocess.works[0].body == SAME, "its input is kept"
+    ledger.complete(worker, preprocess)
+    (third,) = join(ledger)
+    finish(ledger, worker)
+    assert ledger.states(first, second, third) == ["cancelled", "succeeded", "succeeded"]
+    ends_alone(ledger)
+    assert not ledger.client.keys(f"{TAG}f:*"), "the first one's record is no answer"
+
+
+def test_the_last_to_leave_ends_the_computation(ledger: Ledger) -> None:
+    ids = join(ledger, 3)
+    for request_id in ids:
+        ledger.run(ledger.producing.cancel(request_id))
+    assert ledger.states(*ids) == ["cancelled"] * 3
+    assert ledger.claim(ledger.worker()) is None
+    ends_alone(ledger)
+    (fresh,) = join(ledger)
+    assert waiting(ledger) == [fresh]
+
+
+def test_members_leave_while_a_worker_computes_and_its_settle_is_for_nobody(ledger: Ledger) -> None:
+    worker = ledger.worker()
+    ids = join(ledger, 2)
+    batch = claimed(ledger, worker, Stage.PREPROCESS)
+    for request_id in ids:
+        ledger.run(ledger.producing.cancel(request_id))
+    ledger.complete(worker, batch)
+    assert waiting(ledger, Stage.SCORING) == []
+    ends_alone(ledger)
+
+
+def test_the_best_priority_and_the_latest_deadline_of_its_members_count(ledger: Ledger) -> None:
+    (first,) = join(ledger, priority=Priority.LOW, timeout_ms=60_000)
+    (normal,) = ledger.accept()
+    assert waiting(ledger) == [normal, first]
+    (urgent,) = join(ledger, priority=Priority.HIGH, timeout_ms=1000)
+    assert waiting(ledger) == [first, normal]
+    ledger.turn_clock(30)
+    assert ledger.sweeping.expire_deadlines() == 1
+    assert ledger.states(first, urgent) == ["queued", "expired"]
+    assert waiting(ledger) == [normal, first], "who wanted it sooner is gone"
+    (patient,) = join(ledger, priority=Priority.LOW, timeout_ms=HOUR_MS)
+    ledger.turn_clock(60)
+    assert ledger.sweeping.expire_deadlines() == 1
+    assert ledger.states(first, patient) == ["expired", "queued"]
+    finish(ledger, ledger.worker())
+    assert ledger.states(first, urgent, patient, normal) == ["expired", "expired", "succeeded", "succeeded"]
+    ends_alone(ledger)
+
+
+def test_an_urgent_member_moves_a_flight_at_every_stage(ledger: Ledger) -> None:
+    worker = ledger.worker()
+    (first,) = join(ledger, priority=Priority.LOW)
+    (other,) = ledger.accept()
+    for stage in (Stage.SCORING, Stage.POSTPROCESS):
+        before = Stage.PREPROCESS if stage is Stage.SCORING else Stage.SCORING
+        ledger.complete(worker, claimed(ledger, worker, before))
+        assert waiting(ledger, stage) == [other, first]
+        if stage is Stage.POSTPROCESS:
+            join(ledger, priority=Priority.HIGH)
+            assert waiting(ledger, stage) == [first, other]
+
+
+def test_scoring_is_the_point_of_no_return_for_every_member(ledger: Ledger) -> None:
+    worker = ledger.worker()
+    first, second = join(ledger, 2, timeout_ms=60_000)
+    ledger.pass_stages(worker, Stage.PREPROCESS)
+    scoring = claimed(ledger, worker, Stage.SCORING)
+    (third,) = join(ledger, timeout_ms=60_000)
+    for request_id in (first, second, third):
+        with pytest.raises(TooLate):
+            ledger.run(ledger.producing.cancel(request_id))
+    ledger.turn_clock(90)
+    assert ledger.sweeping.expire_deadlines() == 0
+    ledger.complete(worker, scoring)
+    finish(ledger, worker)
+    assert ledger.states(first, second, third) == ["succeeded"] * 3
+    ends_alone(ledger)
+
+
+def test_what_was_too_late_for_scoring_expires_though_another_member_goes_on(ledger: Ledger) -> None:
+    worker = ledger.worker()
+    brief, member, patient = join(ledger, 2, timeout_ms=1000) + join(ledger)
+    ledger.pass_stages(worker, Stage.PREPROCESS)
+    ledger.turn_clock(2)
+    scoring = claimed(ledger, worker, Stage.SCORING)
+    (briefly,) = join(ledger, timeout_ms=1000)
+    assert ledger.sweeping.expire_deadlines() == 2
+    ledger.turn_clock(2)
+    assert ledger.sweeping.expire_deadlines() == 0
+    ledger.complete(worker, scoring)
+    finish(ledger, worker)
+    assert ledger.states(brief, member, patient, briefly) == ["expired", "expired", "succeeded", "succeeded"]
+    ends_alone(ledger)
+
+
+def test_deadlines_count_again_when_scoring_is_retried(ledger: Ledger) -> None:
+    worker = ledger.worker()
+    brief = join(ledger, timeout_ms=60_000) + join(ledger, timeout_ms=60_000)
+    patient = join(ledger)
+    ledger.pass_stages(worker, Stage.PREPROCESS)
+    scoring = claimed(ledger, worker, Stage.SCORING)
+    attempts = Attempts().charge(1_800_000_000_000, "scoring", "boom")
+    ledger.settle(worker, scoring, [RetryLater(1000, attempts)])
+    ledger.turn_clock(90)
+    assert ledger.sweeping.expire_deadlines() == 2
+    ledger.sweeping.revive_due_retries()
+    finish(ledger, worker)
+    assert ledger.states(*brief, *patient) == ["expired", "expired", "succeeded"]
+    ends_alone(ledger)
+
+
+@pytest.mark.parametrize("state", [State.INVALID, State.DEAD])
+def test_a_failure_ends_every_member(ledger: Ledger, state: State) -> None:
+    worker = ledger.worker()
+    ids = join(ledger, 3)
+    error = Failure(category="input", stage="preprocess", message="Age was -1", retryable=False)
+    ledger.settle(worker, claimed(ledger, worker, Stage.PREPROCESS), [Ended(state, error)])
+    assert ledger.states(*ids) == [state] * 3
+    assert {status["error"]["message"] for status in ledger.read(*ids)} == {"Age was -1"}
+    letters, _ = ledger.run(ledger.letters.page())
+    assert [letter.died for letter in letters] == ([] if state is State.INVALID else [tuple(sorted(ids))])
+    ends_alone(ledger)
+    assert not ledger.client.keys(f"{TAG}f:*"), "a failure is no answer for others"
+
+
+def test_one_letter_lists_all_that_died_and_its_replay_runs_once_for_all(ledger: Ledger) -> None:
+    worker = ledger.worker()
+    cancelled, *ids = join(ledger, 4)
+    ledger.run(ledger.producing.cancel(cancelled))
+    ledger.pass_stages(worker, Stage.PREPROCESS)
+    ledger.settle(worker, claimed(ledger, worker, Stage.SCORING), [dead()])
+    for request_id in ids:
+        letter = ledger.run(ledger.letters.get(request_id))
+        assert (letter.id, letter.features, letter.died) == (cancelled, SAME, tuple(sorted(ids)))
+    (other,) = join(ledger)
+    ledger.run(ledger.letters.replay(ids[1]))
+    assert field(ledger, "generation", *ids) == [1, 1, 1]
+    assert waiting(ledger, Stage.SCORING) == [cancelled]
+    finish(ledger, worker)
+    assert ledger.states(cancelled, other, *ids) == ["cancelled"] + ["succeeded"] * 4
+    assert field(ledger, "joined", other) == [False]
+    ends_alone(ledger)
+    assert not ledger.client.keys(f"{TAG}d*")
+
+
+def test_a_replay_that_broke_off_can_be_begun_again(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = ledger.worker()
+    ids = join(ledger, 2)
+    ledger.settle(worker, claimed(ledger, worker, Stage.PREPROCESS), [dead()])
+
+    async def broken(**_: Any) -> None:
+        raise RuntimeError("the API died")
+
+    replay = ledger.letters._scripts.replay
+    monkeypatch.setattr(ledger.letters._scripts, "replay", broken)
+    with pytest.raises(RuntimeError):
+        ledger.run(ledger.letters.replay(ids[0]))
+    monkeypatch.setattr(ledger.letters._scripts, "replay", replay)
+    ledger.run(ledger.letters.replay(ids[0]))
+    finish(ledger, worker)
+    assert ledger.states(*ids) == ["succeeded"] * 2
+    assert field(ledger, "generation", *ids) == [1, 1]
+    ends_alone(ledger)
+
+
+def test_hundreds_of_members_are_served_though_the_settler_dies(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = ledger.worker()
+    ids = [request_id for _ in range(3) for request_id in join(ledger, 100)]
+    ledger.pass_stages(worker, Stage.PREPROCESS, Stage.SCORING)
+    last = claimed(ledger, worker, Stage.POSTPROCESS)
+    with monkeypatch.context() as patch:
+        patch.setattr(claiming, "fan_out", lambda *_: None)  # it dies after its settle
+        ledger.settle(worker, last, [Completed(Output({"score": 0.5}))])
+    assert ledger.states(*ids) == ["postprocessing"] * 300
+    (late,) = join(ledger)
+    lives = [1000, 1000, 1000]
+    assert ledger.scripts.fan(args=[*lives, ids[0]]) == [128, 173]
+    assert ledger.sweeping.fan_out_flights() == 173
+    assert ledger.sweeping.fan_out_flights() == 0
+    assert ledger.states(late, *ids) == ["succeeded"] * 301
+    ends_alone(ledger)
+
+
+def test_none_leaves_a_flight_that_has_its_outcome(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = ledger.worker()
+    ids = join(ledger, 2)
+    batch = claimed(ledger, worker, Stage.PREPROCESS)
+    with monkeypatch.context() as patch:
+        patch.setattr(claiming, "fan_out", lambda *_: None)
+        ledger.settle(worker, batch, [dead()])
+    for request_id in ids:
+        with pytest.raises(TooLate):
+            ledger.run(ledger.producing.cancel(request_id))
+    ledger.sweeping.fan_out_flights()
+    assert ledger.states(*ids) == ["dead"] * 2
+    ends_alone(ledger)
+
+
+def test_a_flight_given_back_by_a_dead_worker_has_its_members_place(ledger: Ledger) -> None:
+    worker = ledger.worker()
+    (first,) = join(ledger, priority=Priority.LOW)
+    ledger.pass_stages(worker, Stage.PREPROCESS)
+    claimed(ledger, worker, Stage.SCORING)
+    (second,) = join(ledger, priority=Priority.HIGH)
+    release_claims(ledger.scripts, "w1", charge="start", reason="died")
+    (score,) = [
+        score for _, score in ledger.client.zrange(f"{TAG}q:{ledger.lane(Stage.SCORING).name}", 0, -1, withscores=True)
+    ]
+    assert score < 2**43, "it waits with high priority"
+    assert field(ledger, "attempts", first, second) == [2, 2]
+    assert ledger.run(ledger.producing.cancel(second))["state"] == "cancelled", "it waits for scoring again"
+    finish(ledger, worker)
+    assert ledger.states(first, second) == ["succeeded", "cancelled"]
+    ends_alone(ledger)
+
+
+def test_a_flight_on_its_own_key_is_counted_against_the_bound(make_ledger: LedgerMaker) -> None:
+    ledger = make_ledger(max_waiting="2")
+    answers = ledger.run(ledger.producing.accept([Submission("m", SAME) for _ in range(3)]))
+    assert [type(answer).__name__ for answer in answers] == ["Accepted", "Accepted", "Overloaded"]
