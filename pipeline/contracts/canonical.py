@@ -17,7 +17,10 @@ _EXACT = 2**53
 
 def canonical(document: Any) -> bytes:
     """The canonical form of JSON values; TypeError or ValueError for what is none."""
-    packed: bytes = msgpack.packb(_normal(document))
+    try:
+        packed: bytes = msgpack.packb(_normal(document))
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
     return packed
 
 

@@ -198,7 +198,7 @@ class DeadLetters:
                     raise NotDead(f"{to_text(request_id)} is not dead")
                 raise NotFound(f"no dead letter {to_text(request_id)}")
             front, lane = _next_generation(letter.front, flight=b""), letter.header.ref.lane(letter.stage)
-            record, output = pack_features(front, letter.features), b""
+            record, output = front + pack_features(letter.features), b""
             if letter.stage is not Stage.PREPROCESS:
                 entry = unpack_entry(letter.stage_input)
                 output = pack_entry(entry.kind, front, entry.carry, entry.body)

@@ -139,8 +139,9 @@ class Parcel:
                     degradable,
                     release.cache_s,
                 )
+                packed = pack_features(features)
                 shared = b"" if submission.no_cache else cache_key(digest, features, allow_degraded=degradable)
-                record = pack_features(pack_front(header, Ties(b"", submission.key, shared)), features)
+                record = pack_front(header, Ties(b"", submission.key, shared)) + packed
             except Problem as problem:
                 self.refused[place] = problem
                 continue

@@ -98,11 +98,11 @@ def pack_front(header: Header, ties: Ties = NO_TIES) -> bytes:
     return b"%c%b%b%b%b%b" % (flags, *ties, len(pinned).to_bytes(2, "big"), pinned)
 
 
-def pack_features(front: bytes, features: Mapping[str, Any]) -> bytes:
-    """The record of a request as accepted; InvalidRequest if the features are not JSON values."""
+def pack_features(features: Mapping[str, Any]) -> bytes:
+    """The rest of a request's record as accepted; InvalidRequest if the features are not JSON values."""
     try:
         _check_json(features)
-        packed: bytes = front + msgpack.packb((ACCEPTED, NEW, features), default=_plain_number)
+        packed: bytes = msgpack.packb((ACCEPTED, NEW, features), default=_plain_number)
         return packed
     except (TypeError, ValueError, UnicodeError) as error:
         reason = f"cannot be stored: {error}"

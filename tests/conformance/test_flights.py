@@ -238,6 +238,21 @@ def test_deadlines_count_again_when_scoring_is_retried(ledger: Ledger) -> None:
     ends_alone(ledger)
 
 
+def test_nobody_joins_a_flight_whose_time_is_over(ledger: Ledger) -> None:
+    worker = ledger.worker()
+    late = join(ledger, 2, timeout_ms=1000)
+    ledger.turn_clock(2)
+    assert ledger.claim(worker) is None, "its waiting entry is gone; the sweeper has yet to end it"
+    (fresh,) = join(ledger)
+    assert field(ledger, "joined", fresh) == [False]
+    assert ledger.sweeping.expire_deadlines() == 2
+    (second,) = join(ledger)
+    assert field(ledger, "joined", second) == [True], "the end of the one has not made the other unknown"
+    finish(ledger, worker)
+    assert ledger.states(*late, fresh, second) == ["expired"] * 2 + ["succeeded"] * 2
+    ends_alone(ledger)
+
+
 @pytest.mark.parametrize("state", [State.INVALID, State.DEAD])
 def test_a_failure_ends_every_member(ledger: Ledger, state: State) -> None:
     worker = ledger.worker()

@@ -27,6 +27,7 @@ from pipeline.contracts.work import (
     RetryLater,
     Work,
 )
+from pipeline.ledger import claiming
 from pipeline.ledger.claiming import Batch, ClaimLost, Claims, release_claims
 from pipeline.ledger.keys import TAG
 from pipeline.ledger.producing import Accepted, Known, Parcel, Submission, idempotency
@@ -38,19 +39,36 @@ SHORT_MS, LONG_MS, STEP_S = 60_000, 3_600_000, 100
 
 @dataclass
 class Request:
-    """What the model knows of a request.
+    """What the model knows of a request."""
 
-    ``place``: where it stands, ('waiting' | 'later', STAGE) or ('claimed', FIELD).
-    """
-
-    place: tuple[str, str] | None
+    flight: "Flight"
     timeout_ms: int
     deadline_ms: float
     generation: int = 0
     end: str | None = None
+
+    @property
+    def overdue_at(self) -> float:
+        """When it may expire: never, if scoring claimed it before its deadline."""
+        past = self.flight.past_ms
+        return self.deadline_ms if self.end is None and (past is None or self.deadline_ms <= past) else float("inf")
+
+
+@dataclass
+class Flight:
+    """What the model knows of a computation.
+
+    ``place``: where it stands, ('waiting' | 'later', STAGE) or ('claimed', FIELD). ``past_ms``: when scoring took it.
+    ``outcome``: its end, while its members have yet to get it. ``letter``: who died with it, until they are replayed.
+    """
+
+    place: tuple[str, str] | None
+    members: set[bytes]
+    several: bool = False
+    past_ms: float | None = None
+    outcome: str | None = None
     died_at: Stage | None = None
-    past: bool = False
-    """Whether scoring has claimed it: it neither expires nor can be cancelled."""
+    letter: set[bytes] | None = None
 
 
 @dataclass
@@ -68,6 +86,9 @@ def make_machine(make_ledger: LedgerMaker) -> type[RuleBasedStateMachine]:
             super().__init__()
             self.ledger: Ledger = make_ledger()
             self.requests: dict[bytes, Request] = {}
+            self.flights: dict[bytes, Flight] = {}
+            self.by_input: dict[int, Flight] = {}
+            self.answered: set[int] = set()
             self.keys: dict[str, bytes] = {}
             self.held: list[Held] = []
             self.parcel: tuple[Parcel, list[Any]] | None = None
@@ -88,12 +109,31 @@ def make_machine(make_ledger: LedgerMaker) -> type[RuleBasedStateMachine]:
         def now(self) -> float:
             return self.ledger.sweeping.server_ms()
 
-        def overdue(self, request: Request) -> bool:
-            return request.end is None and not request.past and request.deadline_ms < self.now()
+        def overdue(self, flight: Flight) -> bool:
+            """Whether nobody who is left has time left."""
+            now = self.now()
+            return all(self.requests[member].overdue_at < now for member in flight.members)
 
-        def finish(self, request: Request, end: str) -> None:
-            request.end, request.place = end, None
+        def standing(self, place: tuple[str, str]) -> list[Flight]:
+            return [flight for flight in self.flights.values() if flight.place == place and flight.members]
+
+        def finish(self, request_id: bytes, end: str) -> None:
+            """One request ends; its flight goes on without it, or is over."""
+            request = self.requests[request_id]
+            assert request.end is None
+            request.end = end
+            flight = request.flight
+            flight.members.discard(request_id)
             self.commits += 1
+            if not flight.members:
+                flight.place = flight.outcome = None
+
+        def end_flight(self, flight: Flight, end: str) -> None:
+            died = set(flight.members)
+            for member in died:
+                self.finish(member, end)
+            if end == "dead":
+                flight.letter = died
 
         # What producers do
 
@@ -102,23 +142,44 @@ def make_machine(make_ledger: LedgerMaker) -> type[RuleBasedStateMachine]:
             priority=st.sampled_from(list(Priority)),
             timeout_ms=st.sampled_from([SHORT_MS, LONG_MS]),
             key=st.sampled_from([None, None, "a", "b"]),
+            features=st.sampled_from([None, None, 1, 1, 2]),
         )
-        def accept(self, count: int, priority: Priority, timeout_ms: int, key: str | None) -> None:
+        def accept(
+            self, count: int, priority: Priority, timeout_ms: int, key: str | None, features: int | None
+        ) -> None:
+            inputs = [features or 10 + next(self.ledger.numbers) for _ in range(count)]
+            if key is not None:
+                inputs = [1] * count
             held = b"" if key is None else idempotency("", key, "m", {"n": 1}, "normal", 1.0)
-            submissions = [Submission("m", {"n": 1}, priority, timeout_ms, key=held) for _ in range(count)]
+            submissions = [Submission("m", {"n": n}, priority, timeout_ms, key=held) for n in inputs]
             parcel = Parcel(submissions)
             answers = self.ledger.run(self.ledger.producing.send(parcel))
             self.parcel = parcel, answers
-            for answer in answers:
+            for answer, n in zip(answers, inputs, strict=True):
                 if key in self.keys:
                     assert answer == Known(self.keys[key])
                     continue
-                assert isinstance(answer, Accepted)
                 assert answer.id not in self.requests
+                current = self.by_input.get(n)
+                live = current is not None and bool(current.members) and not self.overdue(current)
+                flight = current if current is not None and live else Flight(("waiting", "preprocess"), set())
                 accepted_ms = int.from_bytes(answer.id[:6], "big")
-                self.requests[answer.id] = Request(("waiting", "preprocess"), timeout_ms, accepted_ms + timeout_ms)
+                self.requests[answer.id] = Request(flight, timeout_ms, accepted_ms + timeout_ms)
                 if key is not None:
                     self.keys[key] = answer.id
+                if isinstance(answer, Known):
+                    # It came within two seconds of an answer; these are the server's own, no clock turns them.
+                    assert n in self.answered
+                    assert not live
+                    flight.members.add(answer.id)
+                    self.finish(answer.id, "succeeded")
+                    continue
+                assert isinstance(answer, Accepted)
+                assert answer.joined == live
+                flight.members.add(answer.id)
+                flight.several = live
+                if not live:
+                    self.flights[answer.id] = self.by_input[n] = flight
 
         @precondition(lambda self: self.parcel)
         @rule()
@@ -130,33 +191,34 @@ def make_machine(make_ledger: LedgerMaker) -> type[RuleBasedStateMachine]:
         @rule(data=st.data())
         def cancel(self, data: st.DataObject) -> None:
             # Those that a worker holds, or that wait for a retry, are where it goes wrong if anywhere.
-            delicate = [i for i, request in self.requests.items() if request.place and request.place[0] != "waiting"]
+            delicate = [
+                i
+                for i, request in self.requests.items()
+                if request.end is None and (request.flight.place is None or request.flight.place[0] != "waiting")
+            ]
             request_id = data.draw(st.sampled_from(sorted(delicate or self.requests)))
             request = self.requests[request_id]
             if request.end not in (None, "cancelled"):
                 with pytest.raises(AlreadyEnded):
                     self.ledger.run(self.ledger.producing.cancel(request_id))
-            elif request.past:
+            elif request.end is None and request.flight.past_ms is not None:
                 with pytest.raises(TooLate):
                     self.ledger.run(self.ledger.producing.cancel(request_id))
             else:
                 assert self.ledger.run(self.ledger.producing.cancel(request_id))["state"] == "cancelled"
                 if request.end is None:
-                    self.finish(request, "cancelled")
+                    self.finish(request_id, "cancelled")
 
         # What workers do
 
-        @precondition(lambda self: any(request.place for request in self.requests.values()))
+        @precondition(lambda self: any(flight.place for flight in self.flights.values()))
         @rule(data=st.data(), limit=st.integers(1, 5))
         def claim(self, data: st.DataObject, limit: int) -> None:
-            stages = {
-                request.place[1]
-                for request in self.requests.values()
-                if request.place and request.place[0] == "waiting"
-            }
+            places = {flight.place for flight in self.flights.values() if flight.place}
+            stages = {stage for where, stage in places if where == "waiting"}
             stage = Stage(data.draw(st.sampled_from(sorted(stages or set(Stage)))))
-            waiting = [request for request in self.requests.values() if request.place == ("waiting", stage)]
-            late = [request for request in waiting if self.overdue(request)]
+            waiting = self.standing(("waiting", stage))
+            late = [flight for flight in waiting if stage is not Stage.POSTPROCESS and self.overdue(flight)]
             batch = self.ledger.claim(self.worker, stage, limit)
             if batch is None:
                 assert len(waiting) == len(late) or late, "something waited, and nothing was claimed"
@@ -165,13 +227,14 @@ def make_machine(make_ledger: LedgerMaker) -> type[RuleBasedStateMachine]:
 
         def take(self, batch: Batch, worker: Claims | None = None) -> None:
             for work in batch.works:
-                request = self.requests[work.id]
-                assert request.end is None
-                assert request.place == ("waiting", batch.lane.stage)
-                assert not self.overdue(request)
-                assert work.header.generation == request.generation
-                request.place = ("claimed", batch.field)
-                request.past = request.past or batch.lane.stage is Stage.SCORING
+                flight = self.flights[work.id]
+                assert flight.members
+                assert flight.place == ("waiting", batch.lane.stage)
+                assert batch.lane.stage is Stage.POSTPROCESS or not self.overdue(flight)
+                assert {self.requests[member].generation for member in flight.members} == {work.header.generation}
+                flight.place = ("claimed", batch.field)
+                if batch.lane.stage is Stage.SCORING:
+                    flight.past_ms = self.now()
             self.held.append(Held(batch, worker or self.worker))
 
         @rule(stages=st.integers(1, 3), limit=st.integers(1, 5))
@@ -184,13 +247,18 @@ def make_machine(make_ledger: LedgerMaker) -> type[RuleBasedStateMachine]:
                     self.settle_all(self.held.pop(), ["complete"] * len(batch.works))
 
         @precondition(lambda self: self.held)
-        @rule(data=st.data(), more=st.sampled_from([0, 3]))
-        def settle(self, data: st.DataObject, more: int) -> None:
+        @rule(data=st.data(), more=st.sampled_from([0, 3]), dies=st.booleans())
+        def settle(self, data: st.DataObject, more: int, dies: bool) -> None:
             held = self.held.pop(data.draw(st.integers(0, len(self.held) - 1)))
-            if self.settle_all(held, [data.draw(FATES) for _ in held.batch.works], more):
+            fates = [data.draw(FATES) for _ in held.batch.works]
+            if dies:  # after its settle, before the members of flights have their ends
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.setattr(claiming, "fan_out", lambda *_: None)
+                    self.settle_all(held, fates, dies=True)
+            elif self.settle_all(held, fates, more):
                 self.linger(held.worker, held.batch.lane, data)
 
-        def settle_all(self, held: Held, fates: list[str], more: int = 0) -> bool:
+        def settle_all(self, held: Held, fates: list[str], more: int = 0, *, dies: bool = False) -> bool:
             """Whether the worker lingers now."""
             batch, stage = held.batch, held.batch.lane.stage
             outcomes = [self.outcome(fate, stage) for fate in fates]
@@ -200,19 +268,26 @@ def make_machine(make_ledger: LedgerMaker) -> type[RuleBasedStateMachine]:
                 return False
             following = self.ledger.settle(held.worker, batch, outcomes, claim_next=more)
             for work, fate in zip(batch.works, fates, strict=True):
-                request = self.requests[work.id]
-                if request.end is not None:
-                    continue  # it was cancelled, or expired, while the stage worked
+                flight = self.flights[work.id]
+                if not flight.members:
+                    continue  # all were cancelled, or expired, while the stage worked
                 if fate == "complete" and stage.following:
-                    request.place = ("waiting", stage.following)
-                elif fate == "complete":
-                    self.finish(request, "succeeded")
+                    flight.place = ("waiting", stage.following)
                 elif fate == "retry":
-                    request.place = ("later", stage)
-                    request.past = stage is Stage.POSTPROCESS
+                    flight.place = ("later", stage)
+                    if stage is not Stage.POSTPROCESS:
+                        flight.past_ms = None
                 else:
-                    request.died_at = stage if fate == "dead" else None
-                    self.finish(request, fate)
+                    end = "succeeded" if fate == "complete" else fate
+                    flight.died_at = stage if fate == "dead" else None
+                    if end == "succeeded":
+                        self.answered |= {n for n, known in self.by_input.items() if known is flight}
+                    if dies and flight.several:
+                        flight.place, flight.outcome, flight.past_ms = None, end, self.now()
+                        if end == "dead":
+                            flight.letter = set(flight.members)
+                    else:
+                        self.end_flight(flight, end)
             if following is not None:
                 self.take(following)
             return held.worker.lingers
@@ -230,7 +305,7 @@ def make_machine(make_ledger: LedgerMaker) -> type[RuleBasedStateMachine]:
             """The worker stands on the list of the idle: what comes now is claimed for it, alive or not."""
             event = data.draw(st.sampled_from(["nothing", "accept", "pass", "pass and die"]))
             if event == "accept":
-                self.accept(2, Priority.HIGH, LONG_MS, None)
+                self.accept(2, Priority.HIGH, LONG_MS, None, None)
             elif event.startswith("pass"):
                 self.pass_stages(2, 5)
             handed = self.ledger.client.hgetall(f"{TAG}c:{self.name}")
@@ -254,7 +329,8 @@ def make_machine(make_ledger: LedgerMaker) -> type[RuleBasedStateMachine]:
                 self.held[-1].batch = woken
 
         def placeholder(self, request_id: bytes, lane: Lane) -> Work:
-            header = Header("m", "1", bytes(32), "", 1, 1, self.requests[request_id].generation, True)
+            generation = max(self.requests[member].generation for member in self.flights[request_id].members)
+            header = Header("m", "1", bytes(32), "", 1, 1, generation, True)
             return Work(request_id, 0, header, Carry(0), None, b"")
 
         # What dies, and what the sweeper does
@@ -270,12 +346,12 @@ def make_machine(make_ledger: LedgerMaker) -> type[RuleBasedStateMachine]:
                     continue
                 held.released = True
                 for work in held.batch.works:
-                    request = self.requests[work.id]
-                    if request.place == ("claimed", held.batch.field):
-                        stage = held.batch.lane.stage
-                        request.place = ("waiting", stage)
-                        request.past = stage is Stage.POSTPROCESS
+                    flight, stage = self.flights[work.id], held.batch.lane.stage
+                    if flight.place == ("claimed", held.batch.field) and flight.members:
+                        flight.place = ("waiting", stage)
                         back += 1
+                        if stage is Stage.SCORING:
+                            flight.past_ms = None
             assert released == back
             if how == "loss":
                 self.new_worker()
@@ -285,9 +361,9 @@ def make_machine(make_ledger: LedgerMaker) -> type[RuleBasedStateMachine]:
             self.ledger.turn_clock(2)
             while self.ledger.sweeping.revive_due_retries():
                 pass
-            for request in self.requests.values():
-                if request.place and request.place[0] == "later":
-                    request.place = ("waiting", request.place[1])
+            for flight in self.flights.values():
+                if flight.place and flight.place[0] == "later":
+                    flight.place = ("waiting", flight.place[1])
 
         @rule()
         def let_time_pass(self) -> None:
@@ -295,23 +371,40 @@ def make_machine(make_ledger: LedgerMaker) -> type[RuleBasedStateMachine]:
 
         @rule()
         def expire(self) -> None:
-            late = [request for request in self.requests.values() if self.overdue(request)]
+            self.ledger.turn_clock(2)  # those that a flight past expiry held are looked at again after a second
+            now = self.now()
+            late = [request_id for request_id, request in self.requests.items() if request.overdue_at < now]
             assert self.ledger.sweeping.expire_deadlines() == len(late)
-            for request in late:
-                self.finish(request, "expired")
+            for request_id in late:
+                self.finish(request_id, "expired")
+
+        @precondition(lambda self: any(flight.outcome for flight in self.flights.values()))
+        @rule()
+        def fan_out(self) -> None:
+            left = [flight for flight in self.flights.values() if flight.outcome]
+            assert self.ledger.sweeping.fan_out_flights() == sum(len(flight.members) for flight in left)
+            for flight in left:
+                assert flight.outcome is not None
+                self.end_flight(flight, flight.outcome)
 
         @precondition(lambda self: any(request.end == "dead" for request in self.requests.values()))
         @rule(data=st.data())
         def replay(self, data: st.DataObject) -> None:
             dead = sorted(request_id for request_id, request in self.requests.items() if request.end == "dead")
-            request_id = data.draw(st.sampled_from(dead))
-            request = self.requests[request_id]
+            flight = self.requests[(request_id := data.draw(st.sampled_from(dead)))].flight
             self.ledger.run(self.ledger.letters.replay(request_id))
-            assert request.died_at is not None
-            request.end, request.place = None, ("waiting", request.died_at)
-            request.past = request.died_at is Stage.POSTPROCESS
-            request.generation += 1
-            request.deadline_ms = self.now() + request.timeout_ms
+            assert flight.died_at is not None
+            assert flight.letter
+            flight.place = ("waiting", flight.died_at)
+            flight.members, flight.letter = set(flight.letter), None
+            flight.several = len(flight.members) > 1 or self.flights.get(next(iter(flight.members))) is not flight
+            flight.past_ms = self.now() if flight.died_at is Stage.POSTPROCESS else None
+            self.by_input = {n: known for n, known in self.by_input.items() if known is not flight}
+            for member in flight.members:
+                request = self.requests[member]
+                request.end = None
+                request.generation += 1
+                request.deadline_ms = self.now() + request.timeout_ms
 
         # What must hold
 
@@ -331,7 +424,7 @@ def make_machine(make_ledger: LedgerMaker) -> type[RuleBasedStateMachine]:
             for stage, ids in zip(Stage, answers, strict=False):
                 for request_id in ids:
                     places.setdefault(request_id, []).append(("waiting", stage))
-                    assert request_id in unfinished, "an ended request waits"
+                    assert self.flights[request_id].members, "a flight waits that nobody waits for"
             for entry in answers[3]:
                 stage = entry[17:].split(b" ", 1)[1].split(b"/")[0].decode()
                 places.setdefault(entry[:16], []).append(("later", stage))
@@ -340,11 +433,21 @@ def make_machine(make_ledger: LedgerMaker) -> type[RuleBasedStateMachine]:
                     ids = claim.split(b"|", 3)[3]
                     for start in range(0, len(ids), 16):
                         places.setdefault(ids[start : start + 16], []).append(("claimed", field.decode()))
-            for request_id in unfinished:
-                request = self.requests[request_id]
-                if self.overdue(request) and request_id not in places:
-                    continue  # a claim has dropped it; the sweeper ends it
-                assert places[request_id] == [request.place]
+            for flight_id, flight in self.flights.items():
+                if not flight.members or flight.outcome:
+                    assert flight_id not in places or places[flight_id][0][0] in ("claimed", "later")
+                elif flight_id in places or not self.overdue(flight):  # else a claim dropped it: the sweeper ends it
+                    assert places[flight_id] == [flight.place]
+
+        @invariant()
+        def members_are_kept_of_flights_that_several_wait_for_alone(self) -> None:
+            client = self.ledger.client
+            several = {
+                flight_id: flight for flight_id, flight in self.flights.items() if flight.several and flight.members
+            }
+            assert set(client.hkeys(f"{TAG}joined")) == set(several)
+            for flight_id, flight in several.items():
+                assert set(client.zrange(f"{TAG}m:".encode() + flight_id, 0, -1)) == flight.members
 
         @invariant()
         def ends_stay_and_are_counted_once(self) -> None:
@@ -361,8 +464,8 @@ def make_machine(make_ledger: LedgerMaker) -> type[RuleBasedStateMachine]:
 
         @invariant()
         def letters_are_of_the_dead_alone(self) -> None:
-            dead = {request_id for request_id, request in self.requests.items() if request.end == "dead"}
-            assert set(self.ledger.client.zrange(f"{TAG}dead", 0, -1)) == dead
+            letters = {flight_id for flight_id, flight in self.flights.items() if flight.letter}
+            assert set(self.ledger.client.zrange(f"{TAG}dead", 0, -1)) == letters
 
     return LedgerMachine
 

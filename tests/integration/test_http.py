@@ -137,9 +137,10 @@ def test_a_bad_envelope_is_refused_at_once(
         assert [error["pointer"] for error in problem["errors"]] == pointers
 
 
-def test_features_nested_too_deeply_are_refused(http: httpx.Client) -> None:
+@pytest.mark.parametrize("headers", [{}, {"Idempotency-Key": "deep"}])
+def test_features_nested_too_deeply_are_refused(http: httpx.Client, headers: dict[str, str]) -> None:
     body = b'{"model": "credit-default", "features": {"a":' + b"[" * 700 + b"]" * 700 + b"}}"
-    answer = http.post("/v1/scores", content=body)
+    answer = http.post("/v1/scores", content=body, headers=headers)
     assert (answer.status_code, answer.json()["type"]) == (422, "urn:scoreline:problem:invalid-request")
 
 

@@ -25,15 +25,19 @@ if #keys > 0 then
   for i, key in ipairs(keys) do held[key] = values[i] end
 end
 
+local now = now_ms()
+
 -- How a known flight stands: 'own' (begun by this very call), 'live', its first member's record once it has succeeded, or
--- nil if nothing is left of it. Asked once for each.
+-- false if nothing is left of it but what expires. Asked once for each.
 local flights = {}
 local function state_of(flight)
   if flights[flight] == nil then
-    if redis.call('ZSCORE', P .. 'open', flight) or redis.call('HEXISTS', P .. 'joined', flight) == 1 then
+    local joined = redis.call('HGET', P .. 'joined', flight)
+    local deadline = joined == '0' and merged_score(flight) % BAND or redis.call('ZSCORE', P .. 'open', flight)
+    if (joined and joined ~= '0') or (deadline and tonumber(deadline) > now) then
       flights[flight] = 'live'
     else
-      flights[flight] = redis.call('GET', P .. 'r:' .. flight)
+      flights[flight] = not joined and not deadline and redis.call('GET', P .. 'r:' .. flight)
     end
   end
   return flights[flight]
@@ -45,7 +49,6 @@ local function joined_record(record, flight, rest)
   return string.char(string.byte(record) + 1) .. flight .. string.sub(record, 2, at - 1) .. rest
 end
 
-local now = now_ms()
 local stamp = ''
 local rest = now
 for _ = 1, 6 do

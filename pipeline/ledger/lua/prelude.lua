@@ -197,7 +197,7 @@ local function close_flights(ids, records, succeeded)
   if #ids == 0 then return end
   redis.call('DEL', unpack(keys_of('o:', ids)))
   if redis.call('EXISTS', P .. 'attempts') == 1 then redis.call('HDEL', P .. 'attempts', unpack(ids)) end
-  local landed, gone = { 'MSETEX', 0 }, { 'DEL' }
+  local landed, gone, of = { 'MSETEX', 0 }, {}, {}
   for i, id in ipairs(ids) do
     local _, _, cache_key, lasting = front_of(records[i])
     if cache_key ~= '' then
@@ -206,11 +206,15 @@ local function close_flights(ids, records, succeeded)
         landed[#landed + 1] = P .. 'f:' .. cache_key
         landed[#landed + 1] = id
       else
-        gone[#gone + 1] = P .. 'f:' .. cache_key
+        gone[#gone + 1], of[#of + 1] = P .. 'f:' .. cache_key, id
       end
     end
   end
-  if #gone > 1 then redis.call(unpack(gone)) end
+  if #gone > 0 then
+    for i, value in ipairs(redis.call('MGET', unpack(gone))) do
+      if value and string.sub(value, 1, 16) == of[i] then redis.call('DEL', gone[i]) end -- not another's by now
+    end
+  end
   if landed[2] > 0 then
     landed[#landed + 1] = 'PX'
     landed[#landed + 1] = 2000
