@@ -19,6 +19,7 @@ from pipeline.contracts.lanes import Lane, ModelRef
 from pipeline.contracts.stages import Stage
 from pipeline.contracts.work import Completed, Outcome, Output
 from pipeline.judge import exhausted, judge
+from pipeline.ledger.cache import CacheFiller
 from pipeline.ledger.claiming import Batch, ClaimLost, Claims
 from pipeline.ledger.keys import SCRIPT_LIMIT
 from pipeline.settings import Settings
@@ -69,9 +70,10 @@ class Stay:
 class Runner:
     """Serves lanes for one process."""
 
-    def __init__(self, service: StageService, claims: Claims, settings: Settings) -> None:
+    def __init__(self, service: StageService, claims: Claims, cache: CacheFiller, settings: Settings) -> None:
         self._service = service
         self._claims = claims
+        self._cache = cache
         self._settings = settings
         self._rng = random.Random()  # noqa: S311 - jitter, not a secret
 
@@ -131,7 +133,7 @@ class Runner:
             log.info("stage_failed", stage=str(stage), outcome=type(outcome).__name__, error=str(answer)[:200])
             outcomes.append(outcome)
         try:
-            return self._claims.settle(
+            following = self._claims.settle(
                 batch,
                 outcomes,
                 claim_next=0 if stay.over else self._limit(batch.lane),
@@ -142,6 +144,9 @@ class Runner:
             log.warning("claim_lost", reason=str(lost))
             served.lost += 1
             return None
+        if stage.following is None:
+            self._cache.fill(batch.works, outcomes)
+        return following
 
 
 def isolate(perform: Callable[[Sequence[Any]], Sequence[Performed]], bodies: Sequence[Any]) -> list[Performed]:

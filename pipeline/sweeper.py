@@ -73,7 +73,7 @@ class Sweeper:
     def sweep(self) -> None:
         """One round, if this sweeper leads."""
         leads = self._sweeping.lead(
-            self._name, short_of_memory=self._sweeping.short_of_memory(), rates=self._rates if self.leads else None
+            self._name, shortage=self._sweeping.shortage(), rates=self._rates if self.leads else None
         )
         if leads != self.leads:
             log.info("sweeper_leads" if leads else "sweeper_stands_by", name=self._name)

@@ -13,6 +13,7 @@ from pipeline.contracts.failures import SoftLimit
 from pipeline.contracts.lanes import ModelRef, parse_lane
 from pipeline.contracts.stages import Stage
 from pipeline.incarnation import Incarnation
+from pipeline.ledger.cache import CacheFiller
 from pipeline.ledger.claiming import Claims, Fenced
 from pipeline.ledger.connection import Client, connect
 from pipeline.model_store import ModelStore
@@ -30,7 +31,9 @@ class _Child:
     def __init__(self, stage: Stage, incarnation: Incarnation, settings: Settings) -> None:
         client = connect(settings, extra_wait_s=settings.linger_s + 1)
         self.claims = Claims(client, settings, lambda: incarnation.name, incarnation.began)
-        self.runner = Runner(_Limited(load_stage(stage, settings)), self.claims, settings)
+        self.runner = Runner(
+            _Limited(load_stage(stage, settings)), self.claims, CacheFiller(client, settings), settings
+        )
         self.debt = Debt(self.claims)
         _register(incarnation, client)
 

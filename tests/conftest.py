@@ -100,7 +100,8 @@ def another_api(stack: LocalStack, **environment: str) -> Iterator[str]:
 
 @pytest.fixture
 def http(stack: LocalStack) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=stack.api_url, timeout=40) as client:
+    """A client whose requests are all computed: the tests share few inputs. test_same_input.py has the others."""
+    with httpx.Client(base_url=stack.api_url, timeout=40, headers={"Cache-Control": "no-cache"}) as client:
         yield client
 
 

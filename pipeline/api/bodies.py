@@ -79,6 +79,12 @@ def idempotency_key(request: Request) -> str | None:
         raise InvalidRequest(f"the header Idempotency-Key is not valid; {message}", errors=errors) from wrong
 
 
+def no_cache(request: Request) -> bool:
+    """Whether the header ``Cache-Control`` says ``no-cache``: to compute anew."""
+    directives = request.headers.get("cache-control", "").lower().split(",")
+    return "no-cache" in map(str.strip, directives)
+
+
 def wait_seconds(request: Request) -> float:
     """The ``wait`` of the query, 0 to 30 seconds; InvalidRequest."""
     text = request.query_params.get("wait")

@@ -4,7 +4,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from pipeline.api.bodies import JsonResponse, idempotency_key, read_json, wait_seconds
+from pipeline.api.bodies import JsonResponse, idempotency_key, no_cache, read_json, wait_seconds
 from pipeline.client.asynchronous import AsyncScoringClient, has_ended
 from pipeline.contracts.envelope import ScoreRequest, ScoreRow, check_envelope
 from pipeline.contracts.problems import DeadlineExceeded, InvalidRequest, Problem
@@ -47,13 +47,21 @@ _KEY: dict[str, Any] = {
     "description": "sent again with the same key, a request is accepted once",
     "schema": {"type": "string", "pattern": "^[\\x21-\\x7e]{1,255}$"},
 }
+_NO_CACHE: dict[str, Any] = {
+    "name": "Cache-Control",
+    "in": "header",
+    "description": "with no-cache the request is computed anew, and for itself alone",
+    "schema": {"type": "string"},
+}
 
 
 def _client(request: Request) -> AsyncScoringClient:
     return request.app.state.client
 
 
-@router.post("", status_code=202, response_model=Status, openapi_extra={**_REQUEST_BODY, "parameters": [_WAIT, _KEY]})
+@router.post(
+    "", status_code=202, response_model=Status, openapi_extra={**_REQUEST_BODY, "parameters": [_WAIT, _KEY, _NO_CACHE]}
+)
 async def submit(request: Request) -> Response:
     """Hand in one request. 202 with its status document and Location; with ``wait``, 200 if it ended in time."""
     state = request.app.state
@@ -61,19 +69,21 @@ async def submit(request: Request) -> Response:
     seconds = wait_seconds(request)
     key = idempotency_key(request)
     envelope = check_envelope(await read_json(request, state.settings.max_body_bytes))
-    status = await _client(request).submit_request(envelope, key, scope=scope)
+    status = await _client(request).submit_request(envelope, key, scope=scope, no_cache=no_cache(request))
     if seconds and not has_ended(status):
         status = await _wait(request, status, seconds)
     headers = {"Location": f"/v1/scores/{status['request_id']}"}
     return JsonResponse(status, status_code=200 if has_ended(status) else 202, headers=headers)
 
 
-@router.post("/batch", openapi_extra=_BATCH_BODY)
+@router.post("/batch", openapi_extra={**_BATCH_BODY, "parameters": [_NO_CACHE]})
 async def submit_batch(request: Request) -> Response:
     """Hand in up to 1,000 requests; for each, in order, its status or its problem. One bad row harms no other."""
     state = request.app.state
     scope = state.access.producer(request)
     rows = _rows(await read_json(request, state.settings.max_body_bytes), state.settings.max_rows)
+    if no_cache(request):
+        rows = [{**row, "no_cache": True} if isinstance(row, dict) else row for row in rows]
     results: list[dict[str, Any]] = []
     try:
         async for answer in _client(request).submit_many(rows, scope=scope):

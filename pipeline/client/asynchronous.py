@@ -14,6 +14,7 @@ from pipeline.contracts.envelope import (
     DEFAULT_TIMEOUT_S,
     PriorityName,
     ScoreRequest,
+    ScoreRow,
     check_envelope,
     check_key,
     check_row,
@@ -75,6 +76,7 @@ class AsyncScoringClient:
     async def close(self) -> None:
         """Close the connections."""
         await self._endings.stop()
+        await self._producing.close()
         await self.store.aclose()
         await self._listening.aclose()
 
@@ -86,9 +88,12 @@ class AsyncScoringClient:
         priority: PriorityName = "normal",
         timeout_s: float = DEFAULT_TIMEOUT_S,
         allow_degraded: bool = True,
+        no_cache: bool = False,
         idempotency_key: str | None = None,
     ) -> Status:
         """Hand in one request; its status once it is accepted. Poll for the answer by its ``request_id``.
+
+        It may have ended: what was computed lately is given again. ``no_cache``: compute it anew, for this call alone.
 
         With an ``idempotency_key`` that is known already: the status of the request that it stands for, ended or not;
         IdempotencyMismatch if that has another body.
@@ -101,11 +106,13 @@ class AsyncScoringClient:
             "allow_degraded": allow_degraded,
         }
         key = None if idempotency_key is None else check_key(idempotency_key)
-        return await self.submit_request(check_envelope(document), key)
+        return await self.submit_request(check_envelope(document), key, no_cache=no_cache)
 
-    async def submit_request(self, request: ScoreRequest, key: str | None = None, *, scope: str = "") -> Status:
+    async def submit_request(
+        self, request: ScoreRequest, key: str | None = None, *, scope: str = "", no_cache: bool = False
+    ) -> Status:
         """The same for a checked request. ``scope``: whose key it is."""
-        submission = _submission(request, key, scope)
+        submission = _submission(request, key, scope, no_cache=no_cache)
         accepted = await self._persistence.until_accepted(lambda: self._accept(submission))
         return accepted.status() if isinstance(accepted, Accepted) else await self._read(accepted.id)
 
@@ -184,7 +191,8 @@ class AsyncScoringClient:
         for request in requests:
             try:
                 row = request if isinstance(request, ScoreRequest) else check_row(request)
-                submissions.append(_submission(row, getattr(row, "idempotency_key", None), scope))
+                key, no_cache = (row.idempotency_key, row.no_cache) if isinstance(row, ScoreRow) else (None, False)
+                submissions.append(_submission(row, key, scope, no_cache=no_cache))
                 answers.append(None)
             except Problem as problem:
                 answers.append(problem)
@@ -234,7 +242,9 @@ class AsyncScoringClient:
         ends: list[Any] = list(answers)
         places: dict[bytes, list[int]] = {}
         for place, answer in enumerate(answers):
-            if isinstance(answer, Accepted | Known):
+            if isinstance(answer, Accepted) and answer.end:
+                ends[place] = answer.status()
+            elif isinstance(answer, Accepted | Known):
                 places.setdefault(answer.id, []).append(place)
 
         async def look(ids: list[bytes]) -> None:
@@ -309,7 +319,7 @@ class AsyncScoringClient:
             self._listens = True
 
 
-def _submission(request: ScoreRequest, key: str | None, scope: str) -> Submission:
+def _submission(request: ScoreRequest, key: str | None, scope: str, *, no_cache: bool) -> Submission:
     held = b""
     if key is not None:
         held = idempotency(scope, key, request.model, request.features, request.priority, request.timeout_s)
@@ -320,6 +330,7 @@ def _submission(request: ScoreRequest, key: str | None, scope: str) -> Submissio
         round(request.timeout_s * 1000),
         request.allow_degraded,
         held,
+        no_cache,
     )
 
 

@@ -61,6 +61,7 @@ class FakeScoringClient:
         priority: PriorityName = "normal",
         timeout_s: float = DEFAULT_TIMEOUT_S,
         allow_degraded: bool = True,
+        no_cache: bool = False,  # noqa: ARG002 - it keeps nothing
         idempotency_key: str | None = None,
     ) -> Status:
         """Hand in one request; its status as accepted. It ends when it is read next, unless it is held."""

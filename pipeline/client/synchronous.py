@@ -79,6 +79,7 @@ class ScoringClient:
         priority: PriorityName = "normal",
         timeout_s: float = DEFAULT_TIMEOUT_S,
         allow_degraded: bool = True,
+        no_cache: bool = False,
         idempotency_key: str | None = None,
     ) -> Status:
         """Hand in one request; its status once it is accepted."""
@@ -89,6 +90,7 @@ class ScoringClient:
                 priority=priority,
                 timeout_s=timeout_s,
                 allow_degraded=allow_degraded,
+                no_cache=no_cache,
                 idempotency_key=idempotency_key,
             )
         )

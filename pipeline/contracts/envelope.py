@@ -43,6 +43,7 @@ class ScoreRow(ScoreRequest):
     """One of many: a row of ``POST /v1/scores/batch``, or a document given to a client."""
 
     idempotency_key: IdempotencyKey | None = None
+    no_cache: Annotated[bool, Field(description="whether to compute it anew, and for this request alone")] = False
 
 
 _REQUEST = TypeAdapter(ScoreRequest)

@@ -34,6 +34,7 @@ key               type    life                         what
 ``rates``         hash    for ever                     STAGE -> settled per second, by the leading sweeper
 ``leader``        string  3 s                          the sweeper that leads
 ``full``          string  3 s, while it is true        the store's memory is nearly used up: accept refuses
+``lean``          string  3 s, while it is true        the same a little earlier: the cache takes nothing more
 ``releases``      hash    for ever                     MODEL -> JSON: current version, all versions
 ``epoch``         string  for ever                     raised when ``releases`` changes
 ``dead``          zset    bounded by count and age     ID -> when it died (ms)
@@ -44,7 +45,7 @@ key               type    life                         what
 ================= ======= ============================ ========================================================
 
 ID is 16 bytes, INCARNATION 32 hex digits, LANE and QUEUE as in ``contracts.lanes``, FIELD ``PID:NUMBER``,
-WAKE ``INCARNATION:FIELD``.
+WAKE ``INCARNATION:FIELD``. The cache, which may live elsewhere, has its own legend in ``cache``.
 """
 
 TAG = "{p00}:"
@@ -71,6 +72,7 @@ _OUTPUT = (TAG + "o:").encode()
 _LETTER = (TAG + "d:").encode()
 _LETTER_MEMBERS = (TAG + "dm:").encode()
 _INPUT = (TAG + "i:").encode()
+_CACHED = (TAG + "x:").encode()
 
 SCRIPT_LIMIT = 128
 """No script touches more requests than this: it bounds how long the server is busy with one call."""
@@ -99,6 +101,11 @@ def letter_members(request_id: bytes) -> bytes:
 def flight_input(flight: bytes) -> bytes:
     """Key of the copy of a flight's input, if its first member has left it."""
     return _INPUT + flight
+
+
+def cached(cache_key: bytes) -> bytes:
+    """Key of a result in the cache, wherever that is."""
+    return _CACHED + cache_key
 
 
 def waiting(lane: str) -> str:

@@ -28,6 +28,7 @@ from pipeline.contracts.stages import ENDS, Priority, Stage, State
 from pipeline.contracts.status import Failure, Status
 from pipeline.contracts.work import Carry, Header, Ties
 from pipeline.ledger import keys
+from pipeline.ledger.cache import CacheReader
 from pipeline.ledger.connection import AsyncClient, store_problems
 from pipeline.ledger.finishing import finish_arguments, finish_head
 from pipeline.ledger.records import (
@@ -93,12 +94,29 @@ class Accepted:
     id: bytes
     header: Header
     joined: bool = False
+    end: bytes | None = None
+    """Its record, if the cache had its answer."""
 
     def status(self) -> Status:
         """Its status document in this moment: known without reading it back."""
-        status = status_of(self.id, Entry(ACCEPTED, self.header, Carry(0), None, pack_front(self.header)))
+        entry = Entry(ACCEPTED, self.header, Carry(0), None, pack_front(self.header))
+        status = status_of(self.id, unpack_entry(self.end) if self.end else entry)
         status["joined"] = self.joined
         return status
+
+
+@dataclass(slots=True)
+class _Row:
+    """One request of a parcel: its place there, what is sent of it, and its end if the cache had its answer."""
+
+    place: int
+    header: Header
+    tail: bytes
+    lane: str
+    record: bytes
+    cache_key: bytes
+    key: bytes
+    end: bytes | None = None
 
 
 class Parcel:
@@ -108,13 +126,14 @@ class Parcel:
         self.submissions = submissions
         self.receipt = os.urandom(16)
         self.packed = False
+        self.looked = False
 
     def pack(self, table: ReleaseTable, settings: Settings) -> None:
         """Pin each request's model version and pack it, or note why it cannot be."""
         self.epoch = table.epoch
         self.refused: list[Problem | None] = [None] * len(self.submissions)
-        self.sent: list[tuple[int, Header]] = []
-        self.arguments: list[Any] = [
+        self.sent: list[_Row] = []
+        self.head: list[Any] = [
             table.epoch,
             settings.max_waiting,
             self.receipt,
@@ -142,13 +161,30 @@ class Parcel:
                 packed = pack_features(features)
                 shared = b"" if submission.no_cache else cache_key(digest, features, allow_degraded=degradable)
                 record = pack_front(header, Ties(b"", submission.key, shared)) + packed
+                cacheable = shared if release.cache_s else b""
             except Problem as problem:
                 self.refused[place] = problem
                 continue
-            self.sent.append((place, header))
             lane = release.ref.lane(Stage.PREPROCESS)
-            self.arguments += tail, lane, header.priority, header.timeout_ms, record
-        self.packed = True
+            self.sent.append(_Row(place, header, tail, lane, record, cacheable, submission.key))
+        self.packed, self.looked = True, False
+
+    async def look(self, cache: CacheReader) -> None:
+        """Let those end at once whose answers the cache has."""
+        rows = [row for row in self.sent if row.cache_key]
+        hits = await cache.look([row.cache_key for row in rows]) if rows else ()
+        for row, hit in zip(rows, hits, strict=True):
+            if hit is not None:
+                row.end = hit.record(row.header, row.key)
+        self.looked = True
+
+    def arguments(self) -> list[Any]:
+        """Those of the accept script."""
+        arguments = self.head.copy()
+        for row in self.sent:
+            lane, record = ("", row.end) if row.end else (row.lane, row.record)
+            arguments += row.tail, lane, row.header.priority, row.header.timeout_ms, record
+        return arguments
 
 
 class _Unfinished(NamedTuple):
@@ -167,6 +203,7 @@ class Producing:
         self._client = client
         self._settings = settings
         self._scripts = Scripts(client)
+        self._cache = CacheReader(client, settings)
         self._table: ReleaseTable | None = None
 
     async def releases(self, *, fresh: bool = False) -> ReleaseTable:
@@ -174,6 +211,10 @@ class Producing:
         if self._table is None or fresh:
             self._table = await read_releases(self._client)
         return self._table
+
+    async def close(self) -> None:
+        """Close what is its own."""
+        await self._cache.close()
 
     async def accept(self, submissions: Sequence[Submission]) -> list[Accepted | Known | Problem]:
         """Accept up to ``SCRIPT_LIMIT`` requests in one script: for each, its id and what was pinned, or why not."""
@@ -188,6 +229,8 @@ class Producing:
         if not parcel.packed:
             parcel.pack(await self.releases(), self._settings)
         while True:
+            if not parcel.looked:
+                await parcel.look(self._cache)
             if after is not None:
                 await after
             with store_problems():
@@ -196,7 +239,7 @@ class Producing:
                     current = (await self._client.get(keys.EPOCH) or b"0") == parcel.epoch
                     reply: list[Any] = [b"ok", b"", 0] if current else [b"stale"]
                 else:
-                    reply = await self._scripts.accept(args=parcel.arguments)
+                    reply = await self._scripts.accept(args=parcel.arguments())
             if reply[0] != b"stale":
                 return self._answers(parcel, reply[1], reply[2])
             # The releases changed since we read them: pin what is current now.
@@ -204,10 +247,11 @@ class Producing:
 
     def _answers(self, parcel: Parcel, letters: bytes, unfinished: int) -> list[Accepted | Known | Problem]:
         answers: list[Any] = list(parcel.refused)
-        for number, (place, header) in enumerate(parcel.sent):
-            letter, request_id = letters[17 * number : 17 * number + 1], letters[17 * number + 1 : 17 * number + 17]
+        for number, row in enumerate(parcel.sent):
+            answer, place = letters[17 * number : 17 * number + 17], row.place
+            letter, request_id = answer[:1], answer[1:]
             if letter in b"nj":
-                answers[place] = Accepted(request_id, header, joined=letter == b"j")
+                answers[place] = Accepted(request_id, row.header, joined=letter == b"j", end=row.end)
             elif letter in b"oe":
                 answers[place] = Known(request_id)
             else:

@@ -16,6 +16,7 @@ SCRIPTS = (
     "finish",
     "fan",
     "rejoin",
+    "fill",
     "ring",
     "replay",
     "lead",

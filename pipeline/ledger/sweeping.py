@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from typing import Literal
 
 from pipeline.contracts.stages import Priority, Stage, State
 from pipeline.contracts.status import Failure
@@ -14,8 +15,10 @@ from pipeline.ledger.records import ACCEPTED, End, Entry, pack_front, unpack_att
 from pipeline.ledger.scripts import Scripts
 from pipeline.settings import Settings
 
-MEMORY_FOR_ACCEPT = 0.85
-"""Share of the store's memory limit from which on nothing more is accepted."""
+MEMORY_FOR_CACHE, MEMORY_FOR_ACCEPT = 0.75, 0.85
+"""Shares of the store's memory limit from which on the cache takes nothing more, and nothing more is accepted."""
+
+Shortage = Literal["", "lean", "full"]
 
 
 class Sweeping:
@@ -26,19 +29,22 @@ class Sweeping:
         self._settings = settings
         self._scripts = Scripts(client)
 
-    def lead(self, name: str, *, short_of_memory: bool = False, rates: Mapping[str, float] | None = None) -> bool:
+    def lead(self, name: str, *, shortage: Shortage = "", rates: Mapping[str, float] | None = None) -> bool:
         """Take or keep the lead for three seconds; False if another sweeper has it.
 
-        The leader says whether the store is short of memory (then nothing more is accepted), and how many requests
-        each stage settles in a second.
+        The leader says whether the store is short of memory (``lean``: the cache takes nothing more; ``full``: nothing
+        more is accepted either), and how many requests each stage settles in a second.
         """
         measured = [part for stage, rate in (rates or {}).items() for part in (stage, f"{rate:.3f}")]
-        return bool(self._scripts.lead(args=[name, "1" if short_of_memory else "0", *measured]))
+        return bool(self._scripts.lead(args=[name, shortage, *measured]))
 
-    def short_of_memory(self) -> bool:
+    def shortage(self) -> Shortage:
         """Whether the store has used so much of its limit that what is accepted needs the rest."""
         memory = self._client.info("memory")
-        return memory["maxmemory"] > 0 and memory["used_memory"] > MEMORY_FOR_ACCEPT * memory["maxmemory"]
+        used, limit = memory["used_memory"], memory["maxmemory"]
+        if not limit or used <= MEMORY_FOR_CACHE * limit:
+            return ""
+        return "full" if used > MEMORY_FOR_ACCEPT * limit else "lean"
 
     def server_ms(self) -> float:
         """The server's time (Unix milliseconds), as the scripts know it."""

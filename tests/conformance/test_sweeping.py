@@ -126,7 +126,7 @@ def test_one_sweeper_leads(ledger: Ledger) -> None:
 
 def test_nothing_is_accepted_while_the_store_is_short_of_memory(ledger: Ledger) -> None:
     (before,) = ledger.accept()
-    assert ledger.sweeping.lead("one", short_of_memory=True)
+    assert ledger.sweeping.lead("one", shortage="full")
     (refused,) = ledger.run(ledger.producing.accept([Submission("m", {})]))
     assert isinstance(refused, StoreFull)
     worker = ledger.worker()
@@ -156,10 +156,10 @@ def test_at_the_memory_limit_all_that_is_accepted_ends(ledger: Ledger) -> None:
     ids = ledger.accept(100)
     client.config_set("maxmemory", client.info("memory")["used_memory"] - 1000)
     try:
-        assert ledger.sweeping.short_of_memory()
+        assert ledger.sweeping.shortage() == "full"
         with pytest.raises(StoreFull):
             ledger.run(ledger.producing.accept([Submission("m", {})]))
-        assert ledger.sweeping.lead("one", short_of_memory=True, rates={"scoring": 1.0})
+        assert ledger.sweeping.lead("one", shortage="full", rates={"scoring": 1.0})
         for stage in Stage:
             while batch := ledger.claim(worker, stage):
                 ledger.complete(worker, batch)

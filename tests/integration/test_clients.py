@@ -18,7 +18,8 @@ from tests.integration.test_http import APPLICATION
 
 
 def request(number: int = 0, **fields: object) -> dict:
-    return {"model": "credit-default", "features": APPLICATION | {"Price": 100 + number}, **fields}
+    features = APPLICATION | {"Price": 100 + number}
+    return {"model": "credit-default", "features": features, "no_cache": True, **fields}
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def client(stack: LocalStack) -> Iterator[ScoringClient]:
 
 
 def test_submit_get_and_wait(client: ScoringClient) -> None:
-    accepted = client.submit("credit-default", APPLICATION, priority="high", timeout_s=60)
+    accepted = client.submit("credit-default", APPLICATION, priority="high", timeout_s=60, no_cache=True)
     assert (accepted["state"], accepted["priority"]) == ("queued", "high")
     ended = client.wait(accepted["request_id"])
     assert ended["state"] == "succeeded"

@@ -1,6 +1,5 @@
 """The three stages as services: each can stop and come back, die, or be replaced, and nothing is lost."""
 
-import itertools
 import os
 import signal
 import subprocess
@@ -38,14 +37,6 @@ def supervise(stack: LocalStack) -> Iterator[Callable[[str, str], None]]:
         call("start", name)
 
 
-PRICES = itertools.count(200)
-
-
-def different(http: httpx.Client) -> str:
-    """Accept a request whose input no other has; its id."""
-    return submit(http, wait=0, features=APPLICATION | {"Price": next(PRICES)}).json()["request_id"]
-
-
 def pid_of(stack: LocalStack, name: str) -> int:
     return stack.ready_document()["pids"][name][0]
 
@@ -65,7 +56,7 @@ def test_a_stage_can_stop_alone_and_work_waits_for_it(
     others = {other: pid_of(stack, other) for other in Stage if other is not stage}
     supervise("stop", stage)
     eventually(lambda: stage not in live(http))
-    accepted = [different(http) for _ in range(3)]
+    accepted = [submit(http, wait=0).json()["request_id"] for _ in range(3)]
     eventually(lambda: http.get("/v1/stats").json()["stages"][stage]["waiting"] == 3)
     assert {other: pid_of(stack, other) for other in others} == others, "the others do not notice"
     supervise("start", stage)
@@ -213,7 +204,7 @@ def test_what_scoring_has_done_is_not_done_again(
 
     before = rows_run()
     supervise("stop", "postprocess")
-    accepted = [different(http) for _ in range(3)]
+    accepted = [submit(http, wait=0).json()["request_id"] for _ in range(3)]
     eventually(lambda: http.get("/v1/stats").json()["stages"]["postprocess"]["waiting"] == 3)
     supervise("start", "postprocess")
     child_of(stack, Stage.POSTPROCESS).kill()

@@ -72,7 +72,7 @@ class Service:
 def serve(service: Service) -> tuple[Ledger, runner.Served]:
     ledger = Ledger()
     settings = read_settings({"SCORELINE_STAY_S": "0.5", "SCORELINE_JOB_S": "2"})
-    return ledger, runner.Runner(service, ledger, settings).serve(LANE)  # type: ignore[arg-type]
+    return ledger, runner.Runner(service, ledger, None, settings).serve(LANE)  # type: ignore[arg-type]
 
 
 def test_a_busy_lane_is_left_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,117 @@
+"""The cache: results that may be given again. Best effort: it may live on a server of its own, and be gone.
+
+================= ======= ============= =========================================================================
+key               type    life          what
+================= ======= ============= =========================================================================
+``x:CACHE_KEY``   string  the TTL       msgpack of ``Hit``: a result, as one computation ended
+``xi``            zset    for ever      CACHE_KEY and the entry's size (8 digits); score: when it expires (ms)
+``xb``            string  for ever      bytes that all entries take, about
+================= ======= ============= =========================================================================
+
+Every key begins with the partition tag. On the ledger's own server the cache also heeds ``lean`` (see ``keys``).
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import msgpack
+import pybreaker
+import structlog
+from redis.exceptions import RedisError
+
+from pipeline.contracts.stages import State
+from pipeline.contracts.work import Carry, Completed, Header, Outcome, Ties, Work
+from pipeline.ledger import keys
+from pipeline.ledger.connection import AsyncClient, Client, connect, connect_async
+from pipeline.ledger.records import End, end_of, pack_front, ties_of
+from pipeline.ledger.scripts import Scripts
+from pipeline.settings import Settings
+
+log = structlog.get_logger()
+PAUSE_S = 5.0
+"""How long a cache that failed is left alone. Its death costs speed, and this keeps it from costing time."""
+TIMEOUT_S = 0.25
+"""How long a call to a cache on a server of its own may take."""
+
+
+class Hit(NamedTuple):
+    """What is kept of a computation that ended well."""
+
+    result: Any
+    anomalies: Sequence[dict[str, Any]]
+    scored_by: str
+
+    def record(self, header: Header, key: bytes) -> bytes:
+        """The record of another request that ends with it, at the moment it is accepted."""
+        end = End(0, self.result, None, 0, self.scored_by, cached=True)
+        return end_of(State.SUCCEEDED, pack_front(header, Ties(key=key)), Carry(0, (), self.anomalies), end)
+
+
+class _Listener(pybreaker.CircuitBreakerListener):
+    def state_change(self, cb: Any, old_state: Any, new_state: Any) -> None:  # noqa: ARG002
+        log.warning("cache_breaker", state=new_state.name)
+
+
+def _breaker() -> pybreaker.CircuitBreaker:
+    # A caller that is cancelled says nothing of the cache.
+    return pybreaker.CircuitBreaker(
+        fail_max=1, reset_timeout=PAUSE_S, exclude=[asyncio.CancelledError], listeners=[_Listener()]
+    )
+
+
+def _elsewhere(settings: Settings) -> Settings | None:
+    """The settings to connect with if the cache has a server of its own."""
+    if settings.cache_url is None:
+        return None
+    return settings.model_copy(update={"store_url": settings.cache_url, "store_timeout_s": TIMEOUT_S})
+
+
+class CacheReader:
+    """The producers' side: look before accepting. ``store`` is the ledger's client."""
+
+    def __init__(self, store: AsyncClient, settings: Settings) -> None:
+        elsewhere = _elsewhere(settings)
+        self._own = connect_async(elsewhere) if elsewhere else None
+        self._client = self._own or store
+        self._breaker = _breaker()
+
+    async def look(self, cache_keys: Sequence[bytes]) -> list[Hit | None]:
+        """For each key what is kept; nothing if the cache is away."""
+        try:
+            with self._breaker.calling():
+                blobs = await self._client.mget([keys.cached(key) for key in cache_keys])
+        except (RedisError, OSError, pybreaker.CircuitBreakerError):
+            return [None] * len(cache_keys)
+        return [None if blob is None else Hit(*msgpack.unpackb(blob)) for blob in blobs]
+
+    async def close(self) -> None:
+        """Close the connection, if it is the cache's own."""
+        if self._own is not None:
+            await self._own.aclose()
+
+
+class CacheFiller:
+    """The last stage's side: keep what has ended well."""
+
+    def __init__(self, store: Client, settings: Settings) -> None:
+        elsewhere = _elsewhere(settings)
+        self._scripts = Scripts(connect(elsewhere) if elsewhere else store)
+        self._max_bytes = settings.cache_max_bytes
+        self._breaker = _breaker()
+
+    def fill(self, works: Sequence[Work], outcomes: Sequence[Outcome]) -> None:
+        """Keep the results of a batch that is settled, those that may be given again. No matter if that fails."""
+        hits: dict[float, list[object]] = {}
+        for work, outcome in zip(works, outcomes, strict=True):
+            cache_key, ttl_s = ties_of(work.front).cache_key, work.header.cache_s
+            if cache_key and ttl_s and isinstance(outcome, Completed):
+                anomalies = (*work.carry.anomalies, *outcome.output.anomalies)
+                hit = Hit(outcome.output.body, anomalies, f"{work.header.model}@{work.header.version}")
+                hits.setdefault(ttl_s, []).extend((cache_key, msgpack.packb(hit)))
+        for ttl_s, pairs in hits.items():
+            try:
+                with self._breaker.calling():
+                    self._scripts.fill(args=[self._max_bytes, round(ttl_s * 1000), *pairs])
+            except (RedisError, OSError, pybreaker.CircuitBreakerError):
+                return
