@@ -29,7 +29,7 @@ async def examine(settings: Settings) -> list[Check]:
     checks = _models(settings)
     client = connect_async(settings)
     try:
-        return [*await _store(client, settings), *checks, *await _releases(client, settings)]
+        return [*await _store(client, settings), *await _cache(settings), *checks, *await _releases(client, settings)]
     except (RedisError, OSError) as error:
         detail = f"{settings.store_url} does not answer ({error}): start it, or set SCORELINE_STORE_URL"
         return [Check("store", False, detail), *checks]
@@ -58,7 +58,7 @@ async def _store(client: AsyncClient, settings: Settings) -> list[Check]:
         advice = f"appendonly yes, appendfsync {fsync}"
         if not durable:
             advice += f": SCORELINE_DURABILITY={settings.durability} needs appendfsync {wanted[0]}"
-    return [
+    checks = [
         Check("store", True, f"{server} {version} at {settings.store_url}"),
         Check("store version", recent, "has MSETEX" if recent else "too old: use Valkey 9.1 or Redis 8.4 and later"),
         Check(
@@ -68,6 +68,25 @@ async def _store(client: AsyncClient, settings: Settings) -> list[Check]:
         ),
         Check("durability", durable, advice),
     ]
+    if settings.durability == "replica":
+        replicas = info["connected_slaves"]
+        advice = f"{replicas} connected" if replicas else "none is connected: nothing would be accepted"
+        checks.append(Check("replicas", replicas > 0, advice))
+    return checks
+
+
+async def _cache(settings: Settings) -> list[Check]:
+    if settings.cache_url is None:
+        return []
+    client = connect_async(settings.model_copy(update={"store_url": settings.cache_url}))
+    try:
+        await client.ping()
+    except (RedisError, OSError) as error:
+        # Nothing is lost without it, and nothing is kept from being scored.
+        return [Check("cache", False, f"{settings.cache_url} does not answer ({error}): everything is computed anew")]
+    finally:
+        await client.aclose()
+    return [Check("cache", True, f"answers at {settings.cache_url}")]
 
 
 def _models(settings: Settings) -> list[Check]:

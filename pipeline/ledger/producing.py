@@ -22,6 +22,7 @@ from pipeline.contracts.problems import (
     Overloaded,
     Problem,
     StoreFull,
+    StoreUnavailable,
     TooLate,
 )
 from pipeline.contracts.stages import ENDS, Priority, Stage, State
@@ -49,6 +50,8 @@ from pipeline.settings import Settings
 log = structlog.get_logger()
 RECEIPT_S = 120
 """How long an accept can be asked for again."""
+REPLICA_S = 1.0
+"""How long a replica may take to confirm, at durability ``replica``: less than a call to the store may take."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,11 +242,23 @@ class Producing:
                     current = (await self._client.get(keys.EPOCH) or b"0") == parcel.epoch
                     reply: list[Any] = [b"ok", b"", 0] if current else [b"stale"]
                 else:
-                    reply = await self._scripts.accept(args=parcel.arguments())
+                    reply = await self._durably(self._scripts.accept, parcel.arguments())
             if reply[0] != b"stale":
                 return self._answers(parcel, reply[1], reply[2])
             # The releases changed since we read them: pin what is current now.
             parcel.pack(await self.releases(fresh=True), self._settings)
+
+    async def _durably(self, script: Any, arguments: list[Any]) -> Any:
+        """Call a script; at durability ``replica``, come back once another server has what it wrote."""
+        if self._settings.durability != "replica":
+            return await script(args=arguments)
+        async with self._client.pipeline(transaction=False) as pipe:  # one connection: WAIT is for its writes
+            await script(args=arguments, client=pipe)
+            pipe.wait(1, round(REPLICA_S * 1000))
+            reply, replicas = await pipe.execute()
+        if not replicas:
+            raise StoreUnavailable(f"no replica has confirmed within {REPLICA_S:g} s what was written; send it again")
+        return reply
 
     def _answers(self, parcel: Parcel, letters: bytes, unfinished: int) -> list[Accepted | Known | Problem]:
         answers: list[Any] = list(parcel.refused)
@@ -294,11 +309,9 @@ class Producing:
             now_ms = seconds * 1000 + micros / 1000 + int(offset or 0)
             end = End(now_ms, None, error, unpack_attempts(tried).starts)
             head = finish_head(self._settings, State.CANCELLED, only_late=False)
-            return bool(
-                (await self._scripts.finish(args=[*head, *finish_arguments(request_id, entry, State.CANCELLED, end)]))[
-                    0
-                ]
-            )
+            arguments = [*head, *finish_arguments(request_id, entry, State.CANCELLED, end)]
+            (ended,) = await self._durably(self._scripts.finish, arguments)
+            return bool(ended)
 
     async def read(self, request_ids: Sequence[bytes]) -> list[Status | Problem]:
         """The status documents of requests, in order; NotFound or Gone in the place of those without a record."""

@@ -45,7 +45,7 @@ def _on(code: str, ports: dict[str, str]) -> str:
 
 def test_the_blocks_run_in_order(typed_up: tuple[Path, dict[str, str]]) -> None:
     folder, ports = typed_up
-    assert [kind for kind, _ in TYPED] == ["sh", "sh", "python", "python", "sh"]
+    assert [kind for kind, _ in TYPED] == ["sh", "sh", "python", "python", "sh", "sh"]
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
     store_url = json.loads((folder / "ready.json").read_text())["store_url"]
     said = []
@@ -57,14 +57,18 @@ def test_the_blocks_run_in_order(typed_up: tuple[Path, dict[str, str]]) -> None:
         )
         assert done.returncode == 0, f"{code}\n{done.stdout}\n{done.stderr}"
         said.append(done.stdout)
-    curl, cli, python, _, twice = said
+    curl, cli, python, _, twice, again = said
     assert json.loads(curl)["state"] == "succeeded"
     assert "2 succeeded" in cli
     assert len((folder / "answers.jsonl").read_text().splitlines()) == 2
     assert python.startswith("succeeded {")
-    first, again = (json.loads(line) for line in twice.splitlines())
-    assert first == again
+    first, second = (json.loads(line) for line in twice.splitlines())
+    assert first == second
     assert first["state"] == "succeeded"
+    lately, anew = (json.loads(line) for line in again.splitlines())
+    assert lately["cached"] or lately["joined"]
+    assert not anew["cached"] and not anew["joined"]  # noqa: PT018
+    assert lately["result"] == anew["result"]
 
 
 @pytest.mark.parametrize("line", MAKE)

@@ -7,7 +7,10 @@
 -- key is known, with another body), f full (as many wait as may), s short of memory. Refusals store nothing.
 -- The same receipt gives the same answers: who did not hear them sends again.
 local known = redis.call('MGET', P .. 'epoch', P .. 'full', P .. 'a:' .. ARGV[3])
-if known[3] then return { 'ok', known[3], 0 } end
+if known[3] then
+  redis.call('PEXPIRE', P .. 'a:' .. ARGV[3], ARGV[4]) -- a write: who waits for replicas waits for all before it
+  return { 'ok', known[3], 0 }
+end
 if (known[1] or '0') ~= ARGV[1] then return { 'stale' } end
 
 -- What the keys stand for: requests by idempotency key, flights by cache key.

@@ -1,0 +1,83 @@
+"""Durability ``replica``: what is acknowledged stands on a second server."""
+
+import asyncio
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from pipeline.client import AsyncScoringClient
+from pipeline.contracts.ids import from_text
+from pipeline.contracts.problems import StoreUnavailable
+from pipeline.doctor import examine
+from pipeline.ledger.connection import connect_async
+from pipeline.ledger.keys import record
+from pipeline.ledger.releases import Release, publish
+from pipeline.settings import Settings, read_settings
+from pipeline.stack.store_server import server_command
+from tests.conftest import eventually, free_port
+
+
+@pytest.fixture
+def servers(tmp_path: Path) -> Iterator[tuple[Settings, subprocess.Popen, int]]:
+    """Settings for a server, its replica's process, and that one's port."""
+    ports, processes = (free_port(), free_port()), []
+    for port in ports:
+        folder = tmp_path / str(port)
+        folder.mkdir()
+        command = server_command(port, folder, "replica")
+        if processes:
+            command += ["--replicaof", "127.0.0.1", str(ports[0])]
+        processes.append(subprocess.Popen(command, stdout=subprocess.DEVNULL))
+        eventually(lambda port=port: redis.Redis(port=port).ping())
+    eventually(lambda: redis.Redis(port=ports[1]).info("replication")["master_link_status"] == "up")
+    environment = {"SCORELINE_STORE_URL": f"redis://127.0.0.1:{ports[0]}/0", "SCORELINE_DURABILITY": "replica"}
+    yield read_settings(environment), processes[1], ports[1]
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def test_what_is_acknowledged_is_on_the_replica(servers: tuple[Settings, subprocess.Popen, int]) -> None:
+    settings, replica, port = servers
+
+    async def run() -> None:
+        store = connect_async(settings)
+        await publish(store, Release("m", "1", "a" * 64, "", {}), make_current=True)
+        await store.aclose()
+        async with AsyncScoringClient(settings=settings, retry_for_s=0) as client:
+            status = await client.submit("m", {"n": 1})
+            assert redis.Redis(port=port).exists(record(from_text(status["request_id"])))
+
+            os.kill(replica.pid, signal.SIGSTOP)
+            with pytest.raises(StoreUnavailable, match="no replica has confirmed"):
+                await client.submit("m", {"n": 2}, idempotency_key="k")
+            with pytest.raises(StoreUnavailable, match="no replica has confirmed"):
+                await client.cancel(status["request_id"])
+
+        async with AsyncScoringClient(settings=settings, retry_for_s=30) as client:
+            before = await client.store.hget("{p00}:counts", "accepted")
+            submitting = asyncio.create_task(client.submit("m", {"n": 3}))
+            while await client.store.hget("{p00}:counts", "accepted") == before:
+                await asyncio.sleep(0.01)
+            assert not submitting.done(), "written, and not acknowledged"
+            os.kill(replica.pid, signal.SIGCONT)
+            status = await submitting
+            assert redis.Redis(port=port).exists(record(from_text(status["request_id"])))
+            assert await client.store.hget("{p00}:counts", "accepted") == b"3", "sent again, accepted once"
+
+    asyncio.run(run())
+
+
+def test_the_doctor_misses_the_replica(servers: tuple[Settings, subprocess.Popen, int]) -> None:
+    settings, replica, _ = servers
+    assert {check.name: check.ok for check in asyncio.run(examine(settings))}["replicas"]
+    replica.kill()
+    found = eventually(
+        lambda: [check for check in asyncio.run(examine(settings)) if check.name == "replicas" and not check.ok]
+    )
+    assert "nothing would be accepted" in found[0].detail  # type: ignore[index]
