@@ -55,7 +55,7 @@ class Batch:
 
 
 class _Place(NamedTuple):
-    """A place on the list of a queue's idle workers (see join in prelude.lua)."""
+    """A place on the list of a queue's idle workers (see join in lua/common/lanes.lua)."""
 
     incarnation: str
     wake: str

@@ -11,15 +11,15 @@ REPOSITORY = Path(__file__).parent.parent.parent
 
 def test_every_script_is_loaded_and_every_loaded_script_exists() -> None:
     found = {path.stem for path in (REPOSITORY / "pipeline" / "ledger" / "lua").glob("*.lua")}
-    assert found == {*SCRIPTS, "prelude"}
+    assert found == set(SCRIPTS)
 
 
 def test_the_scripts_and_the_legend_agree_on_the_partition_tag() -> None:
-    prelude = (REPOSITORY / "pipeline" / "ledger" / "lua" / "prelude.lua").read_text()
-    assert f"local P = '{TAG}'" in prelude
+    base = (REPOSITORY / "pipeline" / "ledger" / "lua" / "common" / "base.lua").read_text()
+    assert f"local P = '{TAG}'" in base
 
 
-def test_the_bell_is_json_with_the_places_that_the_prelude_fills() -> None:
+def test_the_bell_is_json_with_the_places_that_a_ring_fills() -> None:
     text = (REPOSITORY / "pipeline" / "ledger" / "bell.json").read_text()
     bell = json.loads(text)
     assert json.loads(bell["body"])[0] == ["__LANE__"]

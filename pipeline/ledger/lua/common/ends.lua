@@ -1,0 +1,76 @@
+-- How requests, flights and dead letters end.
+
+-- The ends of requests: each leaves `open` (the one terminal commit), its record becomes its end.
+-- ids: all still open (the caller has looked, in the same script). ends: their new records. The two lives in ms: a key
+-- never outlives what it stands for.
+local function commit_ends(ids, ends, state, ttl, key_ttl)
+  if #ids == 0 then return end
+  redis.call('ZREM', P .. 'open', unpack(ids))
+  local set, held = { 'MSETEX', #ids }, { 'MSETEX', 0 }
+  for i, id in ipairs(ids) do
+    set[#set + 1] = P .. 'r:' .. id
+    set[#set + 1] = ends[i]
+    local _, key = front_of(ends[i])
+    if key ~= '' then
+      held[2] = held[2] + 1
+      held[#held + 1] = P .. 'k:' .. string.sub(key, 1, 16)
+      held[#held + 1] = id .. string.sub(key, 17)
+    end
+  end
+  set[#set + 1] = 'PX'
+  set[#set + 1] = ttl
+  redis.call(unpack(set))
+  if held[2] > 0 then
+    held[#held + 1] = 'PX'
+    held[#held + 1] = key_ttl
+    redis.call(unpack(held))
+  end
+  count(state, #ids)
+  redis.call('PUBLISH', P .. 'ended', table.concat(ids))
+end
+
+-- Clear away what flights leave when they are over. records: a member's as ended, for the cache key; succeeded: whether
+-- the first member's end is a result. Then who looked for it in the cache a moment too early finds it here.
+local function close_flights(ids, records, succeeded)
+  if #ids == 0 then return end
+  redis.call('DEL', unpack(keys_of('o:', ids)))
+  if redis.call('EXISTS', P .. 'attempts') == 1 then redis.call('HDEL', P .. 'attempts', unpack(ids)) end
+  local landed, gone, of = { 'MSETEX', 0 }, {}, {}
+  for i, id in ipairs(ids) do
+    local _, _, cache_key, lasting = front_of(records[i])
+    if cache_key ~= '' then
+      if succeeded and lasting then
+        landed[2] = landed[2] + 1
+        landed[#landed + 1] = P .. 'f:' .. cache_key
+        landed[#landed + 1] = id
+      else
+        gone[#gone + 1], of[#of + 1] = P .. 'f:' .. cache_key, id
+      end
+    end
+  end
+  if #gone > 0 then
+    for i, value in ipairs(redis.call('MGET', unpack(gone))) do
+      if value and string.sub(value, 1, 16) == of[i] then redis.call('DEL', gone[i]) end -- not another's by now
+    end
+  end
+  if landed[2] > 0 then
+    landed[#landed + 1] = 'PX'
+    landed[#landed + 1] = 2000
+    redis.call(unpack(landed))
+  end
+end
+
+-- Dead letters are bounded by age (oldest_ms) and by count; what goes, goes whole.
+local function trim_letters(oldest_ms, most)
+  local old = redis.call('ZRANGE', P .. 'dead', '-inf', '(' .. int(oldest_ms), 'BYSCORE', 'LIMIT', 0, 128)
+  local excess = redis.call('ZCARD', P .. 'dead') - #old - most
+  if #old > 0 then redis.call('ZREM', P .. 'dead', unpack(old)) end
+  if excess > 0 then
+    local popped = redis.call('ZPOPMIN', P .. 'dead', math.min(excess, 128))
+    for i = 1, #popped, 2 do old[#old + 1] = popped[i] end
+  end
+  if #old > 0 then
+    redis.call('DEL', unpack(keys_of('d:', old)))
+    redis.call('DEL', unpack(keys_of('dm:', old)))
+  end
+end

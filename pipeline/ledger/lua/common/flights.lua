@@ -1,0 +1,67 @@
+-- Flights: most are of one request, whose id is also the flight's, and no more is kept of them. Those that others have
+-- joined stand in `joined` with their members in `m:`.
+
+-- For each flight: false, or if it has been joined when scoring claimed it (ms, '0': not yet). nil: none has been.
+local function joined_of(ids)
+  if redis.call('EXISTS', P .. 'joined') == 0 then return nil end
+  return redis.call('HMGET', P .. 'joined', unpack(ids))
+end
+
+-- Which flights anybody still waits for. Returns for each: whether so, its first member's score in `open` (false if that
+-- has ended), and joined_of.
+local function wanted_of(ids)
+  local opens, joined = redis.call('ZMSCORE', P .. 'open', unpack(ids)), joined_of(ids)
+  if not joined then return opens, opens, nil end
+  local wanted = {}
+  for i, id in ipairs(ids) do
+    if joined[i] then
+      wanted[i] = redis.call('ZCARD', P .. 'm:' .. id) > 0
+    else
+      wanted[i] = opens[i]
+    end
+  end
+  return wanted, opens, joined
+end
+
+-- The waiting score of a flight that has been joined: the best priority and the latest deadline of its members.
+local function merged_score(flight)
+  local members, best, latest = P .. 'm:' .. flight, nil, 0
+  for priority = 0, 2 do
+    local from, to = int(priority * BAND), '(' .. int((priority + 1) * BAND)
+    local last = redis.call('ZRANGE', members, to, from, 'BYSCORE', 'REV', 'LIMIT', 0, 1, 'WITHSCORES')
+    if last[2] then
+      best = best or priority
+      latest = math.max(latest, last[2] - priority * BAND)
+    end
+  end
+  return int((best or 0) * BAND + latest)
+end
+
+-- The score with which a flight waits (again): as it had, or its members' if it has been joined.
+local function waiting_score(flight, had)
+  if redis.call('HEXISTS', P .. 'joined', flight) == 1 then return merged_score(flight) end
+  return had
+end
+
+-- Move a joined flight to where its members want it, if it waits at all. lane: any of its model version.
+local function reposition(flight, lane)
+  local score, version = merged_score(flight), string.match(lane, '/.*$')
+  for _, queue in ipairs({ 'preprocess', string.match(lane, '^scoring[^/]*') or 'scoring', 'postprocess' }) do
+    redis.call('ZADD', P .. 'q:' .. queue .. version, 'XX', score, flight)
+  end
+end
+
+-- A flight waits again after scoring had claimed it: deadlines count again.
+local function uncommit(flight, score)
+  if redis.call('HEXISTS', P .. 'joined', flight) == 1 then
+    redis.call('HSET', P .. 'joined', flight, '0')
+    score = redis.call('ZSCORE', P .. 'm:' .. flight, flight) or score
+  end
+  redis.call('ZADD', P .. 'open', 'XX', int(score % BAND), flight)
+end
+
+-- What is left of a joined flight when its last member is gone.
+local function forget_joined(flight)
+  redis.call('DEL', P .. 'm:' .. flight, P .. 'i:' .. flight, P .. 'e:' .. flight)
+  redis.call('HDEL', P .. 'joined', flight)
+end
