@@ -200,10 +200,11 @@ def test_without_trying_again_a_key_tells_the_truth(http: httpx.Client, stack: L
         client.releases()
         proxy.cut_next_answer()
         with pytest.raises(StoreUnavailable):
-            client.submit("credit-default", APPLICATION, idempotency_key="cut-1")
-        first = client.submit("credit-default", APPLICATION, idempotency_key="cut-1")
+            client.submit("credit-default", APPLICATION, no_cache=True, idempotency_key="cut-1")
+        first = client.submit("credit-default", APPLICATION, no_cache=True, idempotency_key="cut-1")
         assert (
-            client.submit("credit-default", APPLICATION, idempotency_key="cut-1")["request_id"] == first["request_id"]
+            client.submit("credit-default", APPLICATION, no_cache=True, idempotency_key="cut-1")["request_id"]
+            == first["request_id"]
         )
     assert accepted_total(http) - before == 1
 
@@ -230,11 +231,11 @@ def test_a_refusal_that_passes_is_tried_again(stack: LocalStack) -> None:
             await client.releases()
             await client.store.set("{p00}:full", "1", px=3000)
             try:
-                await hasty.submit("credit-default", APPLICATION)
+                await hasty.submit("credit-default", APPLICATION, no_cache=True)
             except Problem as problem:
                 refused = problem.slug
             many = asyncio.create_task(_states(client))
-            patient = await client.submit("credit-default", APPLICATION)
+            patient = await client.submit("credit-default", APPLICATION, no_cache=True)
             return refused, patient["state"], await many
 
     async def _states(client: AsyncScoringClient) -> list[str]:
