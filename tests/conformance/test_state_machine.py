@@ -228,6 +228,7 @@ def make_machine(make_ledger: LedgerMaker) -> type[RuleBasedStateMachine]:
         def take(self, batch: Batch, worker: Claims | None = None) -> None:
             for work in batch.works:
                 flight = self.flights[work.id]
+                assert not work.unreadable
                 assert flight.members
                 assert flight.place == ("waiting", batch.lane.stage)
                 assert batch.lane.stage is Stage.POSTPROCESS or not self.overdue(flight)
@@ -356,6 +357,26 @@ def make_machine(make_ledger: LedgerMaker) -> type[RuleBasedStateMachine]:
             if how == "loss":
                 self.new_worker()
 
+        @precondition(lambda self: any(held.worker is self.worker and not held.released for held in self.held))
+        @rule(data=st.data(), how=st.sampled_from(["start", "loss"]))
+        def cancel_what_is_held_and_lose_it(self, data: st.DataObject, how: str) -> None:
+            self.cancel(data)
+            self.lose_claims(how)
+
+        @rule(how=st.sampled_from(["retry", "die"]))
+        def fail_in_scoring_and_run_out_of_time(self, how: str) -> None:
+            """What was past the point of no return is not, once it waits again."""
+            self.pass_stages(1, 5)
+            batch = self.ledger.claim(self.worker, Stage.SCORING, 5)
+            if batch is not None:
+                self.take(batch)
+                if how == "retry":
+                    self.settle_all(self.held.pop(), ["retry"] * len(batch.works))
+                else:
+                    self.lose_claims("start")
+            self.let_time_pass()
+            self.expire()
+
         @rule()
         def revive(self) -> None:
             self.ledger.turn_clock(2)
@@ -475,7 +496,7 @@ def test_whatever_happens_every_request_ends_once(make_ledger: LedgerMaker) -> N
     run_state_machine_as_test(
         make_machine(make_ledger),
         settings=settings(
-            max_examples=80,
+            max_examples=150,
             stateful_step_count=50,
             deadline=None,
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
