@@ -17,6 +17,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from pipeline.ledger import keys
+from pipeline.ledger.claiming import release_claims
 from pipeline.ledger.connection import Client
 from pipeline.ledger.scripts import Scripts
 from pipeline.settings import Settings
@@ -53,7 +54,7 @@ class Incarnation:
 
     @property
     def running(self) -> str:
-        """The field of the batch that a child began last: suspect if the child dies."""
+        """The field of the batch that a child began last: suspect if the child dies. Empty: it has begun none."""
         return self._shared[_RUNNING].rstrip(b"\0").decode()
 
     def began(self, field: str) -> None:
@@ -62,6 +63,7 @@ class Incarnation:
 
     def register(self, client: Client) -> None:
         """Make the name known to the ledger, from the child that is now ready. Before this it cannot claim."""
+        self.began("")
         Scripts(client).beat(args=[self.name, self.description(), "1"])
         self._shared[_READY] = 1
 
@@ -104,14 +106,16 @@ class Heartbeat(threading.Thread):
         except (RedisError, OSError) as error:
             log.warning("heartbeat_failed", error=str(error))
 
-    def stop(self) -> None:
-        """Stop beating and sign off: a worker that left in good order is not mourned as dead."""
+    def stop(self, queue: str) -> None:
+        """Stop beating and sign off from a queue: what is still held is given back, and nobody mourns a dead worker."""
         self._halt.set()
         if self.is_alive():
             self.join(timeout=5)
+        name = self._incarnation.name
         try:
-            if not self._client.exists(keys.claims(self._incarnation.name)):
-                self._client.zrem(keys.BEATS, self._incarnation.name)
-                self._client.hdel(keys.WORKERS, self._incarnation.name)
+            # Fenced first: or a script might claim for it between these calls.
+            release_claims(self._scripts, name, charge="none", fence=True, queue=queue)
+            self._client.zrem(keys.BEATS, name)
+            self._client.hdel(keys.WORKERS, name)
         except (RedisError, OSError) as error:
             log.warning("sign_off_failed", error=str(error))

@@ -15,7 +15,7 @@ Pure functions: no store, no clock, no stage.
 import random
 
 from pipeline.contracts.failures import InvalidInput, SoftLimit, StageFailure
-from pipeline.contracts.stages import Stage, State, deadline_of
+from pipeline.contracts.stages import Stage, State
 from pipeline.contracts.status import Failure
 from pipeline.contracts.work import Attempts, Ended, Outcome, RetryLater, Work
 from pipeline.settings import Settings
@@ -70,10 +70,7 @@ def judge(
         return Ended(State.DEAD, failure, attempts)
 
     delay_ms = backoff_ms(attempts.starts, settings, rng)
-    # What scoring has done is not thrown away for being late: after it there is no deadline.
-    if stage is not Stage.POSTPROCESS and now_ms + delay_ms > deadline_of(work.score):
-        failure["message"] = f"no time left for another attempt; the last one failed: {message}"
-        return Ended(State.EXPIRED, failure, attempts)
+    # If its time runs out before that, the sweeper ends it as expired: it knows the deadlines of all who wait for it.
     return RetryLater(delay_ms, attempts)
 
 

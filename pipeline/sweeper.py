@@ -14,7 +14,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from pipeline.ledger import keys
-from pipeline.ledger.connection import Client
+from pipeline.ledger.connection import OUTAGES, Client
 from pipeline.ledger.sweeping import Sweeping
 from pipeline.settings import Settings
 
@@ -83,8 +83,8 @@ class Sweeper:
             return
         for step in (
             self._revive_due_retries,
+            self._fan_out_flights,  # before deadlines: what has its outcome in time is not expired
             self._expire_deadlines,
-            self._fan_out_flights,
             self._release_claims,
             self._sweeping.forget_dead_workers,
             self._ring_idle_lanes,
@@ -92,7 +92,7 @@ class Sweeper:
         ):
             try:
                 step()
-            except (RedisError, OSError):
+            except OUTAGES:
                 raise
             except Exception:
                 # One thing that cannot be swept must not keep everything else from it.

@@ -53,7 +53,7 @@ class Children:
                     reason=reason,
                     signal=cause,
                     limit_ms=self._limit_ms,
-                    running=running if running.startswith(f"{pid}:") else "",
+                    running=running or "none",
                     queue=self._queue,
                 )
             except (RedisError, OSError):
@@ -129,6 +129,6 @@ def run_worker(app: Celery, stage: Stage, settings: Settings, *, health_port: in
             ]
         )
     finally:
-        heartbeat.stop()
+        heartbeat.stop(queue)
         if health is not None:
             health.stop()

@@ -41,7 +41,8 @@ def _normal(value: Any) -> Any:
         return {name: _normal(value[name]) for name in sorted(value)}
     if isinstance(value, list | tuple):
         return [_normal(item) for item in value]
-    return value
+    plain = next((base for base in (str, float, int) if isinstance(value, base)), None)
+    return _normal(plain(value)) if plain else value  # a kind of number counts as a number
 
 
 def _as_double(value: int) -> float:

@@ -4,8 +4,9 @@
 key               type    life          what
 ================= ======= ============= =========================================================================
 ``x:CACHE_KEY``   string  the TTL       msgpack of ``Hit``: a result, as one computation ended
-``xi``            zset    for ever      CACHE_KEY and the entry's size (8 digits); score: when it expires (ms)
-``xb``            string  for ever      bytes that all entries take, about
+``xi``            zset    for ever      CACHE_KEY -> when it expires (ms)
+``xs``            hash    for ever      CACHE_KEY -> bytes that the entry takes, about
+``xb``            string  for ever      bytes that all entries take
 ================= ======= ============= =========================================================================
 
 Every key begins with the partition tag. On the ledger's own server the cache also heeds ``lean`` (see ``keys``).
@@ -83,12 +84,19 @@ class CacheReader:
                 blobs = await self._client.mget([keys.cached(key) for key in cache_keys])
         except (RedisError, OSError, pybreaker.CircuitBreakerError):
             return [None] * len(cache_keys)
-        return [None if blob is None else Hit(*msgpack.unpackb(blob)) for blob in blobs]
+        return [_unpack(blob) for blob in blobs]
 
     async def close(self) -> None:
         """Close the connection, if it is the cache's own."""
         if self._own is not None:
             await self._own.aclose()
+
+
+def _unpack(blob: bytes | None) -> Hit | None:
+    try:
+        return None if blob is None else Hit(*msgpack.unpackb(blob, strict_map_key=False))
+    except (ValueError, TypeError):  # what another release has left there, or what is damaged
+        return None
 
 
 class CacheFiller:
@@ -108,7 +116,10 @@ class CacheFiller:
             if cache_key and ttl_s and isinstance(outcome, Completed):
                 anomalies = (*work.carry.anomalies, *outcome.output.anomalies)
                 hit = Hit(outcome.output.body, anomalies, f"{work.header.model}@{work.header.version}")
-                hits.setdefault(ttl_s, []).extend((cache_key, msgpack.packb(hit)))
+                try:
+                    hits.setdefault(ttl_s, []).extend((cache_key, msgpack.packb(hit)))
+                except (TypeError, ValueError, OverflowError):
+                    continue  # the ledger could not hold it either: it has ended as dead
         for ttl_s, pairs in hits.items():
             try:
                 with self._breaker.calling():

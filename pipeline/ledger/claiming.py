@@ -28,6 +28,9 @@ from pipeline.ledger.records import (
 from pipeline.ledger.scripts import Scripts
 from pipeline.settings import Settings
 
+FAN_OUT_CALLS = 16
+"""Scripts for one flight's members before other work gets its turn."""
+
 
 class Fenced(Exception):
     """This incarnation was swept for silence; what it held went to others. It needs a new name."""
@@ -125,6 +128,8 @@ class Claims:
         dead: list[object] = []
         lane, now_ms = batch.lane, batch.server_ms()
         stage, following = lane.stage, lane.stage.following
+        # A record names its model's pool; a lane does so at scoring only.
+        model = next((work.header.ref for work in batch.works if not work.unreadable), lane.model)
         worked_ms = round((time.monotonic() - batch.began) * 1000, 3) if batch.began else 0.0
         for work, outcome in zip(batch.works, map(_storable, batch.works, outcomes), strict=True):
             carry = work.carry
@@ -152,7 +157,7 @@ class Claims:
                 batch.incarnation,
                 batch.field,
                 lane.name,
-                lane.model.lane(following) if following else "",
+                model.lane(following) if following else "",
                 round(settings.result_ttl * 1000),
                 round(settings.dead_max_age * 1000),
                 settings.dead_max_count,
@@ -259,16 +264,18 @@ def _storable(work: Work, outcome: Outcome) -> Outcome:
 
 
 def fan_out(scripts: Scripts, settings: Settings, flight: bytes) -> int:
-    """Give the outcome of a flight to all its members, some in each call: how many got it."""
+    """Give the outcome of a flight to its members: how many got it. What is left is the sweeper's, round by round."""
     lives = (
         round(settings.result_ttl * 1000),
         round(settings.idempotency_ttl * 1000),
         round(settings.dead_max_age * 1000),
     )
-    ended, left = 0, 1
-    while left:
+    ended = 0
+    for _ in range(FAN_OUT_CALLS):
         now_ended, left = scripts.fan(args=[*lives, flight])
         ended += now_ended
+        if not left:
+            break
     return ended
 
 
@@ -291,7 +298,7 @@ def release_claims(
 
     ``pid``: of that child only. ``older_ms``: batches claimed so long ago only. ``fence``: the incarnation is dead for
     ever. ``silent_ms``: only if it has not beaten for so long. ``limit_ms``: a batch that ran so long died of that.
-    ``running``: charge this field's batch alone; '' charges all. ``queue``: take it off that list of idle workers, too.
+    ``running``: charge this field's batch alone; '' charges any. ``queue``: take it off that list of idle workers, too.
     """
     prefix = "" if pid is None else f"{pid}:"
     flag = "1" if fence else "0"

@@ -24,6 +24,8 @@ AsyncClient = Any
 
 
 CONNECTIONS = 64
+OUTAGES = (StoreConnectionError, StoreTimeoutError, OSError)
+"""The store is away, or does not answer in time. Its other errors are about one call."""
 
 
 class _PackedConnection(redis.asyncio.Connection):
@@ -73,7 +75,7 @@ def as_problem(error: Exception) -> Problem:
         return StoreFull("the store has reached its memory limit; accepted requests go on, send new ones later")
     if isinstance(error, ResponseError) and "MISCONF" in str(error):
         return StoreFull("the store cannot write to its disk; free space there, then send again")
-    if isinstance(error, StoreConnectionError | StoreTimeoutError | OSError):
+    if isinstance(error, OUTAGES):
         return StoreUnavailable(f"the store did not answer in time or refused the connection: {error}")
     return StoreUnavailable(f"the store answered with an error: {error}")
 

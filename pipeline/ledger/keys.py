@@ -8,8 +8,8 @@ key               type    life                         what
 ``f:CACHE_KEY``   string  until ended, + 2 s           the flight that computes this: ID, ``:``, its own score;
                                                        ID alone for 2 s after it has succeeded
 ``m:ID``          zset    until ended                  members of a flight that has been joined; score: their own
-``joined``        hash    while any is unfinished      ID of a flight that has been joined -> 0, or when scoring
-                                                       claimed it (ms): the point of no return
+``joined``        hash    while any is unfinished      ID of a flight that has been joined -> 0, or since when
+                                                       nobody can leave it (ms): scoring claimed it, or it ended
 ``i:ID``          string  until ended                  its input, once its first member has left it
 ``e:ID``          string  until all have it            its outcome: the first member's record as ended
 ``fanout``        hash    until all have it            ID of such a flight -> state
@@ -21,7 +21,7 @@ key               type    life                         what
 ``later``         zset    while retries wait           ``ID SCORE LANE``; score: when due (ms)
 ``attempts``      hash    while unfinished             ID -> JSON of ``Attempts``; only of those that failed
 ``c:INCARNATION`` hash    while claimed                FIELD -> ``LANE|MS|SCORES|IDS``: a field for a batch
-``beats``         zset    while alive, + minutes       INCARNATION -> last heartbeat (ms); 0: fenced
+``beats``         zset    while alive, + minutes       INCARNATION -> last heartbeat (ms); fenced: when, negative
 ``workers``       hash    as ``beats``                 INCARNATION -> JSON: stage, host, pid, device, models
 ``lanes``         zset    for ever (few)               LANE -> time of its last claim (ms)
 ``rung``          set     until answered               lanes with a bell in the queue
@@ -33,6 +33,7 @@ key               type    life                         what
 ``counts``        hash    for ever                     running totals: ``STAGE:claimed``, states, model runs
 ``rates``         hash    for ever                     STAGE -> settled per second, by the leading sweeper
 ``leader``        string  3 s                          the sweeper that leads
+``confirm``       string  for ever                     written to wait for what was written before it
 ``full``          string  3 s, while it is true        the store's memory is nearly used up: accept refuses
 ``lean``          string  3 s, while it is true        the same a little earlier: the cache takes nothing more
 ``releases``      hash    for ever                     MODEL -> JSON: current version, all versions
@@ -72,6 +73,7 @@ _OUTPUT = (TAG + "o:").encode()
 _LETTER = (TAG + "d:").encode()
 _LETTER_MEMBERS = (TAG + "dm:").encode()
 _INPUT = (TAG + "i:").encode()
+CONFIRM = TAG + "confirm"
 _CACHED = (TAG + "x:").encode()
 
 SCRIPT_LIMIT = 128

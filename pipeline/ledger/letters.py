@@ -38,6 +38,8 @@ class Letter:
     attempts: tuple[Attempt, ...]
     died_ms: float
     died: tuple[bytes, ...]
+    died_at: bytes
+    """Its score among the letters: the same moment, as the store has it."""
 
     @property
     def fingerprint(self) -> str:
@@ -90,7 +92,7 @@ def _features(record: bytes | None) -> Any:
         return {}  # it died of being unreadable; the letter's message says so
 
 
-def _unpack(request_id: bytes, blob: bytes, members: list[bytes]) -> Letter:
+def _unpack(request_id: bytes, blob: bytes, members: list[bytes], score: float) -> Letter:
     stored = msgpack.unpackb(blob, strict_map_key=False)
     return Letter(
         request_id,
@@ -104,6 +106,7 @@ def _unpack(request_id: bytes, blob: bytes, members: list[bytes]) -> Letter:
         tuple(Attempt(*entry) for entry in stored["attempts"]),
         stored["died_ms"],
         tuple(members) or (request_id,),
+        b"%d" % score,
     )
 
 
@@ -163,12 +166,13 @@ class DeadLetters:
         with store_problems():
             async with self._client.pipeline(transaction=False) as pipe:
                 pipe.mget([keys.letter(request_id) for request_id in ids])
+                pipe.zmscore(keys.DEAD, ids)
                 for request_id in ids:
                     pipe.zrange(keys.letter_members(request_id), 0, -1)
-                blobs, *members = await pipe.execute()
+                blobs, scores, *members = await pipe.execute()
         return [
-            _unpack(request_id, blob, died) if blob is not None else None
-            for request_id, blob, died in zip(ids, blobs, members, strict=True)
+            _unpack(request_id, blob, died, score) if blob is not None and score is not None else None
+            for request_id, blob, died, score in zip(ids, blobs, members, scores, strict=True)
         ]
 
     async def _find(self, request_id: bytes) -> Letter | None:
@@ -197,32 +201,37 @@ class DeadLetters:
                 if await self._client.exists(keys.record(request_id)):
                     raise NotDead(f"{to_text(request_id)} is not dead")
                 raise NotFound(f"no dead letter {to_text(request_id)}")
-            front, lane = _next_generation(letter.front, flight=b""), letter.header.ref.lane(letter.stage)
-            record, output = front + pack_features(letter.features), b""
-            if letter.stage is not Stage.PREPROCESS:
-                entry = unpack_entry(letter.stage_input)
-                output = pack_entry(entry.kind, front, entry.carry, entry.body)
-            several = letter.died != (letter.id,)
-            if several:
-                await self._rejoin(letter, lane, record)
-            header = letter.header
-            arguments = [letter.id, lane, header.priority, header.timeout_ms, record, output, "1" if several else "0"]
-            replayed = await self._scripts.replay(args=arguments)
+            replayed = 0
+            for chunk in _chunks(list(letter.died)):
+                waiting = await self._scripts.replay(args=await self._replay_arguments(letter, chunk))
+                if waiting < 0:
+                    raise NotDead(f"{to_text(request_id)} is not dead any more, or was not for all until this moment")
+                replayed += waiting
         if not replayed:
-            raise NotDead(f"{to_text(request_id)} is not dead any more")
+            raise NotDead(f"nobody who died with {to_text(request_id)} is left to answer")
 
-    async def _rejoin(self, letter: Letter, lane: str, first_record: bytes) -> None:
-        for chunk in _chunks(list(letter.died)):
-            blobs = await self._client.mget([keys.record(member) for member in chunk])
-            arguments: list[Any] = [letter.id, lane]
-            for member, blob in zip(chunk, blobs, strict=True):
-                entry = unpack_entry(blob) if blob else None
-                if entry is None or entry.kind != State.DEAD:
-                    continue  # forgotten by now, or replayed already
+    async def _replay_arguments(self, letter: Letter, died: list[bytes]) -> list[Any]:
+        front = _next_generation(letter.front, flight=b"")
+        record, output = front + pack_features(letter.features), b""
+        if letter.stage is not Stage.PREPROCESS:
+            before = unpack_entry(letter.stage_input)
+            output = pack_entry(before.kind, front, before.carry, before.body)
+        several = letter.died != (letter.id,)
+        scoring = letter.header.ref.lane(Stage.SCORING)
+        arguments: list[Any] = [letter.id, letter.died_at, str(letter.stage), scoring, record, output, int(several)]
+        blobs = await self._client.mget([keys.record(member) for member in died])
+        for member, blob in zip(died, blobs, strict=True):
+            entry = unpack_entry(blob) if blob else None
+            if entry is not None and entry.kind != State.DEAD:
+                arguments += member, 0, 0, b""  # replayed already
+            elif member == letter.id:
+                arguments += member, letter.header.priority, letter.header.timeout_ms, record
+            elif entry is not None:
                 own = _next_generation(entry.front, flight=letter.id) + MEMBER_REST
-                record = first_record if member == letter.id else own
-                arguments += member, entry.header.priority, entry.header.timeout_ms, record
-            await self._scripts.rejoin(args=arguments)
+                arguments += member, entry.header.priority, entry.header.timeout_ms, own
+            else:
+                arguments += member, 0, 0, b""  # its result has expired, and with it all that was known of it
+        return arguments
 
     async def purge(self, request_ids: list[bytes]) -> int:
         """Delete letters for good; how many there were."""

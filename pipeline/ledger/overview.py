@@ -83,7 +83,7 @@ async def _workers(
             in_flight += size
             claimed[parse_lane(lane.decode()).stage] += size
         silent_s = (now - beat) / 1000
-        state = "dead" if beat == 0 else "live" if silent_s <= 2 * settings.heartbeat_s else "stale"
+        state = "dead" if beat <= 0 else "live" if silent_s <= 2 * settings.heartbeat_s else "stale"
         document = json.loads(described.get(incarnation, b"{}"))
         workers.append(
             {

@@ -115,7 +115,7 @@ class _Row:
     place: int
     header: Header
     tail: bytes
-    lane: str
+    scoring: str
     record: bytes
     cache_key: bytes
     key: bytes
@@ -149,11 +149,11 @@ class Parcel:
         for place, (submission, tail) in enumerate(zip(self.submissions, tails, strict=True)):
             try:
                 release = table.resolve(submission.model)
-                digest, features, degradable = release.digest_bytes, submission.features, submission.allow_degraded
+                features, degradable = submission.features, submission.allow_degraded
                 header = Header(
                     release.name,
                     release.version,
-                    digest,
+                    release.digest_bytes,
                     release.pool,
                     int(submission.priority),
                     submission.timeout_ms,
@@ -162,14 +162,14 @@ class Parcel:
                     release.cache_s,
                 )
                 packed = pack_features(features)
-                shared = b"" if submission.no_cache else cache_key(digest, features, allow_degraded=degradable)
+                shared = b"" if submission.no_cache else cache_key(release.ref, features, allow_degraded=degradable)
                 record = pack_front(header, Ties(b"", submission.key, shared)) + packed
                 cacheable = shared if release.cache_s else b""
             except Problem as problem:
                 self.refused[place] = problem
                 continue
-            lane = release.ref.lane(Stage.PREPROCESS)
-            self.sent.append(_Row(place, header, tail, lane, record, cacheable, submission.key))
+            scoring = release.ref.lane(Stage.SCORING)
+            self.sent.append(_Row(place, header, tail, scoring, record, cacheable, submission.key))
         self.packed, self.looked = True, False
 
     async def look(self, cache: CacheReader) -> None:
@@ -185,8 +185,8 @@ class Parcel:
         """Those of the accept script."""
         arguments = self.head.copy()
         for row in self.sent:
-            lane, record = ("", row.end) if row.end else (row.lane, row.record)
-            arguments += row.tail, lane, row.header.priority, row.header.timeout_ms, record
+            scoring, record = ("", row.end) if row.end else (row.scoring, row.record)
+            arguments += row.tail, scoring, row.header.priority, row.header.timeout_ms, record
         return arguments
 
 
@@ -249,16 +249,21 @@ class Producing:
             parcel.pack(await self.releases(fresh=True), self._settings)
 
     async def _durably(self, script: Any, arguments: list[Any]) -> Any:
-        """Call a script; at durability ``replica``, come back once another server has what it wrote."""
+        """Call a script whose answer is a promise: at durability ``replica``, another server has what it rests on."""
+        reply = await script(args=arguments)
+        await self._confirm()
+        return reply
+
+    async def _confirm(self) -> None:
+        """At durability ``replica``: come back once another server has all that was written so far, by anybody."""
         if self._settings.durability != "replica":
-            return await script(args=arguments)
-        async with self._client.pipeline(transaction=False) as pipe:  # one connection: WAIT is for its writes
-            await script(args=arguments, client=pipe)
+            return
+        async with self._client.pipeline(transaction=False) as pipe:
+            pipe.set(keys.CONFIRM, b"")  # WAIT is for the writes of its own connection: this one comes after all others
             pipe.wait(1, round(REPLICA_S * 1000))
-            reply, replicas = await pipe.execute()
+            _, replicas = await pipe.execute()
         if not replicas:
             raise StoreUnavailable(f"no replica has confirmed within {REPLICA_S:g} s what was written; send it again")
-        return reply
 
     def _answers(self, parcel: Parcel, letters: bytes, unfinished: int) -> list[Accepted | Known | Problem]:
         answers: list[Any] = list(parcel.refused)
@@ -294,6 +299,8 @@ class Producing:
             if entry.ended:
                 if entry.kind != State.CANCELLED:
                     raise AlreadyEnded(f"{to_text(request_id)} has ended: {entry.kind}")
+                with store_problems():
+                    await self._confirm()
                 return status_of(request_id, entry)
             if not await self._cancel(request_id, entry):
                 (now,) = await self.read([request_id])

@@ -1,6 +1,5 @@
 """The sweeper's side of the ledger: everything that must happen when nobody else is there to do it."""
 
-import json
 from collections.abc import Mapping
 from typing import Literal
 
@@ -58,15 +57,14 @@ class Sweeping:
     def release_dead_workers(self) -> list[tuple[str, int]]:
         """Fence workers whose heartbeat stopped and release their claims: (incarnation, requests released) each."""
         silent_ms = round(self._settings.lease_ttl_s * 1000)
-        before = self.server_ms() - silent_ms
+        silent = self._client.zrangebyscore(keys.BEATS, "(0", self.server_ms() - silent_ms)
+        # All are fenced before the first is released: else its work might be handed to the next dead one.
+        fenced = self._scripts.fence(args=[silent_ms, *silent]) if silent else []
         released = []
-        for incarnation in self._client.zrangebyscore(keys.BEATS, "(0", before):
+        for incarnation in fenced:
             name = incarnation.decode()
-            count = release_claims(
-                self._scripts, name, charge="loss", reason="the worker vanished", fence=True, silent_ms=silent_ms
-            )
-            if count >= 0:
-                released.append((name, count))
+            count = release_claims(self._scripts, name, charge="loss", reason="the worker vanished", fence=True)
+            released.append((name, count))
         return released
 
     def release_overdue_batches(self) -> int:
@@ -82,13 +80,12 @@ class Sweeping:
 
     def forget_dead_workers(self, *, after_s: float = 600) -> None:
         """Drop the descriptions of fenced workers some minutes after they died."""
-        now = self.server_ms()
-        for incarnation in self._client.zrangebyscore(keys.BEATS, 0, 0):
-            description = json.loads(self._client.hget(keys.WORKERS, incarnation) or b"{}")
-            if now - description.get("started_ms", 0) > after_s * 1000:
-                # Its claims go with its name; there are none, or release would have kept them.
-                self._client.zrem(keys.BEATS, incarnation)
-                self._client.hdel(keys.WORKERS, incarnation)
+        dead_since = self.server_ms() - after_s * 1000
+        for incarnation in self._client.zrangebyscore(keys.BEATS, -dead_since, 0):
+            # Its sweeper may have died between fencing and releasing: its claims go with the name.
+            release_claims(self._scripts, incarnation.decode(), charge="loss", reason="the worker vanished")
+            self._client.zrem(keys.BEATS, incarnation)
+            self._client.hdel(keys.WORKERS, incarnation)
 
     def expire_deadlines(self) -> int:
         """End requests whose deadline has passed before scoring claimed them; how many."""

@@ -129,8 +129,10 @@ def test_it_is_bounded_in_bytes_and_drops_what_expires_first(make_ledger: Ledger
         score(ledger, filler)
     used, index = int(ledger.client.get(f"{TAG}xb")), ledger.client.zrange(f"{TAG}xi", 0, -1)
     assert 17_000 < used <= 20_000
-    assert used == sum(int(entry[16:]) for entry in index)
-    assert {f"{TAG}x:".encode() + entry[:16] for entry in index} == set(ledger.client.keys(f"{TAG}x:*"))
+    sizes = ledger.client.hgetall(f"{TAG}xs")
+    assert used == sum(map(int, sizes.values()))
+    assert set(sizes) == set(index)
+    assert {f"{TAG}x:".encode() + key for key in index} == set(ledger.client.keys(f"{TAG}x:*"))
     forget_landed(ledger)
     last = ledger.run(ledger.producing.accept([Submission("m", {"n": 119}), Submission("m", {"n": 0})]))
     assert [answer.end is not None for answer in last] == [True, False]
@@ -164,3 +166,39 @@ def test_the_cache_yields_first_when_memory_is_short(ledger: Ledger, filler: Cac
     ledger.accept(1)
     score(ledger, filler)
     assert entries(ledger) == 1
+
+
+def test_its_count_of_bytes_does_not_drift(ledger: Ledger) -> None:
+    """Entries that have expired in the server are still counted when they are filled anew."""
+    cache_keys = [n.to_bytes(16, "big") for n in range(640)]
+    for size in (100, 300, 100):
+        for start in range(0, 640, 128):
+            pairs = [part for key in cache_keys[start : start + 128] for part in (key, b"v" * size)]
+            assert ledger.scripts.fill(args=[1 << 30, 60_000, *pairs]) == 128
+        assert int(ledger.client.get(f"{TAG}xb")) == 640 * (size + 250)
+        for key in ledger.client.keys(f"{TAG}x:*"):
+            ledger.client.delete(key)
+        ledger.turn_clock(61)
+
+
+@pytest.mark.parametrize("garbage", [b"", b"\xc1", b"\x94\x01\x02\x03\x04", b"\x01"])
+def test_what_it_cannot_read_is_not_there(ledger: Ledger, filler: CacheFiller, garbage: bytes) -> None:
+    submit(ledger)
+    score(ledger, filler)
+    forget_landed(ledger)
+    (key,) = ledger.client.keys(f"{TAG}x:*")
+    ledger.client.set(key, garbage)
+    assert submit(ledger).end is None
+
+
+def test_results_need_not_be_json_objects(ledger: Ledger, filler: CacheFiller) -> None:
+    submit(ledger)
+    score(ledger, filler, Completed(Output({1: "one"})))
+    forget_landed(ledger)
+    assert submit(ledger).status()["result"] == {1: "one"}
+
+
+def test_a_result_that_cannot_be_kept_stops_nobody(ledger: Ledger, filler: CacheFiller) -> None:
+    submit(ledger)
+    score(ledger, filler, Completed(Output({"a": object()})))
+    assert entries(ledger) == 0

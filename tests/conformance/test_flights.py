@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.contracts.problems import TooLate
+from pipeline.contracts.problems import NotDead, TooLate
 from pipeline.contracts.stages import Priority, Stage, State
 from pipeline.contracts.status import Failure
 from pipeline.contracts.work import Attempts, Completed, Ended, Output, RetryLater
@@ -176,6 +176,13 @@ def test_the_best_priority_and_the_latest_deadline_of_its_members_count(ledger: 
     ends_alone(ledger)
 
 
+def test_a_patient_member_does_not_move_a_flight_back(ledger: Ledger) -> None:
+    (first,) = join(ledger, timeout_ms=60_000)
+    others = ledger.accept(3)
+    join(ledger, timeout_ms=24 * HOUR_MS)
+    assert waiting(ledger) == [first, *others]
+
+
 def test_an_urgent_member_moves_a_flight_at_every_stage(ledger: Ledger) -> None:
     worker = ledger.worker()
     (first,) = join(ledger, priority=Priority.LOW)
@@ -238,6 +245,54 @@ def test_deadlines_count_again_when_scoring_is_retried(ledger: Ledger) -> None:
     ends_alone(ledger)
 
 
+def test_a_retry_too_late_for_one_member_is_made_for_the_other(ledger: Ledger) -> None:
+    worker = ledger.worker()
+    brief = join(ledger, timeout_ms=2000)
+    ledger.pass_stages(worker, Stage.PREPROCESS)
+    scoring = claimed(ledger, worker, Stage.SCORING)
+    patient = join(ledger)
+    ledger.settle(worker, scoring, [RetryLater(10_000, Attempts().charge(1, "scoring", "boom"))])
+    ledger.turn_clock(3)
+    assert ledger.sweeping.expire_deadlines() == 1
+    (status,) = ledger.read(*brief)
+    assert "the last attempt failed: boom" in status["error"]["message"]
+    ledger.turn_clock(10)
+    assert ledger.sweeping.revive_due_retries() == 1
+    finish(ledger, worker)
+    assert ledger.states(*brief, *patient) == ["expired", "succeeded"]
+    ends_alone(ledger)
+
+
+def test_what_was_scored_in_time_does_not_expire_before_it_is_told(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = ledger.worker()
+    ids = join(ledger) + join(ledger, timeout_ms=60_000)
+    ledger.pass_stages(worker, Stage.PREPROCESS, Stage.SCORING)
+    ledger.turn_clock(90)
+    last = claimed(ledger, worker, Stage.POSTPROCESS)
+    with monkeypatch.context() as patch:
+        patch.setattr(claiming, "fan_out", lambda *_: None)
+        ledger.settle(worker, last, [Completed(Output({"score": 0.5}))])
+    assert ledger.sweeping.expire_deadlines() == 0
+    ledger.sweeping.fan_out_flights()
+    assert ledger.states(*ids) == ["succeeded"] * 2
+
+
+def test_members_are_told_before_their_worker_takes_more(ledger: Ledger) -> None:
+    worker = ledger.worker()
+    ids = join(ledger, 2)
+    ledger.pass_stages(worker, Stage.PREPROCESS, Stage.SCORING)
+    last = claimed(ledger, worker, Stage.POSTPROCESS)
+    other = ledger.accept()
+    ledger.pass_stages(worker, Stage.PREPROCESS, Stage.SCORING)
+    assert ledger.settle(worker, last, [Completed(Output({"score": 0.5}))], claim_next=64) is None
+    assert not worker.lingers
+    assert worker.linger(ledger.lane(Stage.POSTPROCESS), 64, 1) == ledger.lane(Stage.POSTPROCESS)
+    finish(ledger, worker)
+    assert ledger.states(*ids, *other) == ["succeeded"] * 3
+
+
 def test_nobody_joins_a_flight_whose_time_is_over(ledger: Ledger) -> None:
     worker = ledger.worker()
     late = join(ledger, 2, timeout_ms=1000)
@@ -287,24 +342,88 @@ def test_one_letter_lists_all_that_died_and_its_replay_runs_once_for_all(ledger:
     assert not ledger.client.keys(f"{TAG}d*")
 
 
-def test_a_replay_that_broke_off_can_be_begun_again(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("stage", list(Stage))
+def test_a_replay_that_broke_off_is_begun_again(ledger: Ledger, monkeypatch: pytest.MonkeyPatch, stage: Stage) -> None:
     worker = ledger.worker()
-    ids = join(ledger, 2)
-    ledger.settle(worker, claimed(ledger, worker, Stage.PREPROCESS), [dead()])
+    ids = [request_id for _ in range(3) for request_id in join(ledger, 100)]
+    ledger.pass_stages(worker, *list(Stage)[: list(Stage).index(stage)])
+    ledger.settle(worker, claimed(ledger, worker, stage), [dead()])
+    replay, calls = ledger.letters._scripts.replay, []
 
-    async def broken(**_: Any) -> None:
-        raise RuntimeError("the API died")
+    async def breaks(**arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise RuntimeError("the API died")
+        return await replay(**arguments)
 
-    replay = ledger.letters._scripts.replay
-    monkeypatch.setattr(ledger.letters._scripts, "replay", broken)
-    with pytest.raises(RuntimeError):
-        ledger.run(ledger.letters.replay(ids[0]))
-    monkeypatch.setattr(ledger.letters._scripts, "replay", replay)
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger.letters._scripts, "replay", breaks)
+        with pytest.raises(RuntimeError):
+            ledger.run(ledger.letters.replay(ids[0]))
+    if stage is not Stage.POSTPROCESS:
+        gone = next(request_id for request_id in ids if ledger.states(request_id) != ["dead"])
+        assert ledger.run(ledger.producing.cancel(gone))["state"] == "cancelled", "those who wait again are not stuck"
+    finish(ledger, worker)
+    assert sorted(set(ledger.states(*ids))) == ["cancelled", "dead", "succeeded"][stage is Stage.POSTPROCESS :]
+    (letter,) = ledger.run(ledger.letters.page())[0]
+    assert len(letter.died) == 300 - 128
     ledger.run(ledger.letters.replay(ids[0]))
     finish(ledger, worker)
-    assert ledger.states(*ids) == ["succeeded"] * 2
-    assert field(ledger, "generation", *ids) == [1, 1]
+    assert sum(state == "succeeded" for state in ledger.states(*ids)) == 300 - (stage is not Stage.POSTPROCESS)
+    assert set(field(ledger, "generation", *ids)) == {1}
+    assert ledger.run(ledger.letters.page())[0] == []
     ends_alone(ledger)
+
+
+@pytest.mark.parametrize("cancels", [True, False])
+def test_nothing_is_replayed_before_all_know_that_they_are_dead(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, cancels: bool
+) -> None:
+    worker = ledger.worker()
+    first, *others = [request_id for _ in range(3) for request_id in join(ledger, 100)]
+    if cancels:
+        ledger.run(ledger.producing.cancel(first))
+    batch = claimed(ledger, worker, Stage.PREPROCESS)
+    with monkeypatch.context() as patch:
+        patch.setattr(claiming, "fan_out", lambda *_: None)
+        ledger.settle(worker, batch, [dead()])
+    for _ in range(2):
+        with pytest.raises(NotDead):
+            ledger.run(ledger.letters.replay(first))
+        ledger.scripts.fan(args=[86_400_000, 86_400_000, 86_400_000, first])
+    ledger.sweeping.fan_out_flights()
+    ledger.run(ledger.letters.replay(first))
+    finish(ledger, worker)
+    assert ledger.states(first, *others) == ["cancelled" if cancels else "succeeded"] + ["succeeded"] * 299
+    ends_alone(ledger)
+
+
+def test_a_letter_whose_requests_are_forgotten_is_not_replayed_for_nobody(ledger: Ledger) -> None:
+    worker = ledger.worker()
+    first, *others = join(ledger, 3)
+    ledger.run(ledger.producing.cancel(first))
+    ledger.settle(worker, claimed(ledger, worker, Stage.PREPROCESS), [dead()])
+    for request_id in others:
+        ledger.client.delete(f"{TAG}r:".encode() + request_id)
+    with pytest.raises(NotDead, match="nobody who died"):
+        ledger.run(ledger.letters.replay(first))
+    assert waiting(ledger) == []
+    ends_alone(ledger)
+
+
+def test_a_replay_leaves_a_key_to_the_request_that_has_it_now(ledger: Ledger) -> None:
+    worker = ledger.worker()
+    key = idempotency("", "k", "m", SAME, "normal", 1.0)
+    (first,) = ledger.run(ledger.producing.accept([Submission("m", SAME, key=key)]))
+    ledger.settle(worker, claimed(ledger, worker, Stage.PREPROCESS), [dead()])
+    ledger.client.delete(f"{TAG}k:".encode() + key[:16])  # its life is over
+    (second,) = ledger.run(ledger.producing.accept([Submission("m", SAME, key=key)]))
+    assert second.id != first.id
+    ledger.run(ledger.letters.replay(first.id))
+    for _ in range(2):
+        assert ledger.run(ledger.producing.accept([Submission("m", SAME, key=key)])) == [Known(second.id)]
+        finish(ledger, worker)
+    assert ledger.states(first.id, second.id) == ["succeeded"] * 2
 
 
 def test_hundreds_of_members_are_served_though_the_settler_dies(

@@ -2,6 +2,7 @@
 
 import json
 import os
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,8 @@ from pipeline.contracts.problems import (
 from pipeline.contracts.stages import Priority, Stage, State
 from pipeline.contracts.status import Failure
 from pipeline.contracts.work import Attempts, Completed, Ended, Outcome, Output, RetryLater
-from pipeline.ledger.claiming import Batch, ClaimLost, release_claims
+from pipeline.incarnation import Heartbeat, Incarnation
+from pipeline.ledger.claiming import Batch, ClaimLost, Claims, release_claims
 from pipeline.ledger.keys import TAG
 from pipeline.ledger.producing import Submission
 from pipeline.ledger.releases import Release, ReleaseConflict, publish
@@ -142,16 +144,113 @@ def test_a_worker_that_lingers_after_work_of_the_lane_finds_its_batch_in_the_wak
     assert ledger.states(first, *ids) == ["scoring"] * 3 + ["queued"]
 
 
-def test_nothing_is_claimed_for_a_worker_that_is_fenced(ledger: Ledger) -> None:
-    worker = ledger.worker("w1")
+def lingerer(ledger: Ledger, name: str) -> Claims:
+    """A worker that stands on the list of the idle, after work of the first lane."""
+    worker = ledger.worker(name)
     ledger.accept()
     batch = ledger.claim(worker)
     assert batch is not None
     ledger.complete(worker, batch, claim_next=64)
-    release_claims(ledger.scripts, "w1", charge="loss", fence=True)
+    assert worker.lingers
+    return worker
+
+
+def test_the_fenced_are_passed_over(ledger: Ledger) -> None:
+    alive = lingerer(ledger, "alive")
+    entries = ledger.client.lrange(f"{TAG}idle:preprocess", 0, -1)
+    for name in ("w1", "w2", "w3"):
+        ledger.worker(name)
+        ledger.scripts.linger(args=["join", entry(name, "1:1", ledger.lane())])
+        release_claims(ledger.scripts, name, charge="loss", fence=True)
+    bells = ledger.bells()
     (second,) = ledger.accept()
-    assert worker.linger(ledger.lane(), 64, 1) == ledger.lane()
+    assert ledger.bells() == bells
+    handed = alive.linger(ledger.lane(), 64, 1)
+    assert isinstance(handed, Batch)
+    assert [work.id for work in handed.works] == [second]
+    assert entries
+    assert ledger.client.llen(f"{TAG}idle:preprocess") == 0
+
+
+def test_when_all_that_linger_are_fenced_a_bell_is_sent(ledger: Ledger) -> None:
+    worker = lingerer(ledger, "w1")
+    release_claims(ledger.scripts, "w1", charge="loss", fence=True)
+    bells = ledger.bells()
+    (second,) = ledger.accept()
+    assert ledger.bells() == bells + 1
     assert ledger.client.zscore(f"{TAG}q:{ledger.lane().name}", second)
+    assert worker.linger(ledger.lane(), 64, 0.01) is None
+
+
+def test_what_dead_workers_held_is_not_handed_to_the_next_dead_one(make_ledger: LedgerMaker) -> None:
+    ledger = make_ledger(max_losses="3")
+    names = [f"w{number}" for number in range(5)]
+    for name in names:
+        ledger.worker(name)
+        ledger.scripts.linger(args=["join", entry(name, "1:1", ledger.lane())])
+    (request_id,) = ledger.accept()
+    for name in names:
+        ledger.client.zadd(f"{TAG}beats", {name: ledger.sweeping.server_ms() - 60_000})
+    assert sum(released for _, released in ledger.sweeping.release_dead_workers()) == 1
+    batch = ledger.claim(ledger.worker("alive"))
+    assert batch is not None
+    assert [(work.id, work.attempts.losses) for work in batch.works] == [(request_id, 1)]
+
+
+def test_a_child_that_had_begun_nothing_is_not_charged(ledger: Ledger) -> None:
+    lingerer(ledger, "w1")
+    (request_id,) = ledger.accept()
+    release_claims(ledger.scripts, "w1", charge="start", pid=os.getpid(), running="none", queue="preprocess")
+    batch = ledger.claim(ledger.worker("w2"))
+    assert batch is not None
+    assert [(work.id, work.attempts.starts, work.attempts.suspect) for work in batch.works] == [(request_id, 0, False)]
+
+
+def test_who_signs_off_gives_back_what_it_was_handed(ledger: Ledger) -> None:
+    incarnation = Incarnation("preprocess", "cpu")
+    lingerer(ledger, incarnation.name)
+    (request_id,) = ledger.accept()
+    Heartbeat(incarnation, ledger.client, ledger.settings).stop("preprocess")
+    assert ledger.client.zscore(f"{TAG}beats", incarnation.name) is None
+    batch = ledger.claim(ledger.worker("w2"))
+    assert batch is not None
+    assert [work.id for work in batch.works] == [request_id]
+
+
+def test_a_dead_name_stays_dead_for_the_next_child(ledger: Ledger) -> None:
+    ledger.worker("w1")
+    release_claims(ledger.scripts, "w1", charge="loss", fence=True)
+    assert ledger.scripts.beat(args=["w1", "{}", "1"]) == 0
+
+
+@pytest.mark.parametrize("pool", ["gpu"])
+def test_a_model_of_a_pool_is_served_there(ledger: Ledger, pool: str) -> None:
+    release = Release("p", "1", "d" * 64, pool, {}, 60)
+    ledger.run(publish(ledger.async_client, release, make_current=True))
+    ledger.model = release.ref
+    same = {"n": -1}
+
+    def submit(**fields: Any) -> bytes:
+        (answer,) = ledger.run(ledger.producing.accept([Submission("p", same, **fields)]))
+        return answer.id
+
+    first, worker = submit(priority=Priority.LOW, timeout_ms=60_000), ledger.worker()
+    preprocess = worker.claim(parse_lane(f"preprocess/p@1#{'d' * 64}"), 64, answers_bell=True)
+    assert preprocess is not None
+    ledger.complete(worker, preprocess)
+    waiting = f"{TAG}q:scoring.gpu/p@1#{'d' * 64}"
+    assert ledger.client.zrange(waiting, 0, -1) == [first]
+    urgent, patient = submit(priority=Priority.HIGH, timeout_ms=60_000), submit()
+    assert ledger.client.zscore(waiting, first) < 2**43
+    ledger.run(ledger.producing.cancel(urgent))
+    assert ledger.client.zscore(waiting, first) > 2**43
+    ledger.turn_clock(90)
+    for stage in (Stage.SCORING, Stage.POSTPROCESS):
+        batch = worker.claim(parse_lane(release.ref.lane(stage)), 64, answers_bell=True)
+        assert batch is not None
+        ledger.complete(worker, batch)
+    ledger.sweeping.expire_deadlines()
+    assert ledger.states(first, urgent, patient)[1:] == ["cancelled", "succeeded"]
 
 
 def test_what_was_claimed_for_a_worker_that_is_gone_is_given_back_uncharged(ledger: Ledger) -> None:

@@ -1,6 +1,7 @@
 """What the sweeper finds: the silent, the overdue, the late, lanes that nobody answers, memory that runs out."""
 
 import pytest
+from redis.exceptions import ResponseError
 
 from pipeline.contracts.problems import (
     StoreFull,
@@ -166,3 +167,32 @@ def test_at_the_memory_limit_all_that_is_accepted_ends(ledger: Ledger) -> None:
         assert set(ledger.states(*ids)) == {"succeeded"}
     finally:
         client.config_set("maxmemory", 0)
+
+
+@pytest.mark.parametrize("make_ledger", ["valkey"], indirect=True)
+def test_one_step_that_fails_keeps_no_other_from_its_work(
+    make_ledger: LedgerMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = make_ledger()
+    sweeper = Sweeper(ledger.client, ledger.settings)
+    (request_id,) = ledger.accept(timeout_ms=1000)
+    ledger.turn_clock(2)
+
+    def fails() -> None:
+        raise ResponseError("a script that was never meant to fail")
+
+    monkeypatch.setattr(sweeper._sweeping, "fan_out_flights", fails)
+    sweeper.sweep()
+    assert ledger.states(request_id) == ["expired"]
+
+
+def test_dead_names_are_forgotten_some_time_after_their_death(ledger: Ledger) -> None:
+    ledger.worker("old")
+    ledger.turn_clock(3600)
+    ledger.sweeping.release_dead_workers()
+    ledger.sweeping.forget_dead_workers()
+    assert ledger.client.zscore(f"{TAG}beats", "old") < 0, "it died a moment ago, however long it lived"
+    ledger.turn_clock(601)
+    ledger.sweeping.forget_dead_workers()
+    assert ledger.client.zscore(f"{TAG}beats", "old") is None
+    assert not ledger.client.hexists(f"{TAG}workers", "old")

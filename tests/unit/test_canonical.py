@@ -50,3 +50,13 @@ def test_what_rfc_8785_refuses_is_told_apart() -> None:
     with pytest.raises(TypeError):
         canonical({1: 2, "a": 3})
     assert len(digest("a", 1)) == 16
+
+
+def test_a_kind_of_number_or_text_is_one() -> None:
+    class Count(int):
+        pass
+
+    class Name(str):
+        pass
+
+    assert canonical([Count(10**30), Count(3), Name("x")]) == canonical([10**30, 3, "x"])

@@ -61,15 +61,10 @@ def test_the_rest_is_retried_until_the_attempts_are_used_up(error: Exception, ca
     assert [entry.n for entry in outcome.attempts.errors] == [1, 2, 3]
 
 
-def test_a_retry_that_would_come_after_the_deadline_is_not_made() -> None:
-    outcome = judged(RuntimeError("boom"), work(left_ms=0))
-    assert isinstance(outcome, Ended)
-    assert outcome.state is State.EXPIRED
-    assert "boom" in outcome.error["message"]
-
-
-def test_after_scoring_there_is_no_deadline() -> None:
-    assert isinstance(judged(RuntimeError("boom"), work(left_ms=-5000), Stage.POSTPROCESS), RetryLater)
+@pytest.mark.parametrize("stage", list(Stage))
+def test_deadlines_are_the_sweepers(stage: Stage) -> None:
+    """Others may wait for the same computation, with more time."""
+    assert isinstance(judged(RuntimeError("boom"), work(left_ms=-5000), stage), RetryLater)
 
 
 def test_delays_grow_with_full_jitter_up_to_the_cap() -> None:

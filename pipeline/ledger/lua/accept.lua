@@ -1,16 +1,13 @@
 -- Accept requests: record, waiting entry, deadline and bell; or what is there already for their keys.
 -- ARGV: epoch, max_waiting, receipt (16 random bytes), its life in ms, result_ttl ms, idempotency_ttl ms, the rest of the
---       record of who joins a flight, then five for each request: id tail (10 bytes), lane ('' if the record is its end,
---       from the cache), priority, timeout_ms, record.
+--       record of who joins a flight, then five for each request: id tail (10 bytes), scoring lane ('' if the record is its
+--       end, from the cache), priority, timeout_ms, record.
 -- Returns {'stale'} (the releases changed: resolve again), or {'ok', answers, unfinished}: for each request 17 bytes, a
 -- letter and an id: n new, j new and joined to a flight, e new and ended at once, o old (the key is known), m mismatch (the
 -- key is known, with another body), f full (as many wait as may), s short of memory. Refusals store nothing.
 -- The same receipt gives the same answers: who did not hear them sends again.
 local known = redis.call('MGET', P .. 'epoch', P .. 'full', P .. 'a:' .. ARGV[3])
-if known[3] then
-  redis.call('PEXPIRE', P .. 'a:' .. ARGV[3], ARGV[4]) -- a write: who waits for replicas waits for all before it
-  return { 'ok', known[3], 0 }
-end
+if known[3] then return { 'ok', known[3], 0 } end
 if (known[1] or '0') ~= ARGV[1] then return { 'stale' } end
 
 -- What the keys stand for: requests by idempotency key, flights by cache key.
@@ -36,7 +33,7 @@ local flights = {}
 local function state_of(flight)
   if flights[flight] == nil then
     local joined = redis.call('HGET', P .. 'joined', flight)
-    local deadline = joined == '0' and merged_score(flight) % BAND or redis.call('ZSCORE', P .. 'open', flight)
+    local deadline = joined == '0' and latest_deadline(flight) or redis.call('ZSCORE', P .. 'open', flight)
     if (joined and joined ~= '0') or (deadline and tonumber(deadline) > now) then
       flights[flight] = 'live'
     else
@@ -65,7 +62,7 @@ local none = string.rep('\0', 16)
 local answers, records, open, keep, lanes = {}, { 'MSET' }, { 'ZADD', P .. 'open' }, { 'MSET' }, {}
 local ended, ends, joins, order, fresh = {}, {}, {}, {}, 0
 for i = 8, #ARGV, 5 do
-  local lane, record = ARGV[i + 1], ARGV[i + 4]
+  local scoring, record = ARGV[i + 1], ARGV[i + 4]
   local key, flight_key = requests_by[i], flights_by[i]
   local old = key and held[key]
   if old then
@@ -88,7 +85,7 @@ for i = 8, #ARGV, 5 do
     local flight = flight_key and held[flight_key] and string.sub(held[flight_key], 1, 16)
     local state = flight and state_of(flight)
     local letter = 'n'
-    if lane == '' then
+    if scoring == '' then
       ended[#ended + 1] = id
       ends[#ends + 1] = record
     elseif state and state ~= 'own' and state ~= 'live' then
@@ -107,7 +104,7 @@ for i = 8, #ARGV, 5 do
         records[#records + 1] = joined_record(record, flight, ARGV[7])
         if not joins[flight] then
           joins[flight] = { 'ZADD', P .. 'm:' .. flight }
-          order[#order + 1] = { flight, lane, string.sub(held[flight_key], 18) }
+          order[#order + 1] = { flight, scoring, string.sub(held[flight_key], 18) }
         end
         local members = joins[flight]
         members[#members + 1] = score
@@ -120,6 +117,7 @@ for i = 8, #ARGV, 5 do
           keep[#keep + 1] = flight_key
           keep[#keep + 1] = held[flight_key]
         end
+        local lane = 'preprocess' .. string.match(scoring, '/.*$')
         local waiting = lanes[lane]
         if not waiting then
           waiting = { 'ZADD', P .. 'q:' .. lane }
@@ -145,7 +143,7 @@ for lane, waiting in pairs(lanes) do
   redis.call('ZADD', P .. 'lanes', 'NX', int(now), lane)
 end
 for _, join in ipairs(order) do
-  local flight, lane, score = join[1], join[2], join[3]
+  local flight, scoring, score = join[1], join[2], join[3]
   if redis.call('HEXISTS', P .. 'joined', flight) == 0 then
     -- The first to join: from now on its first member is one of several.
     local past = redis.call('ZSCORE', P .. 'open', flight) == 'inf'
@@ -153,7 +151,7 @@ for _, join in ipairs(order) do
     redis.call('ZADD', P .. 'm:' .. flight, score, flight)
   end
   redis.call(unpack(joins[flight]))
-  reposition(flight, lane)
+  reposition(flight, scoring)
 end
 for lane in pairs(lanes) do ring(lane, now) end
 commit_ends(ended, ends, 'succeeded', ARGV[5], ARGV[6])

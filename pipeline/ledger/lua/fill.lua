@@ -2,49 +2,55 @@
 -- ARGV: bytes that the cache may take, life in ms, then cache key and value, any number of pairs.
 -- Returns how many it has kept.
 if redis.call('EXISTS', P .. 'lean') == 1 then return 0 end
-local index, now = P .. 'xi', now_ms()
+local index, sizes, now = P .. 'xi', P .. 'xs', now_ms()
 local used = tonumber(redis.call('GET', P .. 'xb') or '0')
 
-local function drop(entries)
-  if #entries == 0 then return end
-  redis.call('ZREM', index, unpack(entries))
-  local gone = { 'DEL' }
-  for _, entry in ipairs(entries) do
-    gone[#gone + 1] = P .. 'x:' .. string.sub(entry, 1, 16)
-    used = used - tonumber(string.sub(entry, 17))
-  end
-  redis.call(unpack(gone))
+-- Forget entries: their values have expired, or go now.
+local function drop(keys)
+  if #keys == 0 then return end
+  for _, size in ipairs(redis.call('HMGET', sizes, unpack(keys))) do used = used - (size or 0) end
+  redis.call('ZREM', index, unpack(keys))
+  redis.call('HDEL', sizes, unpack(keys))
+  redis.call('DEL', unpack(keys_of('x:', keys)))
 end
 
 drop(redis.call('ZRANGE', index, '-inf', int(now), 'BYSCORE', 'LIMIT', 0, 128))
 
-local asked = {}
-for i = 3, #ARGV, 2 do asked[#asked + 1] = P .. 'x:' .. ARGV[i] end
-local known = redis.call('MGET', unpack(asked))
-local set, entries, added = { 'MSETEX', 0 }, { 'ZADD', index }, 0
-for i, key in ipairs(asked) do
-  local value = ARGV[2 * i + 2]
-  if not known[i] and not known[key] then
-    known[key] = true -- once, if two of one batch share it
-    local size = #value + 200 -- of which the key, the index and the server's own structures are most
-    added = added + size
-    set[2] = set[2] + 1
-    set[#set + 1], set[#set + 2] = key, value
-    entries[#entries + 1] = int(now + ARGV[2])
-    entries[#entries + 1] = ARGV[2 * i + 1] .. string.format('%08d', size)
+local keys, values = {}, {}
+for i = 3, #ARGV, 2 do
+  if not values[ARGV[i]] then -- once, if two of one batch share it
+    keys[#keys + 1] = ARGV[i]
+    values[ARGV[i]] = ARGV[i + 1]
   end
 end
-if set[2] == 0 or added > tonumber(ARGV[1]) then return 0 end
-while used + added > tonumber(ARGV[1]) do
-  local soonest = redis.call('ZRANGE', index, 0, 7) -- those that would expire next
-  if #soonest == 0 then
-    used = 0
-    break
-  end
-  drop(soonest)
+drop(keys) -- an older value, or what is still counted of one
+
+local set, entries, counted, added = { 'MSETEX', #keys }, { 'ZADD', index }, { 'HSET', sizes }, 0
+for i, key in ipairs(keys) do
+  local size = #values[key] + 250 -- key, index and the server's own structures, about
+  added = added + size
+  set[2 * i + 1], set[2 * i + 2] = P .. 'x:' .. key, values[key]
+  entries[2 * i + 1], entries[2 * i + 2] = int(now + ARGV[2]), key
+  counted[2 * i + 1], counted[2 * i + 2] = key, size
 end
-set[#set + 1], set[#set + 2] = 'PX', ARGV[2]
-redis.call(unpack(set))
-redis.call(unpack(entries))
-redis.call('SET', P .. 'xb', int(used + added))
-return set[2]
+local over = used + added - ARGV[1]
+if over > 0 then -- those go that would expire next; a bounded number, so that a large value cannot stop the server
+  local soonest, enough = redis.call('ZRANGE', index, 0, 127), {}
+  local lengths = #soonest > 0 and redis.call('HMGET', sizes, unpack(soonest)) or {}
+  for i, key in ipairs(soonest) do
+    if over <= 0 then break end
+    over = over - (lengths[i] or 0)
+    enough[i] = key
+  end
+  drop(enough)
+end
+local kept = over <= 0 and #keys or 0
+if kept > 0 then
+  set[#set + 1], set[#set + 2] = 'PX', ARGV[2]
+  redis.call(unpack(set))
+  redis.call(unpack(entries))
+  redis.call(unpack(counted))
+  used = used + added
+end
+redis.call('SET', P .. 'xb', int(math.max(0, used)))
+return kept

@@ -7,14 +7,14 @@ local now = now_ms()
 local reply, ids, ends, flights, records = {}, {}, {}, {}, {}
 
 -- A member of a flight goes; the others' computation goes on.
-local function leave(id, flight, lane)
+local function leave(id, flight, scoring)
   if id == flight then redis.call('SET', P .. 'i:' .. flight, redis.call('GET', P .. 'r:' .. id)) end
   redis.call('ZREM', P .. 'm:' .. flight, id)
   if redis.call('ZCARD', P .. 'm:' .. flight) == 0 then
     forget_joined(flight)
     return true
   end
-  reposition(flight, lane)
+  reposition(flight, scoring)
 end
 
 for i = 5, #ARGV, 4 do
@@ -25,14 +25,14 @@ for i = 5, #ARGV, 4 do
   local flight = front_of(record)
   if flight == '' then flight = id end
   local over = endable
-  local claimed = endable and redis.call('HGET', P .. 'joined', flight)
-  if claimed then
-    -- Scoring claims a joined flight without a word in `open` about each member: look at it here.
-    local deadline = redis.call('ZSCORE', P .. 'm:' .. flight, id) % BAND
+  local own = endable and redis.call('ZSCORE', P .. 'm:' .. flight, id)
+  if own then
+    -- It is one of several. Scoring claims their flight without a word in `open` about each: look at it here.
+    local claimed, deadline = redis.call('HGET', P .. 'joined', flight), own % BAND
     endable = claimed == '0' or (late_only and deadline <= tonumber(claimed))
     over = endable and leave(id, flight, scoring)
     if not endable and late_only then
-      redis.call('ZADD', P .. 'open', int(now + 1000), id) -- look again then: a retry may make it wait again
+      redis.call('ZADD', P .. 'open', int(now + 5000), id) -- look again then: a retry may make it wait again
     end
   end
   reply[#reply + 1] = endable and 1 or 0

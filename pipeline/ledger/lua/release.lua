@@ -9,9 +9,9 @@ local incarnation, prefix, charge, reason, signal = ARGV[1], ARGV[2], ARGV[3], A
 local now = now_ms()
 if tonumber(ARGV[8]) > 0 then
   local beat = redis.call('ZSCORE', P .. 'beats', incarnation)
-  if beat and now - tonumber(beat) < tonumber(ARGV[8]) then return -1 end
+  if beat and tonumber(beat) > 0 and now - tonumber(beat) < tonumber(ARGV[8]) then return -1 end
 end
-if ARGV[7] == '1' then redis.call('ZADD', P .. 'beats', 0, incarnation) end
+if ARGV[7] == '1' then redis.call('ZADD', P .. 'beats', int(-now), incarnation) end
 
 local claims = P .. 'c:' .. incarnation
 local fields = redis.call('HGETALL', claims)

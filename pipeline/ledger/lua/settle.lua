@@ -27,7 +27,7 @@ if forwards > 0 then
     if wanted[i] then -- not cancelled or expired while the stage worked
       outputs[#outputs + 1] = P .. 'o:' .. id
       outputs[#outputs + 1] = ARGV[at + 3 * i - 1]
-      waiting[#waiting + 1] = joined and joined[i] and merged_score(id) or ARGV[at + 3 * i - 2]
+      waiting[#waiting + 1] = joined and joined[i] and urgency(id) or ARGV[at + 3 * i - 2]
       waiting[#waiting + 1] = id
     end
   end
@@ -53,7 +53,7 @@ if ended > 0 then
         -- Its members get it in scripts of their own; from here on none leaves it.
         redis.call('SET', P .. 'e:' .. id, record)
         redis.call('HSET', P .. 'fanout', id, state)
-        redis.call('HSET', P .. 'joined', id, int(now))
+        if joined[i] == '0' then redis.call('HSET', P .. 'joined', id, int(now)) end
         to_fan[#to_fan + 1] = id
       else
         local of_state = by_state[state] or { ids = {}, ends = {} }
@@ -93,8 +93,9 @@ count(stage .. ':settled', forwards + ended + retries)
 count(stage .. ':retried', retries)
 count('runs:' .. string.match(lane, '/([^#]+)'), tonumber(ARGV[14]))
 
+-- Members first: what this worker would claim or be handed now would wait for them.
 local limit = tonumber(ARGV[9])
-if limit == 0 or fenced(incarnation) then
+if limit == 0 or #to_fan > 0 or fenced(incarnation) then
   if redis.call('ZCARD', P .. 'q:' .. lane) > 0 then ring(lane, now) end
   return { 'empty', to_fan }
 end

@@ -1,30 +1,39 @@
 -- How requests, flights and dead letters end.
 
+-- Let idempotency keys stand for requests. held: {key, id, digest of the body} each. A key that has come to stand for
+-- another request, since this one had it, is left to that.
+local function hold_keys(held, ...)
+  if #held == 0 then return end
+  local keys, set = {}, { 'MSETEX', 0 }
+  for i, one in ipairs(held) do keys[i] = one[1] end
+  for i, value in ipairs(redis.call('MGET', unpack(keys))) do
+    if not value or string.sub(value, 1, 16) == held[i][2] then
+      set[2] = set[2] + 1
+      set[#set + 1], set[#set + 2] = held[i][1], held[i][2] .. held[i][3]
+    end
+  end
+  if set[2] == 0 then return end
+  for _, option in ipairs({ ... }) do set[#set + 1] = option end
+  redis.call(unpack(set))
+end
+
 -- The ends of requests: each leaves `open` (the one terminal commit), its record becomes its end.
 -- ids: all still open (the caller has looked, in the same script). ends: their new records. The two lives in ms: a key
 -- never outlives what it stands for.
 local function commit_ends(ids, ends, state, ttl, key_ttl)
   if #ids == 0 then return end
   redis.call('ZREM', P .. 'open', unpack(ids))
-  local set, held = { 'MSETEX', #ids }, { 'MSETEX', 0 }
+  local set, held = { 'MSETEX', #ids }, {}
   for i, id in ipairs(ids) do
     set[#set + 1] = P .. 'r:' .. id
     set[#set + 1] = ends[i]
     local _, key = front_of(ends[i])
-    if key ~= '' then
-      held[2] = held[2] + 1
-      held[#held + 1] = P .. 'k:' .. string.sub(key, 1, 16)
-      held[#held + 1] = id .. string.sub(key, 17)
-    end
+    if key ~= '' then held[#held + 1] = { P .. 'k:' .. string.sub(key, 1, 16), id, string.sub(key, 17) } end
   end
   set[#set + 1] = 'PX'
   set[#set + 1] = ttl
   redis.call(unpack(set))
-  if held[2] > 0 then
-    held[#held + 1] = 'PX'
-    held[#held + 1] = key_ttl
-    redis.call(unpack(held))
-  end
+  hold_keys(held, 'PX', key_ttl)
   count(state, #ids)
   redis.call('PUBLISH', P .. 'ended', table.concat(ids))
 end

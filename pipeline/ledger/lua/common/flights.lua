@@ -1,7 +1,8 @@
 -- Flights: most are of one request, whose id is also the flight's, and no more is kept of them. Those that others have
 -- joined stand in `joined` with their members in `m:`.
 
--- For each flight: false, or if it has been joined when scoring claimed it (ms, '0': not yet). nil: none has been.
+-- For each flight: false, or if it has been joined '0', or since when nobody can leave it (ms): scoring claimed it, or its
+-- outcome stands. nil: none has been joined.
 local function joined_of(ids)
   if redis.call('EXISTS', P .. 'joined') == 0 then return nil end
   return redis.call('HMGET', P .. 'joined', unpack(ids))
@@ -23,31 +24,35 @@ local function wanted_of(ids)
   return wanted, opens, joined
 end
 
--- The waiting score of a flight that has been joined: the best priority and the latest deadline of its members.
-local function merged_score(flight)
-  local members, best, latest = P .. 'm:' .. flight, nil, 0
+-- The waiting score of a flight that has been joined: that of its most urgent member.
+local function urgency(flight)
+  return redis.call('ZRANGE', P .. 'm:' .. flight, 0, 0, 'WITHSCORES')[2]
+end
+
+-- Until when anybody waits for a flight that has been joined (ms): the latest deadline of its members, whatever their
+-- priority.
+local function latest_deadline(flight)
+  local latest = 0
   for priority = 0, 2 do
     local from, to = int(priority * BAND), '(' .. int((priority + 1) * BAND)
-    local last = redis.call('ZRANGE', members, to, from, 'BYSCORE', 'REV', 'LIMIT', 0, 1, 'WITHSCORES')
-    if last[2] then
-      best = best or priority
-      latest = math.max(latest, last[2] - priority * BAND)
-    end
+    local last = redis.call('ZRANGE', P .. 'm:' .. flight, to, from, 'BYSCORE', 'REV', 'LIMIT', 0, 1, 'WITHSCORES')
+    if last[2] then latest = math.max(latest, last[2] - priority * BAND) end
   end
-  return int((best or 0) * BAND + latest)
+  return latest
 end
 
 -- The score with which a flight waits (again): as it had, or its members' if it has been joined.
 local function waiting_score(flight, had)
-  if redis.call('HEXISTS', P .. 'joined', flight) == 1 then return merged_score(flight) end
+  if redis.call('HEXISTS', P .. 'joined', flight) == 1 then return urgency(flight) end
   return had
 end
 
--- Move a joined flight to where its members want it, if it waits at all. lane: any of its model version.
-local function reposition(flight, lane)
-  local score, version = merged_score(flight), string.match(lane, '/.*$')
-  for _, queue in ipairs({ 'preprocess', string.match(lane, '^scoring[^/]*') or 'scoring', 'postprocess' }) do
-    redis.call('ZADD', P .. 'q:' .. queue .. version, 'XX', score, flight)
+-- Move a joined flight to where its members want it, if it waits at all. scoring: its scoring lane, which alone names the
+-- pool.
+local function reposition(flight, scoring)
+  local score, version = urgency(flight), string.match(scoring, '/.*$')
+  for _, lane in ipairs({ 'preprocess' .. version, scoring, 'postprocess' .. version }) do
+    redis.call('ZADD', P .. 'q:' .. lane, 'XX', score, flight)
   end
 end
 

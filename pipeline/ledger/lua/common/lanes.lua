@@ -16,7 +16,7 @@ end
 -- A fenced incarnation (swept for silence) may not claim: what it held has gone to others.
 local function fenced(incarnation)
   local beat = redis.call('ZSCORE', P .. 'beats', incarnation)
-  return not beat or tonumber(beat) == 0
+  return not beat or tonumber(beat) <= 0
 end
 
 local take -- below: it rings, too
@@ -26,11 +26,15 @@ local take -- below: it rings, too
 -- round trip. If it is gone by now, the batch is released like any other that it held.
 -- A wake: the lane; with a batch also now and field, then its ids, scores, blobs and ('' for none) attempts.
 local function ring(lane, now)
-  local entry = redis.call('LPOP', P .. 'idle:' .. string.match(lane, '^[^/]+'))
+  local idle = P .. 'idle:' .. string.match(lane, '^[^/]+')
+  local entry, incarnation, field, limit, last
+  repeat -- those of the fenced are dead
+    entry = redis.call('LPOP', idle)
+    incarnation, field, limit, last = string.match(entry or '', '^(%S+) (%S+) (%d+) (%S+)$')
+  until not entry or not fenced(incarnation)
   if entry then
-    local incarnation, field, limit, last = string.match(entry, '^(%S+) (%S+) (%d+) (%S+)$')
     local wake = { 'RPUSH', P .. 'wake:' .. incarnation .. ':' .. field, lane }
-    local batch = last == lane and not fenced(incarnation) and take(incarnation, field, lane, limit, now)
+    local batch = last == lane and take(incarnation, field, lane, limit, now)
     if batch then
       wake[4], wake[5] = batch[1], batch[2]
       for list = 3, 6 do
@@ -62,7 +66,7 @@ function take(incarnation, field, lane, limit, now)
   local wanted, opens, joined = wanted_of(ids)
   local live_ids, live_scores, first_gone, first_late = {}, {}, {}, {}
   for i, id in ipairs(ids) do
-    local deadline = joined and joined[i] and scores[i] % BAND or opens[i]
+    local deadline = joined and joined[i] and wanted[i] and latest_deadline(id) or opens[i]
     if wanted[i] and (stage == 'postprocess' or tonumber(deadline) > now) then
       live_ids[#live_ids + 1] = id
       live_scores[#live_scores + 1] = scores[i]
@@ -140,6 +144,6 @@ local function join(entry)
     end
   end
   redis.call('LPUSH', P .. 'idle:' .. queue, entry)
-  redis.call('PEXPIRE', P .. 'idle:' .. queue, 5000) -- entries of workers that died here go with it
+  redis.call('PEXPIRE', P .. 'idle:' .. queue, 5000)
   return 'lingers'
 end
