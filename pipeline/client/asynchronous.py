@@ -25,7 +25,9 @@ from pipeline.contracts.stages import ENDS, Priority
 from pipeline.contracts.status import Status
 from pipeline.ledger import keys
 from pipeline.ledger.connection import connect_async
-from pipeline.ledger.producing import Accepted, Endings, Known, Producing, Submission, idempotency
+from pipeline.ledger.endings import Endings
+from pipeline.ledger.parcels import Accepted, Known, Submission, idempotency
+from pipeline.ledger.producing import Producing
 from pipeline.ledger.releases import ReleaseTable
 from pipeline.settings import Settings, read_settings
 

@@ -20,7 +20,7 @@ from pipeline.contracts.problems import AlreadyEnded, IdempotencyMismatch, Inval
 from pipeline.contracts.stages import Priority, State
 from pipeline.contracts.status import Failure, Status
 from pipeline.contracts.work import Carry, Header
-from pipeline.ledger.producing import Accepted, idempotency
+from pipeline.ledger.parcels import Accepted, idempotency
 from pipeline.ledger.records import End, Entry, pack_front, status_of
 
 Score = Callable[[str, Mapping[str, Any]], dict[str, Any]]

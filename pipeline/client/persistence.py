@@ -21,7 +21,8 @@ from tenacity import (
 
 from pipeline.contracts.problems import Problem, StoreUnavailable
 from pipeline.contracts.status import Status
-from pipeline.ledger.producing import RECEIPT_S, Accepted, Known, Parcel, Producing, Submission
+from pipeline.ledger.parcels import RECEIPT_S, Accepted, Known, Parcel, Submission
+from pipeline.ledger.producing import Producing
 
 Result = TypeVar("Result")
 LONGEST_PAUSE_S = 10.0

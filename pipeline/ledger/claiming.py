@@ -58,7 +58,7 @@ class Batch:
 
 
 class _Place(NamedTuple):
-    """A place on the list of a queue's idle workers (see join in lua/common/lanes.lua)."""
+    """A place on the list of a queue's idle workers (see join in lua/prelude/lanes.lua)."""
 
     incarnation: str
     wake: str

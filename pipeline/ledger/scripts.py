@@ -1,4 +1,4 @@
-"""Loads the ledger's scripts: each ``lua/NAME.lua`` with what they have in common and the bell before it."""
+"""Loads the ledger's scripts: each ``lua/NAME.lua`` with the prelude and the bell before it."""
 
 import json
 from functools import cache
@@ -24,8 +24,8 @@ SCRIPTS = (
 )
 
 
-COMMON = ("base", "flights", "ends", "lanes")
-"""Parts of every script, each using those before it."""
+PRELUDE = ("base", "flights", "ends", "lanes")
+"""Parts of what stands before every script, each using those before it."""
 
 
 @cache
@@ -39,8 +39,8 @@ def source(name: str, *, flags: bool = True) -> str:
     # Minified: the bell is pushed as it stands here, and every byte is sent with every bell.
     bell = json.dumps(json.loads((folder / "bell.json").read_text()), separators=(",", ":"))
     head = flag_line + "\n" if flags and flag_line else ""
-    common = "\n".join((folder / "lua" / "common" / f"{part}.lua").read_text() for part in COMMON)
-    return f"{head}local BELL = [==[{bell}]==]\n{common}\n{text}"
+    prelude = "\n".join((folder / "lua" / "prelude" / f"{part}.lua").read_text() for part in PRELUDE)
+    return f"{head}local BELL = [==[{bell}]==]\n{prelude}\n{text}"
 
 
 class Scripts:

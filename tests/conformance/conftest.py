@@ -19,7 +19,8 @@ from pipeline.ledger.claiming import Batch, Claims
 from pipeline.ledger.connection import connect, connect_async
 from pipeline.ledger.keys import TAG
 from pipeline.ledger.letters import DeadLetters
-from pipeline.ledger.producing import Accepted, Producing, Submission
+from pipeline.ledger.parcels import Accepted, Submission
+from pipeline.ledger.producing import Producing
 from pipeline.ledger.releases import Release, publish
 from pipeline.ledger.scripts import Scripts
 from pipeline.ledger.sweeping import Sweeping

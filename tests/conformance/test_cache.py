@@ -9,7 +9,7 @@ from pipeline.contracts.stages import Stage, State
 from pipeline.contracts.work import Completed, Ended, Outcome, Output
 from pipeline.ledger.cache import CacheFiller
 from pipeline.ledger.keys import TAG
-from pipeline.ledger.producing import Accepted, Known, Submission, idempotency
+from pipeline.ledger.parcels import Accepted, Known, Submission, idempotency
 from pipeline.ledger.releases import Release, publish
 from tests.conformance.conftest import FAILURE, Ledger, LedgerMaker
 

@@ -11,7 +11,7 @@ from pipeline.contracts.work import Attempts, Completed, Ended, Output, RetryLat
 from pipeline.ledger import claiming
 from pipeline.ledger.claiming import Batch, Claims, release_claims
 from pipeline.ledger.keys import TAG
-from pipeline.ledger.producing import Accepted, Known, Submission, idempotency
+from pipeline.ledger.parcels import Accepted, Known, Submission, idempotency
 from pipeline.ledger.releases import Release, publish
 from tests.conformance.conftest import Ledger, LedgerMaker, dead
 

@@ -16,7 +16,7 @@ from pipeline.contracts.stages import Stage
 from pipeline.contracts.work import Attempts, RetryLater
 from pipeline.ledger import keys
 from pipeline.ledger.keys import TAG
-from pipeline.ledger.producing import Accepted, Known, Parcel, Submission, idempotency
+from pipeline.ledger.parcels import Accepted, Known, Parcel, Submission, idempotency
 from tests.conformance.conftest import Ledger, LedgerMaker, dead
 
 

@@ -21,7 +21,7 @@ from pipeline.contracts.work import Attempts, Completed, Ended, Outcome, Output,
 from pipeline.incarnation import Heartbeat, Incarnation
 from pipeline.ledger.claiming import Batch, ClaimLost, Claims, release_claims
 from pipeline.ledger.keys import TAG
-from pipeline.ledger.producing import Submission
+from pipeline.ledger.parcels import Submission
 from pipeline.ledger.releases import Release, ReleaseConflict, publish
 from tests.conformance.conftest import REF, Ledger, LedgerMaker, dead
 from tests.conftest import eventually

@@ -12,7 +12,7 @@ from pipeline.contracts.work import Completed, Output
 from pipeline.judge import exhausted, judge
 from pipeline.ledger import keys
 from pipeline.ledger.keys import TAG
-from pipeline.ledger.producing import Submission
+from pipeline.ledger.parcels import Submission
 from tests.conformance.conftest import Ledger
 
 

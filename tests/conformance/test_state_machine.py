@@ -30,7 +30,7 @@ from pipeline.contracts.work import (
 from pipeline.ledger import claiming
 from pipeline.ledger.claiming import Batch, ClaimLost, Claims, release_claims
 from pipeline.ledger.keys import TAG
-from pipeline.ledger.producing import Accepted, Known, Parcel, Submission, idempotency
+from pipeline.ledger.parcels import Accepted, Known, Parcel, Submission, idempotency
 from tests.conformance.conftest import Ledger, LedgerMaker
 
 FATES = st.sampled_from(["complete", "retry", "dead", "complete", "invalid"])

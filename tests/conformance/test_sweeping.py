@@ -9,7 +9,7 @@ from pipeline.contracts.problems import (
 from pipeline.contracts.stages import Stage
 from pipeline.ledger.claiming import Fenced, release_claims
 from pipeline.ledger.keys import TAG
-from pipeline.ledger.producing import Submission
+from pipeline.ledger.parcels import Submission
 from pipeline.sweeper import Sweeper
 from tests.conformance.conftest import Ledger, LedgerMaker, dead
 

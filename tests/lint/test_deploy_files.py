@@ -15,7 +15,7 @@ def test_every_script_is_loaded_and_every_loaded_script_exists() -> None:
 
 
 def test_the_scripts_and_the_legend_agree_on_the_partition_tag() -> None:
-    base = (REPOSITORY / "pipeline" / "ledger" / "lua" / "common" / "base.lua").read_text()
+    base = (REPOSITORY / "pipeline" / "ledger" / "lua" / "prelude" / "base.lua").read_text()
     assert f"local P = '{TAG}'" in base
 
 

@@ -1,0 +1,165 @@
+"""Parcels: requests as they go to the ledger, and what it answers."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.contracts.cache_keys import cache_key
+from pipeline.contracts.canonical import digest
+from pipeline.contracts.ids import random_tails
+from pipeline.contracts.problems import InvalidRequest, Problem
+from pipeline.contracts.stages import Priority, Stage
+from pipeline.contracts.status import Status
+from pipeline.contracts.work import Carry, Header, Ties
+from pipeline.ledger.cache import CacheReader
+from pipeline.ledger.records import (
+    ACCEPTED,
+    MEMBER_REST,
+    Entry,
+    pack_features,
+    pack_front,
+    status_of,
+    unpack_entry,
+)
+from pipeline.ledger.releases import ReleaseTable
+from pipeline.settings import Settings
+
+RECEIPT_S = 120
+"""How long an accept can be asked for again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """One scoring request as a producer means it; its envelope has been checked."""
+
+    model: str
+    features: Mapping[str, Any]
+    priority: Priority = Priority.NORMAL
+    timeout_ms: int = 3_600_000
+    allow_degraded: bool = True
+    key: bytes = b""
+    """What ``idempotency`` made of the producer's key and this request; empty without a key."""
+    no_cache: bool = False
+    """Compute it anew, and for this request alone."""
+
+
+def idempotency(
+    scope: str, key: str, model: str, features: Mapping[str, Any], priority: str, timeout_s: float
+) -> bytes:
+    """A producer's idempotency key, within its scope, and the digest of the body that it stands for (16 bytes each).
+
+    Whether two bodies are the same is decided as by their RFC 8785 texts; see ``contracts.canonical``.
+    """
+    try:
+        return digest(scope, key) + digest(model, features, priority, timeout_s)
+    except (TypeError, ValueError) as error:
+        message = f"cannot be compared: {error}"
+        raise InvalidRequest(f"features {message}", errors=[{"pointer": "/features", "message": message}]) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A request that may have ended: read it. An idempotency key stood for it, or its answer was there already."""
+
+    id: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """A request that is in the ledger now, and will end."""
+
+    id: bytes
+    header: Header
+    joined: bool = False
+    end: bytes | None = None
+    """Its record, if the cache had its answer."""
+
+    def status(self) -> Status:
+        """Its status document in this moment: known without reading it back."""
+        entry = Entry(ACCEPTED, self.header, Carry(0), None, pack_front(self.header))
+        status = status_of(self.id, unpack_entry(self.end) if self.end else entry)
+        status["joined"] = self.joined
+        return status
+
+
+@dataclass(slots=True)
+class _Row:
+    """One request of a parcel: its place there, what is sent of it, and its end if the cache had its answer."""
+
+    place: int
+    header: Header
+    tail: bytes
+    scoring: str
+    record: bytes
+    cache_key: bytes
+    key: bytes
+    end: bytes | None = None
+
+
+class Parcel:
+    """Up to ``SCRIPT_LIMIT`` requests on their way. However often it is sent, each is accepted once."""
+
+    def __init__(self, submissions: Sequence[Submission]) -> None:
+        self.submissions = submissions
+        self.receipt = os.urandom(16)
+        self.packed = False
+        self.looked = False
+
+    def pack(self, table: ReleaseTable, settings: Settings) -> None:
+        """Pin each request's model version and pack it, or note why it cannot be."""
+        self.epoch = table.epoch
+        self.refused: list[Problem | None] = [None] * len(self.submissions)
+        self.sent: list[_Row] = []
+        self.head: list[Any] = [
+            table.epoch,
+            settings.max_waiting,
+            self.receipt,
+            RECEIPT_S * 1000,
+            round(settings.result_ttl * 1000),
+            round(settings.idempotency_ttl * 1000),
+            MEMBER_REST,
+        ]
+        tails = random_tails(len(self.submissions))
+        for place, (submission, tail) in enumerate(zip(self.submissions, tails, strict=True)):
+            try:
+                release = table.resolve(submission.model)
+                features, degradable = submission.features, submission.allow_degraded
+                header = Header(
+                    release.name,
+                    release.version,
+                    release.digest_bytes,
+                    release.pool,
+                    int(submission.priority),
+                    submission.timeout_ms,
+                    0,
+                    degradable,
+                    release.cache_s,
+                )
+                packed = pack_features(features)
+                shared = b"" if submission.no_cache else cache_key(release.ref, features, allow_degraded=degradable)
+                record = pack_front(header, Ties(b"", submission.key, shared)) + packed
+                cacheable = shared if release.cache_s else b""
+            except Problem as problem:
+                self.refused[place] = problem
+                continue
+            scoring = release.ref.lane(Stage.SCORING)
+            self.sent.append(_Row(place, header, tail, scoring, record, cacheable, submission.key))
+        self.packed, self.looked = True, False
+
+    async def look(self, cache: CacheReader) -> None:
+        """Let those end at once whose answers the cache has."""
+        rows = [row for row in self.sent if row.cache_key]
+        hits = await cache.look([row.cache_key for row in rows]) if rows else ()
+        for row, hit in zip(rows, hits, strict=True):
+            if hit is not None:
+                row.end = hit.record(row.header, row.key)
+        self.looked = True
+
+    def arguments(self) -> list[Any]:
+        """Those of the accept script."""
+        arguments = self.head.copy()
+        for row in self.sent:
+            scoring, record = ("", row.end) if row.end else (row.scoring, row.record)
+            arguments += row.tail, scoring, row.header.priority, row.header.timeout_ms, record
+        return arguments
