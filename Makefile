@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test lint format bench clean
+.PHONY: help install demo up test lint format bench chaos clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -42,6 +42,9 @@ format: $(INSTALLED) ## Format the code
 
 bench: $(INSTALLED) ## Measure against a plain Celery chain on this machine
 	@$(BIN)/python -m bench
+
+chaos: $(INSTALLED) ## Every fault under load for five minutes: does every accepted request end exactly once?
+	@$(BIN)/python -m chaos --seconds 300
 
 clean: ## Remove .venv and caches
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache *.egg-info

@@ -29,3 +29,6 @@ cli.command()(services.doctor)
 cli.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
 )(services.bench)
+cli.command(
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+)(services.chaos)

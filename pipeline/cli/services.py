@@ -136,9 +136,18 @@ def train_demo(
 
 def bench(context: typer.Context) -> None:
     """Measure against a plain Celery chain on this machine (the repository's `bench` folder; --help lists options)."""
-    if not (REPOSITORY / "bench").is_dir():
-        fail("the benchmarks are part of the source repository: run `make bench` in a clone", USAGE)
-    _become("bench", *context.args)
+    _become_part_of_the_repository("bench", *context.args)
+
+
+def chaos(context: typer.Context) -> None:
+    """Strike a stack under load, and check what became of every request (--help lists options)."""
+    _become_part_of_the_repository("chaos", *context.args)
+
+
+def _become_part_of_the_repository(module: str, *arguments: str) -> None:
+    if not (REPOSITORY / module).is_dir():
+        fail(f"{module} is part of the source repository: run `make {module}` in a clone", USAGE)
+    _become(module, *arguments)
 
 
 def _become(module: str, *arguments: str) -> None:

@@ -33,6 +33,8 @@ key               type    life                         what
 ``counts``        hash    for ever                     running totals: ``STAGE:claimed``, states, model runs
 ``rates``         hash    for ever                     STAGE -> settled per second, by the leading sweeper
 ``leader``        string  3 s                          the sweeper that leads
+``audit``         string  while the proof runs         every commit is logged
+``commits``       stream  while the proof runs         ``id``, ``record``: each terminal commit
 ``confirm``       string  for ever                     written to wait for what was written before it
 ``full``          string  3 s, while it is true        the store's memory is nearly used up: accept refuses
 ``lean``          string  3 s, while it is true        the same a little earlier: the cache takes nothing more

@@ -43,6 +43,7 @@ class LocalStack:
         port: int | None = None,
         flower_port: int | None = None,
         scoring_workers: int = 1,
+        other_workers: int = 1,
         durability: Durability | None = None,
         chaos_model: bool = False,
         environment: Mapping[str, str] | None = None,
@@ -55,7 +56,7 @@ class LocalStack:
             self.data_dir.mkdir(parents=True, exist_ok=True)
             self._lock = self._locked()
             try:
-                ports = choose_ports(api=port, flower=flower_port, health=4 + scoring_workers)
+                ports = choose_ports(api=port, flower=flower_port, health=1 + scoring_workers + 2 * other_workers)
             except OSError as error:
                 raise StackError(f"a port is taken ({error}): choose another, or none to get a free one") from error
         except BaseException:
@@ -70,7 +71,9 @@ class LocalStack:
             update={"store_url": self.store_url, "durability": self.durability, "model_store": model_store}
         )
         self._supervision = Supervision(
-            programs(ports, self.data_dir, self.durability, scoring_workers=scoring_workers),
+            programs(
+                ports, self.data_dir, self.durability, scoring_workers=scoring_workers, other_workers=other_workers
+            ),
             self.data_dir,
             {
                 "SCORELINE_STORE_URL": self.store_url,

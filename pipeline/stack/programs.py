@@ -48,8 +48,10 @@ def choose_ports(*, api: int | None, flower: int | None, health: int) -> Ports:
     return Ports(store, chosen_api, chosen_flower, rest)
 
 
-def programs(ports: Ports, data_dir: Path, durability: Durability, *, scoring_workers: int) -> list[Program]:
-    """Everything a local stack runs."""
+def programs(
+    ports: Ports, data_dir: Path, durability: Durability, *, scoring_workers: int, other_workers: int
+) -> list[Program]:
+    """Everything a local stack runs; ``other_workers``: for each of the other stages."""
     python = sys.executable
     health = iter(ports.health)
 
@@ -60,7 +62,7 @@ def programs(ports: Ports, data_dir: Path, durability: Durability, *, scoring_wo
 
     workers = []
     for stage in Stage:
-        copies = scoring_workers if stage is Stage.SCORING else 1
+        copies = scoring_workers if stage is Stage.SCORING else other_workers
         for copy in range(1, copies + 1):
             workers.append(watched(stage if copies == 1 else f"{stage}-{copy}", "tasks", stage))
     return [
