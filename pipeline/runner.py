@@ -70,7 +70,7 @@ class Stay:
 class Runner:
     """Serves lanes for one process."""
 
-    def __init__(self, service: StageService, claims: Claims, cache: CacheFiller, settings: Settings) -> None:
+    def __init__(self, service: StageService, claims: Claims, cache: CacheFiller | None, settings: Settings) -> None:
         self._service = service
         self._claims = claims
         self._cache = cache
@@ -144,7 +144,7 @@ class Runner:
             log.warning("claim_lost", reason=str(lost))
             served.lost += 1
             return None
-        if stage.following is None:
+        if stage.following is None and self._cache is not None:
             self._cache.fill(batch.works, outcomes)
         return following
 

@@ -31,9 +31,8 @@ class _Child:
     def __init__(self, stage: Stage, incarnation: Incarnation, settings: Settings) -> None:
         client = connect(settings, extra_wait_s=settings.linger_s + 1)
         self.claims = Claims(client, settings, lambda: incarnation.name, incarnation.began)
-        self.runner = Runner(
-            _Limited(load_stage(stage, settings)), self.claims, CacheFiller(client, settings), settings
-        )
+        cache = CacheFiller(settings.cache_url, settings) if settings.cache_url else None
+        self.runner = Runner(_Limited(load_stage(stage, settings)), self.claims, cache, settings)
         self.debt = Debt(self.claims)
         _register(incarnation, client)
 

@@ -38,11 +38,29 @@ def _normal(value: Any) -> Any:
     if kind is int:
         return value if -_EXACT <= value <= _EXACT else _as_double(value)
     if isinstance(value, Mapping):
-        return {name: _normal(value[name]) for name in sorted(value)}
+        return _normal_mapping(value)
     if isinstance(value, list | tuple):
         return [_normal(item) for item in value]
     plain = next((base for base in (str, float, int) if isinstance(value, base)), None)
     return _normal(plain(value)) if plain else value  # a kind of number counts as a number
+
+
+def _normal_mapping(mapping: Mapping[str, Any]) -> dict[str, Any]:
+    # Plain values are looked at here: a call for each would be half the cost of accepting a request.
+    normal = {}
+    for name in sorted(mapping):
+        value = mapping[name]
+        kind = type(value)
+        if kind is float:
+            if value.is_integer() and -_EXACT <= value <= _EXACT:
+                value = int(value)
+        elif kind is int:
+            if not -_EXACT <= value <= _EXACT:
+                value = _as_double(value)
+        elif kind is not str:
+            value = _normal(value)
+        normal[name] = value
+    return normal
 
 
 def _as_double(value: int) -> float:

@@ -1,4 +1,7 @@
-"""The cache: results that may be given again. Best effort: it may live on a server of its own, and be gone.
+"""A cache of results on a server of its own (``SCORELINE_CACHE_URL``). Best effort: it may be gone at any time.
+
+Without one, the ledger itself finds again what it has: ``f:CACHE_KEY`` points to the request that was computed last,
+for as long as its model says, and its record is copied (``accept.lua``). Nothing of this module is used then.
 
 ================= ======= ============= =========================================================================
 key               type    life          what
@@ -9,7 +12,7 @@ key               type    life          what
 ``xb``            string  for ever      bytes that all entries take
 ================= ======= ============= =========================================================================
 
-Every key begins with the partition tag. On the ledger's own server the cache also heeds ``lean`` (see ``keys``).
+Every key begins with the partition tag.
 """
 
 import asyncio
@@ -24,7 +27,7 @@ from redis.exceptions import RedisError
 from pipeline.contracts.stages import State
 from pipeline.contracts.work import Carry, Completed, Header, Outcome, Ties, Work
 from pipeline.ledger import keys
-from pipeline.ledger.connection import AsyncClient, Client, connect, connect_async
+from pipeline.ledger.connection import connect, connect_async
 from pipeline.ledger.records import End, end_of, pack_front, ties_of
 from pipeline.ledger.scripts import Scripts
 from pipeline.settings import Settings
@@ -45,8 +48,9 @@ class Hit(NamedTuple):
 
     def record(self, header: Header, key: bytes) -> bytes:
         """The record of another request that ends with it, at the moment it is accepted."""
-        end = End(0, self.result, None, 0, self.scored_by, cached=True)
-        return end_of(State.SUCCEEDED, pack_front(header, Ties(key=key)), Carry(0, (), self.anomalies), end)
+        end = End(0, self.result, None, 0, self.scored_by)
+        front = pack_front(header, Ties(key=key), cached=True)
+        return end_of(State.SUCCEEDED, front, Carry(0, (), self.anomalies), end)
 
 
 class _Listener(pybreaker.CircuitBreakerListener):
@@ -61,20 +65,16 @@ def _breaker() -> pybreaker.CircuitBreaker:
     )
 
 
-def _elsewhere(settings: Settings) -> Settings | None:
-    """The settings to connect with if the cache has a server of its own."""
-    if settings.cache_url is None:
-        return None
-    return settings.model_copy(update={"store_url": settings.cache_url, "store_timeout_s": TIMEOUT_S})
+def _its_own(url: str, settings: Settings) -> Settings:
+    """The settings to connect with."""
+    return settings.model_copy(update={"store_url": url, "store_timeout_s": TIMEOUT_S})
 
 
 class CacheReader:
-    """The producers' side: look before accepting. ``store`` is the ledger's client."""
+    """The producers' side: look before accepting."""
 
-    def __init__(self, store: AsyncClient, settings: Settings) -> None:
-        elsewhere = _elsewhere(settings)
-        self._own = connect_async(elsewhere) if elsewhere else None
-        self._client = self._own or store
+    def __init__(self, url: str, settings: Settings) -> None:
+        self._client = connect_async(_its_own(url, settings))
         self._breaker = _breaker()
 
     async def look(self, cache_keys: Sequence[bytes]) -> list[Hit | None]:
@@ -87,9 +87,8 @@ class CacheReader:
         return [_unpack(blob) for blob in blobs]
 
     async def close(self) -> None:
-        """Close the connection, if it is the cache's own."""
-        if self._own is not None:
-            await self._own.aclose()
+        """Close the connection."""
+        await self._client.aclose()
 
 
 def _unpack(blob: bytes | None) -> Hit | None:
@@ -102,9 +101,8 @@ def _unpack(blob: bytes | None) -> Hit | None:
 class CacheFiller:
     """The last stage's side: keep what has ended well."""
 
-    def __init__(self, store: Client, settings: Settings) -> None:
-        elsewhere = _elsewhere(settings)
-        self._scripts = Scripts(connect(elsewhere) if elsewhere else store)
+    def __init__(self, url: str, settings: Settings) -> None:
+        self._scripts = Scripts(connect(_its_own(url, settings)))
         self._max_bytes = settings.cache_max_bytes
         self._breaker = _breaker()
 

@@ -170,6 +170,9 @@ class Claims:
                 model_runs,
                 place.entry,
                 round(settings.idempotency_ttl * 1000),
+                # A cache elsewhere is filled by the worker; then the ledger is none.
+                0 if settings.cache_url else round(1000 * batch.works[0].header.cache_s),
+                settings.cache_max_bytes,
                 *forwards,
                 *ends,
                 *retries,
@@ -272,7 +275,7 @@ def fan_out(scripts: Scripts, settings: Settings, flight: bytes) -> int:
     )
     ended = 0
     for _ in range(FAN_OUT_CALLS):
-        now_ended, left = scripts.fan(args=[*lives, flight])
+        now_ended, left = scripts.fan(args=[*lives, flight, settings.cache_max_bytes])
         ended += now_ended
         if not left:
             break

@@ -5,8 +5,9 @@ key               type    life                         what
 ================= ======= ============================ ========================================================
 ``r:ID``          string  until ended, + result_ttl    the request's record: as accepted, then as ended
 ``o:ID``          string  until ended                  the latest stage's output: input of the next one
-``f:CACHE_KEY``   string  until ended, + 2 s           the flight that computes this: ID, ``:``, its own score;
-                                                       ID alone for 2 s after it has succeeded
+``f:CACHE_KEY``   string  until ended, + cache_ttl_s   the flight that computes this: ID, ``:``, its own score;
+                                                       ID alone once it has succeeded: its record has the answer
+``kept:MS:N``     string  twice that life              how many such pointers of this life were made in period N
 ``m:ID``          zset    until ended                  members of a flight that has been joined; score: their own
 ``joined``        hash    while any is unfinished      ID of a flight that has been joined -> 0, or since when
                                                        nobody can leave it (ms): scoring claimed it, or it ended

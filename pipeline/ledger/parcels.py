@@ -9,7 +9,7 @@ from pipeline.contracts.cache_keys import cache_key
 from pipeline.contracts.canonical import digest
 from pipeline.contracts.ids import random_tails
 from pipeline.contracts.problems import InvalidRequest, Problem
-from pipeline.contracts.stages import Priority, Stage
+from pipeline.contracts.stages import Priority
 from pipeline.contracts.status import Status
 from pipeline.contracts.work import Carry, Header, Ties
 from pipeline.ledger.cache import CacheReader
@@ -143,8 +143,7 @@ class Parcel:
             except Problem as problem:
                 self.refused[place] = problem
                 continue
-            scoring = release.ref.lane(Stage.SCORING)
-            self.sent.append(_Row(place, header, tail, scoring, record, cacheable, submission.key))
+            self.sent.append(_Row(place, header, tail, release.scoring_lane, record, cacheable, submission.key))
         self.packed, self.looked = True, False
 
     async def look(self, cache: CacheReader) -> None:

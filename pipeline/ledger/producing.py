@@ -48,7 +48,7 @@ class Producing:
         self._client = client
         self._settings = settings
         self._scripts = Scripts(client)
-        self._cache = CacheReader(client, settings)
+        self._cache = CacheReader(settings.cache_url, settings) if settings.cache_url else None
         self._table: ReleaseTable | None = None
 
     async def releases(self, *, fresh: bool = False) -> ReleaseTable:
@@ -59,7 +59,8 @@ class Producing:
 
     async def close(self) -> None:
         """Close what is its own."""
-        await self._cache.close()
+        if self._cache is not None:
+            await self._cache.close()
 
     async def accept(self, submissions: Sequence[Submission]) -> list[Accepted | Known | Problem]:
         """Accept up to ``SCRIPT_LIMIT`` requests in one script: for each, its id and what was pinned, or why not."""
@@ -74,7 +75,7 @@ class Producing:
         if not parcel.packed:
             parcel.pack(await self.releases(), self._settings)
         while True:
-            if not parcel.looked:
+            if self._cache is not None and not parcel.looked:
                 await parcel.look(self._cache)
             if after is not None:
                 await after

@@ -3,7 +3,8 @@
 The front is whose it is: its ties and its header. Scripts read it, too, and put the rest of one request behind the
 front of another that has joined it:
 
-    1 byte    flags: 1 has joined a flight, 2 has an idempotency key, 4 has a cache key, 8 may be answered from cache
+    1 byte    flags: 1 has joined a flight, 2 has an idempotency key, 4 has a cache key, 8 its answer may be given
+              again, 16 was given the answer of another
     16 bytes  the flight                            } each only
     32 bytes  the idempotency key and body digest   } if its flag
     16 bytes  the cache key                         } is set
@@ -31,13 +32,13 @@ from pipeline.contracts.work import NO_ATTEMPTS, Attempt, Attempts, Carry, Heade
 ACCEPTED = "accepted"
 NEW = Carry(0)
 NO_TIES = Ties()
-_JOINED = 1
+_JOINED, _CACHED = 1, 16
 MAX_DEPTH = 32
 _END_KINDS = frozenset(str(state) for state in ENDS)
 
 
 # For each value of the flags: where the flight, the idempotency key and the cache key end.
-_ENDS_OF_TIES = [tuple(accumulate((1 + 16 * (flags & 1), 16 * (flags & 2), 4 * (flags & 4)))) for flags in range(16)]
+_ENDS_OF_TIES = [tuple(accumulate((1 + 16 * (flags & 1), 16 * (flags & 2), 4 * (flags & 4)))) for flags in range(32)]
 
 
 class End(NamedTuple):
@@ -52,7 +53,6 @@ class End(NamedTuple):
     attempts: int
     scored_by: str | None = None
     degraded: bool = False
-    cached: bool = False
 
 
 class Entry(NamedTuple):
@@ -91,11 +91,17 @@ def pack_entry(kind: str, front: bytes, carry: Carry, body: Any) -> bytes:
     return packed
 
 
-def pack_front(header: Header, ties: Ties = NO_TIES) -> bytes:
-    """The front of all values of one request."""
-    pinned = msgpack.packb(header)
+def pack_front(header: Header, ties: Ties = NO_TIES, *, cached: bool = False) -> bytes:
+    """The front of all values of one request. ``cached``: it was given the answer of another."""
+    pinned = _pack_header(header)
     flags = bool(ties.flight) | bool(ties.key) << 1 | bool(ties.cache_key) << 2 | bool(header.cache_s) << 3
-    return b"%c%b%b%b%b%b" % (flags, *ties, len(pinned).to_bytes(2, "big"), pinned)
+    return b"%c%b%b%b%b" % (flags | cached << 4, *ties, pinned)
+
+
+@lru_cache(maxsize=1024)
+def _pack_header(header: Header) -> bytes:
+    packed: bytes = msgpack.packb(header)
+    return len(packed).to_bytes(2, "big") + packed
 
 
 def pack_features(features: Mapping[str, Any]) -> bytes:
@@ -230,7 +236,7 @@ def status_of(
         error=end.error,
         degraded=end.degraded,
         scored_by=end.scored_by,
-        cached=end.cached,
+        cached=bool(record.front[0] & _CACHED),
         joined=bool(record.front[0] & _JOINED),
         anomalies=list(carry.anomalies),  # type: ignore[arg-type]
         attempts=tries,

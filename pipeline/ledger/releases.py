@@ -9,6 +9,7 @@ from redis.exceptions import WatchError
 
 from pipeline.contracts.lanes import ModelRef
 from pipeline.contracts.problems import UnknownModel
+from pipeline.contracts.stages import Stage
 from pipeline.ledger import keys
 from pipeline.ledger.connection import AsyncClient, store_problems
 
@@ -36,10 +37,15 @@ class Release:
         """The digest as it is pinned."""
         return bytes.fromhex(self.digest)
 
-    @property
+    @cached_property
     def ref(self) -> ModelRef:
         """What is pinned when a request is accepted."""
         return ModelRef(self.name, self.version, self.digest, self.pool)
+
+    @cached_property
+    def scoring_lane(self) -> str:
+        """The lane that names everything of it: model, version, digest and pool."""
+        return self.ref.lane(Stage.SCORING)
 
 
 @dataclass(frozen=True, slots=True)

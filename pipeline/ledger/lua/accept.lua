@@ -3,7 +3,7 @@
 --       record of who joins a flight, then five for each request: id tail (10 bytes), scoring lane ('' if the record is its
 --       end, from the cache), priority, timeout_ms, record.
 -- Returns {'stale'} (the releases changed: resolve again), or {'ok', answers, unfinished}: for each request 17 bytes, a
--- letter and an id: n new, j new and joined to a flight, e new and ended at once, o old (the key is known), m mismatch (the
+-- letter and an id: n new, j new and joined to a flight, e new and ended at once with an answer that was there, o old (the key is known), m mismatch (the
 -- key is known, with another body), f full (as many wait as may), s short of memory. Refusals store nothing.
 -- The same receipt gives the same answers: who did not hear them sends again.
 local known = redis.call('MGET', P .. 'epoch', P .. 'full', P .. 'a:' .. ARGV[3])
@@ -13,9 +13,9 @@ if (known[1] or '0') ~= ARGV[1] then return { 'stale' } end
 -- What the keys stand for: requests by idempotency key, flights by cache key.
 local requests_by, flights_by, keys = {}, {}, {}
 for i = 8, #ARGV, 5 do
-  local _, key, cache_key = front_of(ARGV[i + 4])
-  requests_by[i] = key ~= '' and P .. 'k:' .. string.sub(key, 1, 16)
-  flights_by[i] = cache_key ~= '' and P .. 'f:' .. cache_key
+  local key, cache_key = key_of(ARGV[i + 4]), cache_key_of(ARGV[i + 4])
+  requests_by[i] = key and P .. 'k:' .. key
+  flights_by[i] = cache_key and P .. 'f:' .. cache_key
   if requests_by[i] then keys[#keys + 1] = requests_by[i] end
   if flights_by[i] then keys[#keys + 1] = flights_by[i] end
 end
@@ -45,8 +45,12 @@ end
 
 -- The record of a request that has joined a flight: its own front, marked with the flight, and a rest.
 local function joined_record(record, flight, rest)
-  local _, _, _, _, at = front_of(record)
-  return string.char(string.byte(record) + 1) .. flight .. string.sub(record, 2, at - 1) .. rest
+  return string.char(string.byte(record) + 1) .. flight .. string.sub(record, 2, rest_at(record) - 1) .. rest
+end
+
+-- The record of a request that has found its answer: its own front, marked as such, and the rest of the other.
+local function cached_record(record, other)
+  return string.char(string.byte(record) + 16) .. string.sub(record, 2, rest_at(record) - 1) .. string.sub(other, rest_at(other))
 end
 
 local stamp = ''
@@ -66,8 +70,8 @@ for i = 8, #ARGV, 5 do
   local key, flight_key = requests_by[i], flights_by[i]
   local old = key and held[key]
   if old then
-    local _, body = front_of(record)
-    local same = string.sub(old, 17) == string.sub(body, 17)
+    local _, body = key_of(record)
+    local same = string.sub(old, 17) == body
     answers[#answers + 1] = same and 'o' .. string.sub(old, 1, 16) or 'm' .. none
   elseif known[2] then
     answers[#answers + 1] = 's' .. none
@@ -77,8 +81,8 @@ for i = 8, #ARGV, 5 do
     local id, deadline = stamp .. ARGV[i], now + ARGV[i + 3]
     local score = int(ARGV[i + 2] * BAND + deadline)
     if key then
-      local _, body = front_of(record)
-      held[key] = id .. string.sub(body, 17)
+      local _, body = key_of(record)
+      held[key] = id .. body
       keep[#keep + 1] = key
       keep[#keep + 1] = held[key]
     end
@@ -90,9 +94,8 @@ for i = 8, #ARGV, 5 do
       ends[#ends + 1] = record
     elseif state and state ~= 'own' and state ~= 'live' then
       letter = 'e'
-      local _, _, _, _, at = front_of(state)
       ended[#ended + 1] = id
-      ends[#ends + 1] = joined_record(record, flight, string.sub(state, at))
+      ends[#ends + 1] = cached_record(record, state)
     else
       room = room - 1
       fresh = fresh + 1

@@ -1,20 +1,21 @@
 #!lua flags=allow-oom
 -- Give the outcome of a joined flight to its next members.
--- ARGV: result_ttl ms, idempotency_ttl ms, dead_max_age ms, flight. Returns how many got it, and how many are left.
+-- ARGV: result_ttl ms, idempotency_ttl ms, dead_max_age ms, flight, what the cache may take (bytes). Returns how many got it, and how many are left.
 local flight = ARGV[4]
-local outcome, state = redis.call('GET', P .. 'e:' .. flight), redis.call('HGET', P .. 'fanout', flight)
+local outcome, told = redis.call('GET', P .. 'e:' .. flight), redis.call('HGET', P .. 'fanout', flight)
 if not outcome then return { 0, 0 } end
+local state, cache_ms = string.match(told, '^(%l+) (%d+)$')
 local members = redis.call('ZRANGE', P .. 'm:' .. flight, 0, 127)
 local ids, ends = {}, {}
 if #members > 0 then
   local opens = redis.call('ZMSCORE', P .. 'open', unpack(members))
   local records = redis.call('MGET', unpack(keys_of('r:', members)))
-  local _, _, _, _, rest = front_of(outcome)
+  local rest = rest_at(outcome)
   for i, id in ipairs(members) do
     if opens[i] then
-      local _, _, _, _, own_rest = front_of(records[i] or '')
+      local own = records[i]
       ids[#ids + 1] = id
-      ends[#ends + 1] = records[i] and string.sub(records[i], 1, own_rest - 1) .. string.sub(outcome, rest) or outcome
+      ends[#ends + 1] = own and string.sub(own, 1, rest_at(own) - 1) .. string.sub(outcome, rest) or outcome
     end
   end
   commit_ends(ids, ends, state, ARGV[1], ARGV[2])
@@ -32,7 +33,8 @@ end
 local left = redis.call('ZCARD', P .. 'm:' .. flight)
 if left == 0 then
   -- If its first member left it early, that one's record is no answer.
-  close_flights({ flight }, { outcome }, state == 'succeeded' and redis.call('EXISTS', P .. 'i:' .. flight) == 0)
+  local answers = state == 'succeeded' and redis.call('EXISTS', P .. 'i:' .. flight) == 0
+  close_flights({ flight }, { outcome }, now_ms(), answers and { tonumber(cache_ms), tonumber(ARGV[5]) } or nil)
   forget_joined(flight)
   redis.call('HDEL', P .. 'fanout', flight)
 end

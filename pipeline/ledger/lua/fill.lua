@@ -1,7 +1,6 @@
--- Keep results in the cache (see cache.py for its keys). At the memory limit the server refuses this script: rightly so.
+-- Keep results in the cache's own server (see cache.py for its keys). At its memory limit that refuses this: rightly so.
 -- ARGV: bytes that the cache may take, life in ms, then cache key and value, any number of pairs.
 -- Returns how many it has kept.
-if redis.call('EXISTS', P .. 'lean') == 1 then return 0 end
 local index, sizes, now = P .. 'xi', P .. 'xs', now_ms()
 local used = tonumber(redis.call('GET', P .. 'xb') or '0')
 
@@ -23,7 +22,11 @@ for i = 3, #ARGV, 2 do
     values[ARGV[i]] = ARGV[i + 1]
   end
 end
-drop(keys) -- an older value, or what is still counted of one
+local counted_before = {}
+for i, size in ipairs(redis.call('HMGET', sizes, unpack(keys))) do
+  if size then counted_before[#counted_before + 1] = keys[i] end
+end
+drop(counted_before) -- an older value, or what is still counted of one
 
 local set, entries, counted, added = { 'MSETEX', #keys }, { 'ZADD', index }, { 'HSET', sizes }, 0
 for i, key in ipairs(keys) do

@@ -22,8 +22,7 @@ for i = 5, #ARGV, 4 do
   local late_only = ARGV[4] == '1'
   local look_at = tonumber(redis.call('ZSCORE', P .. 'open', id) or '+inf')
   local endable = look_at ~= math.huge and (not late_only or look_at <= now)
-  local flight = front_of(record)
-  if flight == '' then flight = id end
+  local flight = flight_of(record) or id
   local over = endable
   local own = endable and redis.call('ZSCORE', P .. 'm:' .. flight, id)
   if own then
@@ -48,5 +47,5 @@ for i = 5, #ARGV, 4 do
   end
 end
 commit_ends(ids, ends, ARGV[3], ARGV[1], ARGV[2])
-close_flights(flights, records, false)
+close_flights(flights, records, now, nil)
 return reply

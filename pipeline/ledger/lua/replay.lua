@@ -16,8 +16,8 @@ for i = 8, #ARGV, 4 do
   if record ~= '' and not redis.call('ZSCORE', P .. 'open', id) then -- not by another replay already
     ids[#ids + 1] = id
     redis.call('SET', P .. 'r:' .. id, record)
-    local _, key = front_of(record)
-    if key ~= '' then held[#held + 1] = { P .. 'k:' .. string.sub(key, 1, 16), id, string.sub(key, 17) } end
+    local key, body = key_of(record)
+    if key then held[#held + 1] = { P .. 'k:' .. key, id, body } end
     members[#members + 1] = int(ARGV[i + 1] * BAND + deadline)
     members[#members + 1] = id
     open[#open + 1] = int(deadline)

@@ -3,7 +3,8 @@
 -- ARGV: 1 incarnation, 2 field, 3 lane, 4 next lane ('' after the last stage), 5 result_ttl ms,
 --       6 dead_max_age ms, 7 dead_max_count, 8 next field, 9 limit (0: claim no more),
 --       10 number of forwards, 11 of ends, 12 of retries, 13 of letters, 14 rows the model ran,
---       15 entry with which the worker lingers if nothing is left (see join), 16 idempotency_ttl ms, then
+--       15 entry with which the worker lingers if nothing is left (see join), 16 idempotency_ttl ms,
+--       17 how long results may be given again (ms), 18 what the cache may take (bytes), then
 --       forwards (id, score, output), ends (id, state, record), retries (id, score, delay ms, attempts JSON),
 --       letters (id, letter).
 -- Returns {'lost'} if the claim is gone (the fence: another has this batch), else 'empty', 'lingers' (its worker does now)
@@ -15,7 +16,7 @@ local now = now_ms()
 local stage = string.match(lane, '^%l+')
 local forwards, ended, retries, letters =
   tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13])
-local at = 17
+local at = 19
 local committed, to_fan = {}, {}
 
 if forwards > 0 then
@@ -52,7 +53,7 @@ if ended > 0 then
       if joined and joined[i] then
         -- Its members get it in scripts of their own; from here on none leaves it.
         redis.call('SET', P .. 'e:' .. id, record)
-        redis.call('HSET', P .. 'fanout', id, state)
+        redis.call('HSET', P .. 'fanout', id, state .. ' ' .. ARGV[17])
         if joined[i] == '0' then redis.call('HSET', P .. 'joined', id, int(now)) end
         to_fan[#to_fan + 1] = id
       else
@@ -65,7 +66,7 @@ if ended > 0 then
   end
   for state, of_state in pairs(by_state) do
     commit_ends(of_state.ids, of_state.ends, state, ARGV[5], ARGV[16])
-    close_flights(of_state.ids, of_state.ends, state == 'succeeded')
+    close_flights(of_state.ids, of_state.ends, now, state == 'succeeded' and { tonumber(ARGV[17]), tonumber(ARGV[18]) } or nil)
   end
   at = at + 3 * ended
 end

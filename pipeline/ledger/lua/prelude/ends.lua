@@ -27,8 +27,8 @@ local function commit_ends(ids, ends, state, ttl, key_ttl)
   for i, id in ipairs(ids) do
     set[#set + 1] = P .. 'r:' .. id
     set[#set + 1] = ends[i]
-    local _, key = front_of(ends[i])
-    if key ~= '' then held[#held + 1] = { P .. 'k:' .. string.sub(key, 1, 16), id, string.sub(key, 17) } end
+    local key, body = key_of(ends[i])
+    if key then held[#held + 1] = { P .. 'k:' .. key, id, body } end
   end
   set[#set + 1] = 'PX'
   set[#set + 1] = ttl
@@ -41,23 +41,34 @@ local function commit_ends(ids, ends, state, ttl, key_ttl)
   redis.call('PUBLISH', P .. 'ended', table.concat(ids))
 end
 
--- Clear away what flights leave when they are over. records: a member's as ended, for the cache key; succeeded: whether
--- the first member's end is a result. Then who looked for it in the cache a moment too early finds it here.
-local function close_flights(ids, records, succeeded)
+-- Whether the cache has room for n more entries of this life (ms), which live in two buckets as long as that. About: an
+-- entry is a pointer to a record that is kept anyway. max_bytes is what the cache may take.
+local function has_room(n, life, now, max_bytes)
+  if redis.call('EXISTS', P .. 'lean') == 1 then return false end
+  local bucket = math.floor(now / life)
+  local kept = P .. 'kept:' .. life .. ':'
+  local before, present = unpack(redis.call('MGET', kept .. int(bucket - 1), kept .. int(bucket)))
+  if ((before or 0) + (present or 0) + n) * 200 > max_bytes then return false end
+  redis.call('INCRBY', kept .. int(bucket), n)
+  redis.call('PEXPIRE', kept .. int(bucket), 2 * life)
+  return true
+end
+
+-- Clear away what flights leave when they are over. records: a member's as ended, for the cache key.
+-- cache: nil unless the first member's end is a result; else how long that may be given again (ms) and what the cache may
+-- take (bytes). For two seconds it is found in any case: by who looked into a cache elsewhere a moment too early.
+local function close_flights(ids, records, now, cache)
   if #ids == 0 then return end
   redis.call('DEL', unpack(keys_of('o:', ids)))
   if redis.call('EXISTS', P .. 'attempts') == 1 then redis.call('HDEL', P .. 'attempts', unpack(ids)) end
   local landed, gone, of = { 'MSETEX', 0 }, {}, {}
   for i, id in ipairs(ids) do
-    local _, _, cache_key, lasting = front_of(records[i])
-    if cache_key ~= '' then
-      if succeeded and lasting then
-        landed[2] = landed[2] + 1
-        landed[#landed + 1] = P .. 'f:' .. cache_key
-        landed[#landed + 1] = id
-      else
-        gone[#gone + 1], of[#of + 1] = P .. 'f:' .. cache_key, id
-      end
+    local cache_key, lasting = cache_key_of(records[i])
+    if cache_key and cache and lasting then
+      landed[#landed + 1] = P .. 'f:' .. cache_key
+      landed[#landed + 1] = id
+    elseif cache_key then
+      gone[#gone + 1], of[#of + 1] = P .. 'f:' .. cache_key, id
     end
   end
   if #gone > 0 then
@@ -65,9 +76,10 @@ local function close_flights(ids, records, succeeded)
       if value and string.sub(value, 1, 16) == of[i] then redis.call('DEL', gone[i]) end -- not another's by now
     end
   end
-  if landed[2] > 0 then
-    landed[#landed + 1] = 'PX'
-    landed[#landed + 1] = 2000
+  local n = (#landed - 2) / 2
+  if n > 0 then
+    local keep = cache[1] > 2000 and has_room(n, cache[1], now, cache[2])
+    landed[2], landed[#landed + 1], landed[#landed + 2] = n, 'PX', keep and int(cache[1]) or 2000
     redis.call(unpack(landed))
   end
 end
