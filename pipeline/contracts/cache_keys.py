@@ -1,9 +1,11 @@
 """Which requests one computation answers: those with the same cache key."""
 
+import hashlib
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
-from pipeline.contracts.canonical import digest
+from pipeline.contracts.canonical import canonical
 from pipeline.contracts.lanes import ModelRef
 
 PREPROCESSING_VERSION = 1
@@ -16,8 +18,17 @@ def cache_key(model: ModelRef, features: Mapping[str, Any], *, allow_degraded: b
     Empty for features that are no JSON: they stand apart. Who accepts no fallback's answer does not share the
     computation of those who do, for it may end in one.
     """
-    version = model.name, model.version, model.digest, model.pool, PREPROCESSING_VERSION
     try:
-        return digest(version, features, allow_degraded)
+        packed = canonical(features)
     except (TypeError, ValueError):
         return b""
+    digest = _begun(model, PREPROCESSING_VERSION, allow_degraded).copy()
+    digest.update(packed)
+    return digest.digest()[:16]
+
+
+@lru_cache(maxsize=1024)
+def _begun(model: ModelRef, preprocessing: int, allow_degraded: bool) -> "hashlib._Hash":
+    """The digest of what many requests have in common. Its length is fixed: what follows cannot be taken for it."""
+    version = canonical([model.name, model.version, model.digest, model.pool, preprocessing, allow_degraded])
+    return hashlib.sha256(hashlib.sha256(version).digest())

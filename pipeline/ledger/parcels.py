@@ -22,7 +22,7 @@ from pipeline.ledger.records import (
     status_of,
     unpack_entry,
 )
-from pipeline.ledger.releases import ReleaseTable
+from pipeline.ledger.releases import Release, ReleaseTable
 from pipeline.settings import Settings
 
 RECEIPT_S = 120
@@ -97,6 +97,22 @@ class _Row:
     end: bytes | None = None
 
 
+def _pin(release: Release, submission: Submission) -> tuple[Release, Header]:
+    """What is pinned for a submission, and all others of its kind."""
+    header = Header(
+        release.name,
+        release.version,
+        bytes.fromhex(release.digest),
+        release.pool,
+        int(submission.priority),
+        submission.timeout_ms,
+        0,
+        submission.allow_degraded,
+        release.cache_s,
+    )
+    return release, header
+
+
 class Parcel:
     """Up to ``SCRIPT_LIMIT`` requests on their way. However often it is sent, each is accepted once."""
 
@@ -121,28 +137,23 @@ class Parcel:
             MEMBER_REST,
         ]
         tails = random_tails(len(self.submissions))
+        kinds: dict[tuple[str, int, int, bool], tuple[Release, Header]] = {}
         for place, (submission, tail) in enumerate(zip(self.submissions, tails, strict=True)):
             try:
-                release = table.resolve(submission.model)
-                features, degradable = submission.features, submission.allow_degraded
-                header = Header(
-                    release.name,
-                    release.version,
-                    release.digest_bytes,
-                    release.pool,
-                    int(submission.priority),
-                    submission.timeout_ms,
-                    0,
-                    degradable,
-                    release.cache_s,
-                )
-                packed = pack_features(features)
-                shared = b"" if submission.no_cache else cache_key(release.ref, features, allow_degraded=degradable)
-                record = pack_front(header, Ties(b"", submission.key, shared)) + packed
-                cacheable = shared if release.cache_s else b""
+                degradable = submission.allow_degraded
+                kind = submission.model, submission.priority, submission.timeout_ms, degradable
+                if kind not in kinds:
+                    kinds[kind] = _pin(table.resolve(submission.model), submission)
+                release, header = kinds[kind]
+                packed = pack_features(submission.features)
+                shared = b""
+                if not submission.no_cache:
+                    shared = cache_key(release.ref, submission.features, allow_degraded=degradable)
             except Problem as problem:
                 self.refused[place] = problem
                 continue
+            record = pack_front(header, Ties(b"", submission.key, shared)) + packed
+            cacheable = shared if release.cache_s else b""
             self.sent.append(_Row(place, header, tail, release.scoring_lane, record, cacheable, submission.key))
         self.packed, self.looked = True, False
 

@@ -33,11 +33,6 @@ class Release:
     """How long its answers may be given again, in seconds; 0: not at all."""
 
     @cached_property
-    def digest_bytes(self) -> bytes:
-        """The digest as it is pinned."""
-        return bytes.fromhex(self.digest)
-
-    @cached_property
     def ref(self) -> ModelRef:
         """What is pinned when a request is accepted."""
         return ModelRef(self.name, self.version, self.digest, self.pool)

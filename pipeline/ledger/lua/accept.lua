@@ -120,11 +120,10 @@ for i = 8, #ARGV, 5 do
           keep[#keep + 1] = flight_key
           keep[#keep + 1] = held[flight_key]
         end
-        local lane = 'preprocess' .. string.match(scoring, '/.*$')
-        local waiting = lanes[lane]
+        local waiting = lanes[scoring]
         if not waiting then
-          waiting = { 'ZADD', P .. 'q:' .. lane }
-          lanes[lane] = waiting
+          waiting = { 'ZADD', P .. 'q:preprocess' .. string.match(scoring, '/.*$') }
+          lanes[scoring] = waiting
         end
         waiting[#waiting + 1] = score
         waiting[#waiting + 1] = id
@@ -141,9 +140,9 @@ if fresh > 0 then
   redis.call(unpack(records))
   redis.call(unpack(open))
 end
-for lane, waiting in pairs(lanes) do
+for scoring, waiting in pairs(lanes) do
   redis.call(unpack(waiting))
-  redis.call('ZADD', P .. 'lanes', 'NX', int(now), lane)
+  redis.call('ZADD', P .. 'lanes', 'NX', int(now), 'preprocess' .. string.match(scoring, '/.*$'))
 end
 for _, join in ipairs(order) do
   local flight, scoring, score = join[1], join[2], join[3]
@@ -156,7 +155,7 @@ for _, join in ipairs(order) do
   redis.call(unpack(joins[flight]))
   reposition(flight, scoring)
 end
-for lane in pairs(lanes) do ring(lane, now) end
+for scoring in pairs(lanes) do ring('preprocess' .. string.match(scoring, '/.*$'), now) end
 commit_ends(ended, ends, 'succeeded', ARGV[5], ARGV[6])
 redis.call('SET', P .. 'a:' .. ARGV[3], reply, 'PX', ARGV[4])
 count('accepted', fresh + #ended)

@@ -70,8 +70,10 @@ function take(incarnation, field, lane, limit, now)
     if wanted[i] and (stage == 'postprocess' or tonumber(deadline) > now) then
       live_ids[#live_ids + 1] = id
       live_scores[#live_scores + 1] = scores[i]
-      first_gone[id] = not opens[i]
-      first_late[id] = opens[i] and tonumber(opens[i]) <= now -- it expires, the others go on
+      if joined then
+        first_gone[id] = not opens[i]
+        first_late[id] = opens[i] and tonumber(opens[i]) <= now -- it expires, the others go on
+      end
     end
   end
   ids, scores = live_ids, live_scores
