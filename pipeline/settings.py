@@ -28,8 +28,10 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
 
     store_url: str = Field("redis://127.0.0.1:6379/0", description="Broker and ledger: one Redis or Valkey server.")
-    cache_url: str | None = Field(None, description="Server of the cache; without it the store's own.")
-    cache_max_bytes: int = Field(256 << 20, ge=0, description="What the cache may take, about; 0: nothing.")
+    cache_url: str | None = Field(
+        None, description="A cache's own server; without it the store finds its own results again."
+    )
+    cache_max_bytes: int = Field(256 << 20, ge=0, description="What results that may be given again may take, about.")
     model_store: Path = Field(REPOSITORY / "models", description="Folder of model artifacts, MODEL/VERSION/.")
     chaos_model: bool = Field(False, description="Whether the model that fails on demand exists.")
     durability: Durability = Field("process", description="What an acknowledged write survives.")

@@ -46,19 +46,22 @@ def was_there(ledger: Ledger, answer: Any) -> bool:
     return status["cached"]
 
 
-@pytest.fixture(params=["here", "elsewhere"])
-def cached(request: pytest.FixtureRequest, make_ledger: LedgerMaker) -> Ledger:
-    """A ledger that finds its own answers, and one with a cache elsewhere (another database, without the 2 s)."""
-    if request.param == "here":
-        return make_ledger()
-    return elsewhere(request, make_ledger)
+HERE_AND_ELSEWHERE = pytest.mark.parametrize(
+    ("make_ledger", "cache_elsewhere"),
+    [("fakeredis", False), ("valkey", False), ("valkey", True)],
+    indirect=["make_ledger"],
+)
+ELSEWHERE = pytest.mark.parametrize("make_ledger", ["valkey"], indirect=True)
 
 
-def elsewhere(request: pytest.FixtureRequest, make_ledger: LedgerMaker, **environment: str) -> Ledger:
-    if "fakeredis" in request.node.callspec.id:
-        pytest.skip("a cache elsewhere is a server")
-    url = request.getfixturevalue("valkey").removesuffix("/0") + "/1"
-    return make_ledger(cache_url=url, **environment)
+@pytest.fixture
+def cached(cache_elsewhere: bool, valkey: str, make_ledger: LedgerMaker) -> Ledger:
+    """A ledger that finds its own answers, or one with a cache elsewhere (another database)."""
+    return elsewhere(valkey, make_ledger) if cache_elsewhere else make_ledger()
+
+
+def elsewhere(valkey: str, make_ledger: LedgerMaker, **environment: str) -> Ledger:
+    return make_ledger(cache_url=valkey.removesuffix("/0") + "/1", **environment)
 
 
 def forget_pointers(ledger: Ledger) -> None:
@@ -68,6 +71,7 @@ def forget_pointers(ledger: Ledger) -> None:
             ledger.client.delete(key)
 
 
+@HERE_AND_ELSEWHERE
 def test_a_result_is_given_again(cached: Ledger) -> None:
     ledger, first = cached, submit(cached)
     run_stages(ledger)
@@ -89,6 +93,7 @@ def test_a_result_is_given_again(cached: Ledger) -> None:
         assert again.status() == status, "what was found elsewhere need not be read back"
 
 
+@HERE_AND_ELSEWHERE
 def test_another_version_of_model_or_preprocessing_knows_nothing_of_it(
     cached: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -103,6 +108,7 @@ def test_another_version_of_model_or_preprocessing_knows_nothing_of_it(
     assert was_there(ledger, submit(ledger, "m@1"))
 
 
+@HERE_AND_ELSEWHERE
 def test_no_cache_neither_reads_nor_fills(cached: Ledger) -> None:
     ledger, _ = cached, submit(cached, no_cache=True)
     run_stages(ledger)
@@ -113,12 +119,14 @@ def test_no_cache_neither_reads_nor_fills(cached: Ledger) -> None:
 
 
 @pytest.mark.parametrize("state", [State.DEAD, State.INVALID])
+@HERE_AND_ELSEWHERE
 def test_failures_are_not_kept(cached: Ledger, state: State) -> None:
     ledger, _ = cached, submit(cached)
     run_stages(ledger, Ended(state, FAILURE))
     assert not was_there(ledger, submit(ledger))
 
 
+@HERE_AND_ELSEWHERE
 def test_what_a_model_does_not_let_be_kept_is_not(cached: Ledger) -> None:
     ledger, release = cached, Release("m", "2", "b" * 64, "", {})
     ledger.run(publish(ledger.async_client, release, make_current=True))
@@ -135,10 +143,9 @@ def test_it_is_kept_as_long_as_its_model_says(ledger: Ledger) -> None:
     assert 50_000 < ledger.client.pttl(key) <= 60_000
 
 
-def test_with_a_cache_elsewhere_the_ledger_remembers_two_seconds(
-    request: pytest.FixtureRequest, make_ledger: LedgerMaker
-) -> None:
-    ledger = elsewhere(request, make_ledger)
+@ELSEWHERE
+def test_with_a_cache_elsewhere_the_ledger_remembers_two_seconds(valkey: str, make_ledger: LedgerMaker) -> None:
+    ledger = elsewhere(valkey, make_ledger)
     submit(ledger)
     run_stages(ledger)
     (key,) = ledger.client.keys(f"{TAG}f:*")
@@ -172,8 +179,8 @@ def test_the_cache_yields_first_when_memory_is_short(ledger: Ledger) -> None:
 
 
 @pytest.fixture
-def far(request: pytest.FixtureRequest, make_ledger: LedgerMaker) -> Ledger:
-    return elsewhere(request, make_ledger, cache_max_bytes="20000")
+def far(valkey: str, make_ledger: LedgerMaker) -> Ledger:
+    return elsewhere(valkey, make_ledger, cache_max_bytes="20000")
 
 
 @pytest.fixture
@@ -183,6 +190,7 @@ def cache(far: Ledger) -> redis.Redis:
     return client
 
 
+@ELSEWHERE
 def test_it_is_bounded_in_bytes_and_drops_what_expires_first(far: Ledger, cache: redis.Redis) -> None:
     for _ in range(30):
         far.accept(4)
@@ -197,6 +205,7 @@ def test_it_is_bounded_in_bytes_and_drops_what_expires_first(far: Ledger, cache:
     assert [was_there(far, answer) for answer in last] == [True, False]
 
 
+@ELSEWHERE
 def test_what_has_expired_makes_room(far: Ledger, cache: redis.Redis) -> None:
     far.accept(10)
     run_stages(far)
@@ -206,6 +215,7 @@ def test_what_has_expired_makes_room(far: Ledger, cache: redis.Redis) -> None:
     assert len(cache.keys(f"{TAG}x:*")) == 1
 
 
+@ELSEWHERE
 def test_its_count_of_bytes_does_not_drift(far: Ledger, cache: redis.Redis) -> None:
     """Entries that have expired in the server are still counted when they are filled anew."""
     scripts, cache_keys = Scripts(cache), [n.to_bytes(16, "big") for n in range(640)]
@@ -219,6 +229,7 @@ def test_its_count_of_bytes_does_not_drift(far: Ledger, cache: redis.Redis) -> N
         cache.incrby(f"{TAG}offset", 61_000)
 
 
+@ELSEWHERE
 @pytest.mark.parametrize("garbage", [b"", b"\xc1", b"\x94\x01\x02\x03\x04", b"\x01"])
 def test_what_it_cannot_read_is_not_there(far: Ledger, cache: redis.Redis, garbage: bytes) -> None:
     submit(far)
@@ -229,6 +240,7 @@ def test_what_it_cannot_read_is_not_there(far: Ledger, cache: redis.Redis, garba
     assert not was_there(far, submit(far))
 
 
+@ELSEWHERE
 def test_results_need_not_be_json_objects(far: Ledger, cache: redis.Redis) -> None:
     submit(far)
     run_stages(far, Completed(Output({1: "one"})))
@@ -236,6 +248,7 @@ def test_results_need_not_be_json_objects(far: Ledger, cache: redis.Redis) -> No
     assert submit(far).status()["result"] == {1: "one"}
 
 
+@ELSEWHERE
 def test_a_result_that_cannot_be_kept_stops_nobody(far: Ledger, cache: redis.Redis) -> None:
     submit(far)
     run_stages(far, Completed(Output({"a": object()})))
