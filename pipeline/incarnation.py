@@ -31,11 +31,12 @@ _RUNNING = slice(_READY + 1, _READY + 1 + 32)
 class Incarnation:
     """The name of this worker now, shared with the children that are forked after it was made."""
 
-    def __init__(self, stage: str, device: str) -> None:
+    def __init__(self, stage: str, queue: str, device: str) -> None:
         # The name; one byte that a child sets once it can answer bells; the field of the batch that it runs.
         self._shared = mmap.mmap(-1, _RUNNING.stop)
         self._description: dict[str, Any] = {
             "stage": stage,
+            "queue": queue,
             "device": device,
             "host": socket.gethostname(),
             "pid": os.getpid(),

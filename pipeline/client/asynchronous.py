@@ -113,7 +113,7 @@ class AsyncScoringClient:
     async def submit_request(
         self, request: ScoreRequest, key: str | None = None, *, scope: str = "", no_cache: bool = False
     ) -> Status:
-        """The same for a checked request. ``scope``: whose key it is."""
+        """The same for a checked request. ``scope``: whose key it is (the digest of an API key in hex; '' for none)."""
         submission = _submission(request, key, scope, no_cache=no_cache)
         accepted = await self._persistence.until_accepted(lambda: self._accept(submission))
         return accepted.status() if isinstance(accepted, Accepted) else await self._read(accepted.id)
@@ -333,6 +333,7 @@ def _submission(request: ScoreRequest, key: str | None, scope: str, *, no_cache:
         request.allow_degraded,
         held,
         no_cache,
+        bytes.fromhex(scope[:16]),
     )
 
 

@@ -46,10 +46,10 @@ class Hit(NamedTuple):
     anomalies: Sequence[dict[str, Any]]
     scored_by: str
 
-    def record(self, header: Header, key: bytes) -> bytes:
+    def record(self, header: Header, ties: Ties) -> bytes:
         """The record of another request that ends with it, at the moment it is accepted."""
         end = End(0, self.result, None, 0, self.scored_by)
-        front = pack_front(header, Ties(key=key), cached=True)
+        front = pack_front(header, ties, cached=True)
         return end_of(State.SUCCEEDED, front, Carry(0, (), self.anomalies), end)
 
 

@@ -17,6 +17,9 @@ async def read_overview(client: AsyncClient, settings: Settings) -> dict[str, An
         now = await _server_ms(client)
         workers, claimed = await _workers(client, settings, now)
         counts = {name.decode(): int(value) for name, value in (await client.hgetall(keys.COUNTS)).items()}
+        for lane, total in (await client.hgetall(keys.SETTLED)).items():
+            name = f"{parse_lane(lane.decode()).stage}:settled"
+            counts[name] = counts.get(name, 0) + int(total)
         rates = await client.hgetall(keys.RATES)
         stages = {}
         for stage in Stage:
@@ -30,8 +33,12 @@ async def read_overview(client: AsyncClient, settings: Settings) -> dict[str, An
         return {
             "stages": stages,
             "workers": workers,
-            "breakers": [],
-            "degraded": False,
+            "breakers": [
+                {**breaker, "worker": worker["id"], "stage": worker["stage"]}
+                for worker in workers
+                for breaker in worker.pop("breakers")
+            ],
+            "degraded": bool(await client.exists(keys.DEGRADED)),
             "durability": settings.durability,
             "model_runs": {name[5:]: total for name, total in counts.items() if name.startswith("runs:")},
             "unfinished": await client.zcard(keys.OPEN),
@@ -95,6 +102,7 @@ async def _workers(
                 "state": state,
                 "host": document.get("host"),
                 "pid": document.get("pid"),
+                "breakers": document.get("breakers", []),
             }
         )
     return workers, claimed
