@@ -17,6 +17,7 @@ from pipeline.ledger.cache import CacheFiller
 from pipeline.ledger.claiming import Claims, Fenced
 from pipeline.ledger.connection import Client, connect
 from pipeline.model_store import ModelStore
+from pipeline.outside import Outside
 from pipeline.runner import Performed, Runner, Served, StageService
 from pipeline.settings import Settings
 
@@ -31,8 +32,10 @@ class _Child:
     def __init__(self, stage: Stage, incarnation: Incarnation, settings: Settings) -> None:
         client = connect(settings, extra_wait_s=settings.linger_s + 1)
         self.claims = Claims(client, settings, lambda: incarnation.name, incarnation.began)
-        cache = CacheFiller(settings.cache_url, settings) if settings.cache_url else None
-        self.runner = Runner(_Limited(load_stage(stage, settings)), self.claims, cache, settings)
+        incarnation.tell([])  # a child before this one may have left its own
+        outside = Outside(incarnation.tell)
+        cache = CacheFiller(settings.cache_url, settings, outside) if settings.cache_url else None
+        self.runner = Runner(_Limited(load_stage(stage, settings, outside)), self.claims, cache, settings)
         self.debt = Debt(self.claims)
         _register(incarnation, client)
 
@@ -40,9 +43,9 @@ class _Child:
 _child: _Child | None = None
 
 
-def load_stage(stage: Stage, settings: Settings) -> StageService:
+def load_stage(stage: Stage, settings: Settings, outside: Outside | None = None) -> StageService:
     """A stage's service. Imported here, by need: only a scoring child ever loads torch."""
-    store = ModelStore(settings.model_store)
+    store = ModelStore(settings.model_store, outside)
     if stage is Stage.PREPROCESS:
         from preprocess.service import Preprocess
 

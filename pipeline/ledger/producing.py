@@ -24,6 +24,7 @@ from pipeline.ledger.records import End, Entry, status_of, unpack_attempts, unpa
 from pipeline.ledger.refusals import refusal
 from pipeline.ledger.releases import ReleaseTable, read_releases
 from pipeline.ledger.scripts import Scripts
+from pipeline.outside import Outside
 from pipeline.settings import Settings
 
 REPLICA_S = 1.0
@@ -43,11 +44,12 @@ class _Unfinished(NamedTuple):
 class Producing:
     """Accepting and reading, a batch to a round trip."""
 
-    def __init__(self, client: AsyncClient, settings: Settings) -> None:
+    def __init__(self, client: AsyncClient, settings: Settings, outside: Outside | None = None) -> None:
         self._client = client
         self._settings = settings
         self._scripts = Scripts(client)
-        self._cache = CacheReader(settings.cache_url, settings) if settings.cache_url else None
+        url = settings.cache_url
+        self._cache = CacheReader(url, settings, outside or Outside()) if url else None
         self._table: ReleaseTable | None = None
 
     async def releases(self, *, fresh: bool = False) -> ReleaseTable:
