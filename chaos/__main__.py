@@ -53,9 +53,11 @@ async def strike(victims: Victims, names: list[str], seconds: float, rng: random
 async def commits(victims: Victims) -> list[Commit]:
     """Every terminal commit, from the ledger's own log."""
     found = []
-    for _, entry in await victims.store.xrange(keys.TAG + "commits"):
-        record = unpack_entry(entry[b"record"])
-        found.append(Commit(to_text(entry[b"id"]), record.header.generation, record.ties.key[:16]))
+    for _, entry in await victims.store.xrange(keys.EVENTS):
+        if entry.pop(b"what") == b"ended":
+            for request_id, blob in entry.items():
+                record = unpack_entry(blob)
+                found.append(Commit(to_text(request_id), record.header.generation, record.ties.key[:16]))
     return found
 
 
@@ -87,7 +89,7 @@ async def prove(stack: LocalStack, names: list[str], seconds: float, rate: float
     """One run: load, faults, settling, check."""
     rng = random.Random(seed)
     producer, victims = Producer(stack.api_url, rate, random.Random(seed + 1)), Victims(stack, rng)
-    await victims.store.set(keys.TAG + "audit", "1")
+    await victims.store.set(keys.AUDIT, "1")
     _, took = await asyncio.gather(
         producer.run(seconds, victims.poison), strike(victims, names, max(1.0, seconds - 10), rng)
     )

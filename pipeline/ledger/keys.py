@@ -34,8 +34,11 @@ key               type    life                         what
 ``counts``        hash    for ever                     running totals: ``STAGE:claimed``, states, model runs
 ``rates``         hash    for ever                     STAGE -> settled per second, by the leading sweeper
 ``leader``        string  3 s                          the sweeper that leads
-``audit``         string  while the proof runs         every commit is logged
-``commits``       stream  while the proof runs         ``id``, ``record``: each terminal commit
+``audit``         string  while the proof runs         what befalls batches and requests is logged in ``events``
+``events``        stream  while the proof runs         ``what``, then for ``claimed``: incarnation, field,
+                                                       lane, ids; ``settled``: incarnation, field;
+                                                       ``released``: incarnation, field, charge;
+                                                       ``ended``: ID -> record, for each terminal commit
 ``confirm``       string  for ever                     written to wait for what was written before it
 ``full``          string  3 s, while it is true        the store's memory is nearly used up: accept refuses
 ``lean``          string  3 s, while it is true        the same a little earlier: the cache takes nothing more
@@ -70,6 +73,8 @@ RELEASES = TAG + "releases"
 EPOCH = TAG + "epoch"
 DEAD = TAG + "dead"
 ENDED = TAG + "ended"
+AUDIT = TAG + "audit"
+EVENTS = TAG + "events"
 
 _RECORD = (TAG + "r:").encode()
 _OUTPUT = (TAG + "o:").encode()
