@@ -166,7 +166,7 @@ class Supervision:
 
 
 def _assignments(environment: Mapping[str, str]) -> str:
-    return ",".join(f"{name}={_quoted(shlex.quote(value))}" for name, value in environment.items())
+    return ",".join(f'{name}="{_quoted(value)}"' for name, value in environment.items())
 
 
 def _quoted(text: object) -> str:
