@@ -1,5 +1,7 @@
 """The pool's child: one runner for its stage, made when the child starts, used by every bell it answers."""
 
+import faulthandler
+import signal
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -19,6 +21,7 @@ from pipeline.ledger.connection import Client, connect
 from pipeline.model_store import ModelStore
 from pipeline.runner import Performed, Runner, Served, StageService
 from pipeline.settings import Settings
+from tasks.failpoints import failpoints
 
 log = structlog.get_logger()
 _OUTAGE = retry_if_exception_type((RedisError, OSError))
@@ -32,9 +35,20 @@ class _Child:
         client = connect(settings, extra_wait_s=settings.linger_s + 1)
         self.claims = Claims(client, settings, lambda: incarnation.name, incarnation.began)
         cache = CacheFiller(settings.cache_url, settings) if settings.cache_url else None
-        self.runner = Runner(_Limited(load_stage(stage, settings)), self.claims, cache, settings)
+        reached = failpoints(settings.failpoints)
+        self.runner = Runner(_Limited(load_stage(stage, settings)), self.claims, cache, settings, reached)
         self.debt = Debt(self.claims)
+        self._dumps = False
         _register(incarnation, client)
+
+    def dump_stacks_at_limit(self) -> None:
+        """At the soft time limit, write the stacks of all threads to the log, even out of a call that never returns.
+
+        Not before the first bell: the pool installs its own handler, which then raises, after a child has started.
+        """
+        if not self._dumps:
+            faulthandler.register(signal.SIGUSR1, all_threads=True, chain=True)
+            self._dumps = True
 
 
 _child: _Child | None = None
@@ -65,6 +79,7 @@ def start(stage: Stage, incarnation: Incarnation, settings: Settings) -> None:
 def answer(lane: str) -> Served:
     """Answer a bell. Whatever interrupts it, this process holds no claim when it returns."""
     assert _child is not None, "the child was not started: start workers with `scoreline worker STAGE`"
+    _child.dump_stacks_at_limit()
     try:
         _child.debt.pay()
         return _child.runner.serve(parse_lane(lane))
@@ -91,6 +106,7 @@ class Debt:
 
     def owe(self) -> None:
         """Give back what this process holds; behind the caller's back if the store does not answer."""
+        self._claims.interrupted()
         self._owed = True
         try:
             self.pay()
