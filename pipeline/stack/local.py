@@ -168,6 +168,10 @@ class LocalStack:
                 raise StackError(f"{failure_now}\nlast lines of {name}:\n{self._supervision.log_tail(name)}")
             await asyncio.sleep(0.05)
 
+    def states(self) -> dict[str, dict[str, Any]]:
+        """What the supervisor knows of each program, by name: ``statename``, ``pid``, and more."""
+        return self._supervision.states()
+
     def root_pids(self) -> list[int]:
         """The process whose tree is the whole stack."""
         return self._supervision.root_pids()

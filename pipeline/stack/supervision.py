@@ -67,10 +67,11 @@ class Supervision:
 
     def pids(self) -> dict[str, list[int]]:
         """The process id of each running program."""
+        states = self.states()
         return {
             program.name: [info["pid"]]
             for program in self._programs
-            if (info := self.states().get(program.name)) and info["pid"]
+            if (info := states.get(program.name)) and info["pid"]
         }
 
     def log(self, name: str) -> Path:
