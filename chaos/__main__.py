@@ -28,6 +28,7 @@ def main() -> None:
     )
     parser.add_argument("--durability", choices=["process", "disk"], default="process")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there")
+    parser.add_argument("--logs", type=Path, metavar="FOLDER", help="leave the logs of all processes there")
     arguments = parser.parse_args()
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
     names = arguments.faults.split(",") if arguments.faults else list(FAULTS)
@@ -35,7 +36,7 @@ def main() -> None:
     if unknown:
         parser.error(f"no fault {', '.join(unknown)}; there are {', '.join(FAULTS)}")
     options = Options(names, arguments.seconds, arguments.rate, arguments.seed, arguments.settle)
-    with Ground(arguments.durability, clocks="clock" in names) as ground:
+    with Ground(arguments.durability, clocks="clock" in names, logs=arguments.logs) as ground:
         document = asyncio.run(prove(ground, options))
     if arguments.json:
         arguments.json.write_text(json.dumps(document, indent=1) + "\n")

@@ -28,7 +28,9 @@ REPLACED_S = 6 + 2 + 5
 class Ground:
     """A local stack with two workers a stage and two sweepers."""
 
-    def __init__(self, durability: Durability, *, clocks: bool) -> None:
+    def __init__(self, durability: Durability, *, clocks: bool, logs: Path | None = None) -> None:
+        """``clocks``: whether those of some workers can be turned. ``logs``: where all logs are left in the end."""
+        self._logs = logs
         self.folder = Path(tempfile.mkdtemp(prefix="scoreline-chaos-"))
         self.proxy = ProxyProcess(PROGRAMS)
         environments = {}
@@ -67,6 +69,8 @@ class Ground:
     ) -> None:
         self.stack.stop()
         self.proxy.__exit__(kind, error, trace)
+        if self._logs is not None:
+            shutil.copytree(self.stack.data_dir / "logs", self._logs, dirs_exist_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def failpoints(self, name: str) -> Path:

@@ -22,7 +22,9 @@ from pipeline.stack.programs import Program
 START_TRIES = 20
 START_S = 6
 """A process that dies sooner has failed to start (backoff); until then nobody asks whether it lives."""
-PROBE_S = 11
+PROBE_S = 21
+"""How long a probe waits for an answer. httpok asks again after ten seconds where nobody listens yet: a start may take
+26 seconds before it is begun anew, or a busy machine would never get beyond starting."""
 SOCKET = "supervisor.sock"
 
 
