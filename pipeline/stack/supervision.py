@@ -153,7 +153,7 @@ class Supervision:
         for program in self._programs:
             if program.livez:
                 probe = [
-                    sys.executable, "-m", "superlance.httpok", "-E", "-t", str(PROBE_S), "-p", program.name,
+                    sys.executable, "-m", "pipeline.stack.probe", "-E", "-t", str(PROBE_S), "-p", program.name,
                     program.livez,
                 ]  # fmt: skip
                 sections += [
