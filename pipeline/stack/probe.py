@@ -2,17 +2,29 @@
 
 httpok means to ask again after ten seconds where nobody listens yet. Its connection hides that error from it, so it
 restarts whatever has not begun to listen within seconds of its start: a busy machine would never get beyond starting.
-The standard library's connection tells it.
 """
 
 import http.client
+from typing import Any
 
 from superlance import httpok, timeoutconn
 
 
+class Connection(http.client.HTTPConnection):
+    """Says why it could not connect, and can then be used again."""
+
+    def request(self, *arguments: Any, **options: Any) -> None:
+        """Send a request, or be as if nothing had been sent."""
+        try:
+            super().request(*arguments, **options)
+        except OSError:
+            self.close()
+            raise
+
+
 def main() -> None:
     """Probe until supervisord ends."""
-    timeoutconn.TimeoutHTTPConnection = http.client.HTTPConnection
+    timeoutconn.TimeoutHTTPConnection = Connection
     httpok.main()
 
 
