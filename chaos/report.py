@@ -3,6 +3,7 @@
 import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
@@ -35,6 +36,9 @@ def document_of(verdict: Verdict, strikes: Sequence[Strike], log: Log, facts: Ma
         "goals_missed": missed,
         "findings": list(verdict.findings[:SHOWN]),
         "faults": faults,
+        "strikes": [
+            {"fault": strike.fault, "at_ms": round(strike.at), **asdict(recovery(strike, log))} for strike in strikes
+        ],
     }
 
 

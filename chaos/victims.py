@@ -80,33 +80,21 @@ class Victims:
         async def serves() -> bool:
             nonlocal found
             parent = psutil.Process(await self.pid(name))
-            children = parent.children()
-            incarnation = await self._incarnation(parent.pid)
-            if not children or incarnation is None:
-                return False
-            found = Worker(name, parent, children[0], incarnation)
-            return self._serves(found)
+            for incarnation, described in await self._registered():
+                if described["pid"] == parent.pid and psutil.pid_exists(described["child"]):
+                    found = Worker(name, parent, psutil.Process(described["child"]), incarnation)
+                    return found.child.status() != psutil.STATUS_ZOMBIE
+            return False
 
         if not await until(serves) or found is None:
             raise TimeoutError(f"{name} does not serve")
         return found
 
-    async def _incarnation(self, pid: int) -> str | None:
+    async def _registered(self) -> list[tuple[str, dict[str, int]]]:
+        """The workers that beat: incarnation and description, which names the child that answers bells."""
         described = await self.store.hgetall(keys.WORKERS)
         beats = dict(await self.store.zrange(keys.BEATS, 0, -1, withscores=True))
-        for incarnation, text in described.items():
-            if json.loads(text)["pid"] == pid and beats.get(incarnation, 0) > 0:
-                return str(incarnation.decode())
-        return None
-
-    def _serves(self, worker: Worker) -> bool:
-        """Whether its child has a connection to the store of its own: it makes one when it is ready for bells."""
-        port = self.ground.proxy.ports[worker.name]
-        own, inherited = (
-            {c.laddr for c in p.net_connections("tcp") if c.raddr and c.raddr.port == port}
-            for p in (worker.child, worker.parent)
-        )
-        return bool(own - inherited)
+        return [(name.decode(), json.loads(text)) for name, text in described.items() if beats.get(name, 0) > 0]
 
     async def leader(self) -> tuple[str, bytes]:
         """The sweeper that leads: its program's name, and the name it leads under, which its log tells."""

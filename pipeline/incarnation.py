@@ -26,14 +26,15 @@ log = structlog.get_logger()
 _NAME_BYTES = 32
 _READY = _NAME_BYTES
 _RUNNING = slice(_READY + 1, _READY + 1 + 32)
+_CHILD = slice(_RUNNING.stop, _RUNNING.stop + 8)
 
 
 class Incarnation:
     """The name of this worker now, shared with the children that are forked after it was made."""
 
     def __init__(self, stage: str, device: str) -> None:
-        # The name; one byte that a child sets once it can answer bells; the field of the batch that it runs.
-        self._shared = mmap.mmap(-1, _RUNNING.stop)
+        # The name; one byte that a child sets once it can answer bells; the field of the batch that it runs; its pid.
+        self._shared = mmap.mmap(-1, _CHILD.stop)
         self._description: dict[str, Any] = {
             "stage": stage,
             "device": device,
@@ -61,9 +62,11 @@ class Incarnation:
         """A child begins to run the batch of this field."""
         self._shared[_RUNNING] = field.encode().ljust(32, b"\0")
 
-    def register(self, client: Client) -> None:
+    def register(self, client: Client, child: int | None = None) -> None:
         """Make the name known to the ledger, from the child that is now ready. Before this it cannot claim."""
         self.began("")
+        if child is not None:
+            self._shared[_CHILD] = child.to_bytes(8, "big")
         Scripts(client).beat(args=[self.name, self.description(), "1"])
         self._shared[_READY] = 1
 
@@ -74,7 +77,7 @@ class Incarnation:
 
     def description(self) -> str:
         """What operators see of this worker, as JSON."""
-        return json.dumps(self._description)
+        return json.dumps(self._description | {"child": int.from_bytes(self._shared[_CHILD], "big")})
 
 
 class Heartbeat(threading.Thread):

@@ -1,6 +1,7 @@
 """The pool's child: one runner for its stage, made when the child starts, used by every bell it answers."""
 
 import faulthandler
+import os
 import signal
 import threading
 from collections.abc import Sequence
@@ -93,7 +94,7 @@ def answer(lane: str) -> Served:
 
 @retry(retry=_OUTAGE, wait=_PAUSE)
 def _register(incarnation: Incarnation, client: Client) -> None:
-    incarnation.register(client)
+    incarnation.register(client, child=os.getpid())
 
 
 class Debt:
