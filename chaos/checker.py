@@ -3,10 +3,14 @@
 Pure functions over plain values, so that it can be given histories with known faults in them.
 """
 
+import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from chaos.events import Claimed, Event, Released, Settled
+from pipeline.contracts.ids import to_text
 
 TOLERANCE = 1e-6
 Answer = Literal["accepted", "refused", "unknown"]
@@ -16,19 +20,21 @@ Answer = Literal["accepted", "refused", "unknown"]
 class Sent:
     """One request as its producer knows it.
 
+    ``features`` and what was ``read`` are JSON text with sorted keys: a long run holds a great many of them.
     ``answer``: what its submit came to; ``unknown`` if no answer was heard (it may have ended or be absent, not twice).
     ``read``: every status document with an end that was read, in order; the last one at the very end of the run.
     ``standing``: the state or problem read last, if that was no end.
+    ``poison``: what its every start does to its process; '' for all others.
     """
 
     key: bytes
     model: str
-    features: Mapping[str, Any]
+    features: bytes
     answer: Answer = "unknown"
     request_id: str | None = None
-    read: list[Mapping[str, Any]] = field(default_factory=list)
+    read: list[bytes] = field(default_factory=list)
     standing: str | None = None
-    poison: bool = False
+    poison: Literal["", "crash", "hang"] = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +44,8 @@ class Commit:
     request_id: str
     generation: int
     key: bytes
+    state: str = "succeeded"
+    result: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,25 +68,89 @@ class Verdict:
     doubled: int
     stuck: int
     wrong: int
+    hung: int
+    unmet: int
     findings: tuple[str, ...]
 
     @property
     def clean(self) -> bool:
-        """Whether nothing was lost, doubled, stuck or wrong."""
-        return not (self.lost or self.doubled or self.stuck or self.wrong)
+        """Whether nothing was lost, doubled, stuck or wrong, no call hung, and each fault showed its answer."""
+        return not (self.lost or self.doubled or self.stuck or self.wrong or self.hung or self.unmet)
+
+
+@dataclass(frozen=True, slots=True)
+class Witness:
+    """What else was seen of the run.
+
+    ``leftovers``: what is left in the ledger although everything should have ended. ``letters``: of each poison its
+    letter's attempts. ``hung``: calls that took longer than they may. ``unmet``: what must hold of a fault and did not.
+    """
+
+    leftovers: Sequence[str] = ()
+    letters: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    hung: Sequence[str] = ()
+    unmet: Sequence[str] = ()
+
+
+NOTHING_ELSE = Witness()
+
+
+class Claims:
+    """What became of each claim: settled or released, once."""
+
+    def __init__(self, events: Iterable[Event] = ()) -> None:
+        self.doubled: list[str] = []
+        self._open: dict[tuple[str, str], Claimed] = {}
+        self._closed: dict[tuple[str, str], str] = {}
+        self._charges: Counter[tuple[bytes, bytes]] = Counter()
+        for event in events:
+            self.add(event)
+
+    def add(self, event: Event) -> None:
+        """One more event, in order."""
+        if isinstance(event, Claimed):
+            if event.claim in self._open or event.claim in self._closed:
+                self.doubled.append(f"claim {_named(event.claim)} was made twice")
+            self._open[event.claim] = event
+        elif isinstance(event, Settled | Released):
+            how = "settled" if isinstance(event, Settled) else "released"
+            claimed = self._open.pop(event.claim, None)
+            if claimed is None:
+                before = self._closed.get(event.claim, "never made")
+                self.doubled.append(f"claim {_named(event.claim)} was {how}, but had been {before} before")
+            self._closed[event.claim] = how
+            if claimed and isinstance(event, Released) and event.charge == "start":
+                self._charges.update((one, other) for one in claimed.ids for other in claimed.ids if one != other)
+
+    @property
+    def stuck(self) -> list[str]:
+        """Claims that were neither settled nor released."""
+        return [
+            f"claim {_named(claim)} of {claimed.lane} ({len(claimed.ids)} requests) is neither settled nor released"
+            for claim, claimed in self._open.items()
+        ]
+
+    def charged_twice(self, poison: Collection[str | None]) -> list[str]:
+        """Requests that were charged more than one start in one batch with the same poison."""
+        return [
+            f"{to_text(one)}: charged {count} starts on the account of {to_text(other)}"
+            for (one, other), count in self._charges.items()
+            if count > 1 and to_text(other) in poison and to_text(one) not in poison
+        ]
 
 
 def check(
     sent: Sequence[Sent],
     commits: Sequence[Commit],
     expected: Mapping[bytes, Expected],
-    leftovers: Sequence[str] = (),
+    claims: Claims | None = None,
+    witness: Witness = NOTHING_ELSE,
 ) -> Verdict:
-    """Compare what was sent with what was committed.
+    """Compare what was sent with what was committed, and what became of each claim.
 
-    ``expected``: for each key the result that the model gives offline. ``leftovers``: what is left in the ledger
-    although everything should have ended.
+    ``expected``: for each key the result that the model gives offline.
     """
+    claims = claims or Claims()
     lost: list[str] = []
     stuck: list[str] = []
     wrong: list[str] = []
@@ -91,7 +163,10 @@ def check(
             continue
         if any(document != one.read[0] for document in one.read):
             wrong.append(f"{one.request_id}: its end has changed after it was read")
-        reason = _wrong(one, one.read[-1], expected.get(one.key))
+        document = json.loads(one.read[-1])
+        reason = _wrong(one.poison, document["state"], document["result"], document["error"], expected.get(one.key))
+        if reason is None and one.poison:
+            reason = _wrong_letter(one.poison, witness.letters.get(one.request_id or "", ()))
         if reason:
             wrong.append(f"{one.request_id}: {reason}")
     doubled = [
@@ -107,9 +182,13 @@ def check(
         for key, ids in ids_by_key.items()
         if key and len(ids) > 1
     ]
+    doubled += claims.doubled
+    stuck += claims.stuck
+    wrong += _unheard(sent, commits, expected)
+    wrong += claims.charged_twice({one.request_id for one in sent if one.poison})
     committed = {commit.request_id for commit in commits}
     lost += [
-        f"{one.request_id}: read as {one.read[-1]['state']}, but never committed"
+        f"{one.request_id}: read as {json.loads(one.read[-1])['state']}, but never committed"
         for one in sent
         if one.read and one.request_id not in committed
     ]
@@ -121,25 +200,59 @@ def check(
         ended=sum(one.answer == "accepted" and bool(one.read) for one in sent),
         lost=len(lost),
         doubled=len(doubled),
-        stuck=len(stuck) + len(leftovers),
+        stuck=len(stuck) + len(witness.leftovers),
         wrong=len(wrong),
+        hung=len(witness.hung),
+        unmet=len(witness.unmet),
         findings=(
             *(f"lost: {text}" for text in lost),
             *(f"doubled: {text}" for text in doubled),
             *(f"stuck: {text}" for text in stuck),
-            *(f"stuck: left in the ledger: {text}" for text in leftovers),
+            *(f"stuck: left in the ledger: {text}" for text in witness.leftovers),
             *(f"wrong: {text}" for text in wrong),
+            *(f"hung: {text}" for text in witness.hung),
+            *(f"unmet: {text}" for text in witness.unmet),
         ),
     )
 
 
-def _wrong(one: Sent, document: Mapping[str, Any], expected: Expected | None) -> str | None:
+def _named(claim: tuple[str, str]) -> str:
+    return f"{claim[0][:8]}/{claim[1]}"
+
+
+def _unheard(sent: Sequence[Sent], commits: Sequence[Commit], expected: Mapping[bytes, Expected]) -> list[str]:
+    """Wrong ends of requests whose acceptance nobody heard: they have no document, but their commit has a result."""
+    unheard = {one.key: one for one in sent if one.answer != "accepted"}
+    found = []
+    for commit in commits:
+        one = unheard.get(commit.key)
+        if one is not None:
+            reason = _wrong(one.poison, commit.state, commit.result, None, expected.get(commit.key))
+            if reason:
+                found.append(f"{commit.request_id}: {reason}")
+    return found
+
+
+def _wrong_letter(poison: str, attempts: Sequence[Mapping[str, Any]]) -> str | None:
+    """Why a poison's letter is not what it must be: each attempt names what its process died of."""
+    if not attempts:
+        return "was poison, and has no letter"
+    for attempt in attempts:
+        told = attempt["signal"] == "SIGKILL" if poison == "crash" else "limit" in attempt["error"]
+        # A fault may have struck its process before the poison did.
+        if not told and attempt["error"] != "the worker vanished":
+            return f"was poison, and its letter does not say of what: {dict(attempt)}"
+    return None
+
+
+def _wrong(
+    poison: str, state: str, result: Mapping[str, Any] | None, error: Any, expected: Expected | None
+) -> str | None:
     """Why an end is not what it must be; None if it is."""
-    state, result = document["state"], document["result"]
-    if one.poison:
+    if poison:
         return None if state == "dead" else f"was poison, and ended as {state}"
-    if state != "succeeded":
-        return f"ended as {state}: {document['error']}"
+    if state != "succeeded" or result is None:
+        return f"ended as {state}: {error}"
     if expected is None:
         return None
     for name, value in expected.result.items():

@@ -1,191 +1,207 @@
-"""The faults. Each strikes once, and returns how long it took until all it has struck was under way again."""
+"""Faults that strike one process. Each strikes once, and returns when its victim serves again."""
 
 import asyncio
-import json
+import itertools
 import os
 import random
 import signal
-import time
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
 
-import aiohttp
-import psutil
-
+from chaos.ground import TURNABLE, WORKERS
+from chaos.load import Producer, request_id_of
+from chaos.recovery import Strike
+from chaos.victims import Victims, Worker, now_ms, until
 from pipeline.contracts.stages import Stage
-from pipeline.ledger import keys
-from pipeline.ledger.connection import connect_async
-from pipeline.stack.local import LocalStack
+from tasks.failpoints import arm
 
-POLL_S = 0.02
-GIVE_UP_S = 60.0
-Claimed = dict[bytes, tuple[bytes, bytes]]
-"""Flight -> the claim it is in: (key of the incarnation's claims, field)."""
+STEPS = ("after-claim", "after-settle", "before-ack")
+AT_STEP_S = 5.0
+CUT_S = 20.0
+SLOW_S, ADDED_S = 6.0, 0.2
+PAUSED_S = 5.5
+"""Beyond the lease (3 s), short of what replaces a process that hangs (16 s)."""
+TURNED_S = 6.0
 
 
-class Victims:
-    """What faults are done to: the processes of one stack, and its store."""
+class Faults:
+    """What can be done to single processes.
 
-    def __init__(self, stack: LocalStack, rng: random.Random) -> None:
-        self._stack = stack
-        self._rng = rng
-        self.store = connect_async(stack.settings)
-        self.poison: asyncio.Queue[Mapping[str, Any]] = asyncio.Queue()
-        self._poisoned = 0
+    ``strikes``: what was done. ``unmet``: what should have come of it, and did not.
+    """
 
-    def _pids(self, *names: str) -> list[int]:
-        pids = self._stack.ready_document()["pids"]
-        return [pid for name, found in pids.items() if name.startswith(names) for pid in found]
+    def __init__(self, victims: Victims, producer: Producer, seed: int) -> None:
+        self._victims = victims
+        self._producer = producer
+        self._ground = victims.ground
+        self._rngs = {
+            name: random.Random(f"{seed}:{name}") for name in ("worker", "child", "kill", "pause", "way", "turn")
+        }
+        self._numbers = itertools.count(1)
+        self.strikes: list[Strike] = []
+        self.unmet: list[str] = []
+        # In seeded order, but each in its turn: a short run has all of them.
+        self._kills = self._turns("kill", ("instant", *STEPS))
+        self._holding = self._turns("worker", ("instant", "after-claim"))
+        self._pauses = self._turns("pause", ("both", "child", "parent"))
+        self._hangs = self._turns("child", ("soft", "hard"))
 
-    async def _claims(self) -> Claimed:
-        """Everything that is claimed at this moment."""
-        claimed: Claimed = {}
-        for incarnation in await self.store.zrange(keys.BEATS, 0, -1):
-            key = keys.claims(incarnation.decode()).encode()
-            for field, claim in (await self.store.hgetall(key)).items():
-                ids = claim.split(b"|", 3)[3]
-                claimed |= {ids[at : at + 16]: (key, field) for at in range(0, len(ids), 16)}
-        return claimed
+    def _turns(self, name: str, of: tuple[str, ...]) -> Iterator[str]:
+        return itertools.cycle(self._rngs[name].sample(of, len(of)))
 
-    async def _held_by(self, parent: int) -> Claimed:
-        """What the worker with this process id has claimed."""
-        described = await self.store.hgetall(keys.WORKERS)
-        names = {name.decode() for name, text in described.items() if json.loads(text)["pid"] == parent}
-        own = {keys.claims(name).encode() for name in names}
-        return {flight: claim for flight, claim in (await self._claims()).items() if claim[0] in own}
+    async def strike(self, fault: str, group: str) -> None:
+        """One fault, at one of a group's processes."""
+        if fault in ("kill-child", "kill-worker", "pause"):
+            worker = await self._victims.worker(self._rngs["worker"].choice(WORKERS[Stage(group)]))
+            await getattr(self, f"_{fault.replace('-', '_')}")(worker)
+            await self._victims.worker(worker.name)
+        elif fault in ("partition", "slow-net"):
+            await self._network(fault, group)
+        elif fault == "clock":
+            await self._clock(next(name for name in TURNABLE if name.startswith(group)))
+        elif fault in ("poison", "hang"):
+            await self._poison(fault)
+        else:
+            await (self._kill_api() if fault == "kill-api" else self._kill_sweeper())
 
-    async def _until_restarted(self, struck: Claimed, since: float) -> float:
-        """Seconds from ``since`` until everything struck is in another claim, or has ended."""
-        left = dict(struck)
-        while left and time.monotonic() - since < GIVE_UP_S:
-            now = await self._claims()
-            scores = await self.store.zmscore(keys.OPEN, list(left))
-            left = {
-                flight: claim
-                for (flight, claim), score in zip(list(left.items()), scores, strict=True)
-                if score is not None and now.get(flight, claim) == claim
-            }
-            await asyncio.sleep(POLL_S)
-        return time.monotonic() - since
+    def _struck(self, fault: str, worker: Worker, at: float, *, child_alone: bool = False) -> None:
+        pid = worker.child.pid if child_alone else None
+        self.strikes.append(Strike(fault, at, (worker.incarnation,), pid))
 
-    def _a_worker(self) -> int:
-        return self._rng.choice(self._pids(*Stage))
+    async def _at_step(self, worker: Worker, step: str, number: signal.Signals) -> float | None:
+        """Have the worker's child sent a signal at a step; when it was, or None if it does not come there."""
+        folder = self._ground.failpoints(worker.name)
+        file = arm(folder, step, number)
 
-    async def kill_child(self) -> float:
-        """``kill -9`` of a pool's child, of any stage."""
-        parent = self._a_worker()
-        children = psutil.Process(parent).children()
-        struck = await self._held_by(parent)
-        began = time.monotonic()
-        os.kill(children[0].pid if children else parent, signal.SIGKILL)
-        return await self._until_restarted(struck, began)
+        async def gone() -> bool:
+            return not file.exists()
 
-    async def kill_worker(self) -> float:
-        """``kill -9`` of a worker with its children."""
-        parent = self._a_worker()
-        struck = await self._held_by(parent)
-        began = time.monotonic()
-        for process in [psutil.Process(parent), *psutil.Process(parent).children(recursive=True)]:
+        if await until(gone, AT_STEP_S):
+            return _changed_ms(folder)
+        file.unlink(missing_ok=True)
+        return None
+
+    async def _kill_child(self, worker: Worker) -> None:
+        """``kill -9`` of a pool's child, at any instant or at a named step."""
+        step, at = next(self._kills), None
+        if step != "instant":
+            at = await self._at_step(worker, step, signal.SIGKILL)
+        if at is None:
+            worker.child.kill()
+            at = now_ms()
+        self._struck("kill-child", worker, at, child_alone=True)
+
+    async def _kill_worker(self, worker: Worker) -> None:
+        """``kill -9`` of a worker with its child, at any instant or while it holds a batch."""
+        if next(self._holding) != "instant":
+            await self._at_step(worker, "after-claim", signal.SIGSTOP)
+        for process in worker.processes:
             process.kill()
-        return await self._until_restarted(struck, began)
+        self._struck("kill-worker", worker, now_ms())
 
-    async def pause(self) -> float:
-        """SIGSTOP of a worker with its children, beyond its lease, then SIGCONT: its late settle must be refused."""
-        parent = self._a_worker()
-        processes = [psutil.Process(parent), *psutil.Process(parent).children(recursive=True)]
-        struck = await self._held_by(parent)
-        began = time.monotonic()
-        for process in processes:
-            process.suspend()
+    async def _pause(self, worker: Worker) -> None:
+        """SIGSTOP beyond the lease, then SIGCONT: of the parent, of the child while it holds a batch, or of both."""
+        which = next(self._pauses)
+        at = None if which == "parent" else await self._at_step(worker, "after-claim", signal.SIGSTOP)
+        stopped = [worker.parent] if which == "parent" else [worker.child] if which == "child" else worker.processes
         try:
-            await asyncio.sleep(5)
-            return await self._until_restarted(struck, began)
+            for process in stopped:
+                process.suspend()
+            self._struck("pause", worker, at or now_ms())
+            await asyncio.sleep(PAUSED_S)
         finally:
-            for process in processes:
+            for process in stopped:
                 if process.is_running():
                     process.resume()
 
-    async def kill_sweeper(self) -> float:
-        """``kill -9`` of the sweeper: until one leads again."""
-        (pid,) = self._pids("sweeper")
-        leader = await self.store.get(keys.TAG + "leader")
-        began = time.monotonic()
-        os.kill(pid, signal.SIGKILL)
-        while await self.store.get(keys.TAG + "leader") in (leader, None):
-            await asyncio.sleep(POLL_S)
-        return time.monotonic() - began
+    async def _network(self, fault: str, group: str) -> None:
+        """A process's network to the store drops everything for a while, without a reset, or is slow."""
+        rng, proxy = self._rngs["way"], self._ground.proxy
+        worker, leader = None, b""
+        if group == "sweeper":
+            name, leader = await self._victims.leader()
+        elif group == "api":
+            name = "api"
+        else:
+            worker = await self._victims.worker(rng.choice(WORKERS[Stage(group)]))
+            name = worker.name
+        began = now_ms()
+        try:
+            if fault == "partition":
+                proxy.cut(name)
+            else:
+                proxy.slow(name, ADDED_S)
+            await asyncio.sleep(CUT_S if fault == "partition" else SLOW_S)
+        finally:
+            proxy.mend(name)
+        if worker is not None:
+            self._struck(fault, worker, began)
+            await self._victims.worker(name)
+        elif group == "api":
+            mended = now_ms()
+            await until(self._victims.api_is_ready)
+            self.strikes.append(Strike(fault, began, took_s=(now_ms() - mended) / 1000))
+        else:
+            if fault == "partition":
+                await self._victims.led_by_another(leader)
+            self.strikes.append(Strike(fault, began))
 
-    async def kill_api(self) -> float:
+    async def _clock(self, name: str) -> None:
+        """A running worker's wall clock jumps by a minute, forward or back, and some seconds later back again."""
+        worker = await self._victims.worker(name)
+        began = now_ms()
+        try:
+            self._ground.turn_clock(name, self._rngs["turn"].choice([-60, 60]))
+            await asyncio.sleep(TURNED_S)
+        finally:
+            self._ground.turn_clock(name, 0)
+        self._struck("clock", worker, began)
+        again = await self._victims.worker(name)
+        if again.parent.pid != worker.parent.pid or again.incarnation != worker.incarnation:
+            self.unmet.append(f"clock: {name} did not stay what it was when its clock was turned")
+
+    async def _poison(self, fault: str) -> None:
+        """A request that kills its process each time it is run, or hangs: until the soft limit, or through it."""
+        do: Literal["crash", "hang"] = "crash" if fault == "poison" else "hang"
+        seconds = float(do == "hang" and next(self._hangs) == "hard")
+        logs = self._ground.logs(WORKERS[Stage.SCORING])
+        began = now_ms()
+        one = await self._producer.poison(do, seconds, next(self._numbers))
+        if one.answer != "accepted":
+            return  # another fault was faster; it comes round again
+        self.strikes.append(Strike(fault, began, poison=request_id_of(one)))
+
+        async def ended() -> bool:
+            await self._producer.read(one, 2)
+            return bool(one.read)
+
+        if not await until(ended, 2 * 60):
+            self.unmet.append(f"{fault}: {one.request_id} has not ended within two minutes")
+        elif do == "hang" and "Current thread 0x" not in self._ground.logged_since(logs):
+            self.unmet.append("hang: the stacks of all threads are not in the log")
+        for name in WORKERS[Stage.SCORING]:
+            await self._victims.worker(name)
+
+    async def _kill_api(self) -> None:
         """``kill -9`` of the API: until it is ready again."""
-        (pid,) = self._pids("api")
-        began = time.monotonic()
+        pid = await self._victims.pid("api")
+        began = now_ms()
         os.kill(pid, signal.SIGKILL)
-        await self._until_ready()
-        return time.monotonic() - began
+        await until(self._victims.api_is_ready)
+        self.strikes.append(Strike("kill-api", began, took_s=(now_ms() - began) / 1000))
 
-    async def restart_store(self) -> float:
-        """``kill -9`` of the store; its supervisor starts it again. Until the API is ready again."""
-        (pid,) = self._pids("store")
-        began = time.monotonic()
+    async def _kill_sweeper(self) -> None:
+        """``kill -9`` of the sweeper that leads: until the other one does."""
+        name, leader = await self._victims.leader()
+        pid = await self._victims.pid(name)
+        began = now_ms()
         os.kill(pid, signal.SIGKILL)
-        await self._until_ready()
-        return time.monotonic() - began
+        await self._victims.led_by_another(leader)
+        self.strikes.append(Strike("kill-sweeper", began, took_s=(now_ms() - began) / 1000))
+        await self._victims.pid(name)
 
-    async def _until_ready(self) -> None:
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(3)) as http:
-            while True:
-                try:
-                    async with http.get(f"{self._stack.api_url}/readyz") as answer:
-                        if answer.status == 200:
-                            return
-                except (aiohttp.ClientError, TimeoutError):
-                    pass
-                await asyncio.sleep(POLL_S)
 
-    async def drop_bells(self) -> float:
-        """Delete every bell in every queue: until the lanes that wait are claimed from again."""
-        began = time.monotonic()
-        for stage in Stage:
-            await self.store.delete(keys.TAG + stage)
-        waiting = list(await self.store.zrange(keys.LANES, 0, -1))
-        clock = await self.store.time()
-        dropped_ms = clock[0] * 1000 + clock[1] / 1000
-        while waiting and time.monotonic() - began < GIVE_UP_S:
-            still = []
-            for lane in waiting:
-                served = await self.store.zscore(keys.LANES, lane)
-                if served < dropped_ms and await self.store.zcard(keys.waiting(lane.decode())):
-                    still.append(lane)
-            waiting = still
-            await asyncio.sleep(POLL_S)
-        return time.monotonic() - began
-
-    async def send_poison(self) -> float:
-        """A request that kills its process every time it is run."""
-        self._poisoned += 1
-        await self.poison.put({"x": self._poisoned, "do": "crash"})
-        return 0.0
-
-    async def term(self) -> float:
-        """SIGTERM to a worker: it finishes what it has begun; its supervisor starts it again."""
-        parent = self._a_worker()
-        struck = await self._held_by(parent)
-        began = time.monotonic()
-        os.kill(parent, signal.SIGTERM)
-        return await self._until_restarted(struck, began)
-
-    NAMES = (
-        "kill-child",
-        "kill-worker",
-        "kill-api",
-        "kill-sweeper",
-        "restart-store",
-        "drop-bells",
-        "pause",
-        "poison",
-        "term",
-    )
-
-    async def strike(self, name: str) -> float:
-        """One fault by its name; how long it took until all it had struck was under way again, in seconds."""
-        return await getattr(self, "send_poison" if name == "poison" else name.replace("-", "_"))()
+def _changed_ms(folder: Path) -> float:
+    """When a file last came to this folder or left it."""
+    return folder.stat().st_mtime_ns / 1e6

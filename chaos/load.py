@@ -5,107 +5,192 @@ import itertools
 import random
 import secrets
 import time
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections import deque
+from typing import Any, Literal
 
 import aiohttp
+import orjson
 
 from chaos.checker import Sent
+from pipeline.client.asynchronous import AsyncScoringClient
+from pipeline.contracts.ids import from_text
+from pipeline.contracts.problems import Problem
 from pipeline.contracts.stages import ENDS
 from pipeline.credit_data import read_applications
 from pipeline.ledger.parcels import idempotency
 
 CALL_S = 35.0
-"""How long a call may take: what it asks to wait, and 5 s."""
+"""How long a call is waited for at all."""
+LIMIT_S = 2.0
+TOLERANCE_S = 1.0
+"""A call may take LIMIT_S beyond what it asks to wait; TOLERANCE_S is for the scheduling of a busy machine."""
+READ_AGAIN = 1000
+PART = 512
+REPEATED = 0.1
+"""The share of requests whose input was sent a moment ago: they join its flight, or get its result."""
+READ_AT_ONCE = 0.2
+"""The share of requests that are read while the run goes on."""
 
 
 class Producer:
     """Sends at a rate (Poisson arrivals, open loop), and keeps what became of each request."""
 
-    def __init__(self, url: str, rate: float, rng: random.Random) -> None:
+    def __init__(self, url: str, rng: random.Random) -> None:
         self._url = url
-        self._rate = rate
         self._rng = rng
         self._rows = [row.features for row in read_applications()]
         self._numbers = itertools.count()
+        self._lately: deque[dict[str, Any]] = deque(maxlen=50)
+        self._http: aiohttp.ClientSession | None = None
         self.sent: list[Sent] = []
+        self.hung: list[str] = []
         self.longest_call_s = 0.0
         """The longest any call took beyond what it asked to wait."""
 
-    def requests(self) -> Iterator[tuple[str, Mapping[str, Any]]]:
-        """Real applications, each with a price of its own."""
-        for number in self._numbers:
-            yield "credit-default", self._rows[number % len(self._rows)] | {"Price": 100 + number / 1000}
+    async def __aenter__(self) -> "Producer":
+        self._http = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0))
+        return self
 
-    async def run(self, seconds: float, poison: asyncio.Queue[Mapping[str, Any]]) -> None:
-        """Send for ``seconds``, and what comes by ``poison``; return when every answer is known or given up."""
-        requests = self.requests()
-        connector = aiohttp.TCPConnector(limit=0)
-        async with aiohttp.ClientSession(connector=connector) as http, asyncio.TaskGroup() as calls:
-            ends_at = time.monotonic() + seconds
+    async def __aexit__(self, *_: object) -> None:
+        if self._http is not None:
+            await self._http.close()
+
+    def _features(self) -> dict[str, Any]:
+        """A real application: with a price of its own, or now and then one that was sent a moment ago."""
+        if self._lately and self._rng.random() < REPEATED:
+            return self._rng.choice(self._lately)
+        number = next(self._numbers)
+        features = self._rows[number % len(self._rows)] | {"Price": 100 + number / 1000}
+        self._lately.append(features)
+        return features
+
+    async def saturation(self, seconds: float, parallel: int = 64) -> float:
+        """How many requests a second end when each of ``parallel`` producers sends again as soon as its last ended."""
+        ends_at = time.monotonic() + seconds
+
+        async def one() -> int:
+            ended = 0
+            while time.monotonic() < ends_at:
+                ended += bool((await self._send("credit-default", self._features(), wait=10)).read)
+            return ended
+
+        began = time.monotonic()
+        ended = await asyncio.gather(*(one() for _ in range(parallel)))
+        return sum(ended) / (time.monotonic() - began)
+
+    async def run(self, rate: float, over: asyncio.Event) -> None:
+        """Send until it is ``over``; return when every answer is known or given up."""
+        async with asyncio.TaskGroup() as calls:
             due = time.monotonic()
-            while (now := time.monotonic()) < ends_at:
-                while not poison.empty():
-                    calls.create_task(self._send(http, "chaos-probe", poison.get_nowait(), poison=True))
+            while not over.is_set():
+                now = time.monotonic()
                 if now < due:
                     await asyncio.sleep(due - now)
                     continue
-                due += self._rng.expovariate(self._rate)
-                calls.create_task(self._send(http, *next(requests)))
+                due += self._rng.expovariate(rate)
+                calls.create_task(self._send_and_read(self._features()))
+
+    async def _send_and_read(self, features: dict[str, Any]) -> None:
+        one = await self._send("credit-default", features)
+        if one.answer == "accepted" and self._rng.random() < READ_AT_ONCE:
+            await self.read(one, 5)
+
+    async def poison(self, do: Literal["crash", "hang"], seconds: float, number: int) -> Sent:
+        """Send a request that kills or hangs its process each time it is run."""
+        return await self._send("chaos-probe", {"x": number, "do": do, "seconds": seconds}, poison=do)
+
+    async def probe(self) -> Sent:
+        """Send one more request, to see how it is answered just now."""
+        return await self._send("credit-default", self._features())
 
     async def _send(
-        self, http: aiohttp.ClientSession, model: str, features: Mapping[str, Any], *, poison: bool = False
-    ) -> None:
+        self, model: str, features: dict[str, Any], *, wait: float = 0, poison: Literal["", "crash", "hang"] = ""
+    ) -> Sent:
         key = secrets.token_hex(8)
-        body = {"model": model, "features": features}
-        one = Sent(idempotency("", key, model, features, "normal", 3600.0)[:16], model, features, poison=poison)
+        held = idempotency("", key, model, features, "normal", 3600.0)[:16]
+        one = Sent(held, model, orjson.dumps(features), poison=poison)
         self.sent.append(one)
+        path = f"/v1/scores?wait={wait:g}" if wait else "/v1/scores"
+        body = {"model": model, "features": features}
         try:
-            status, document = await self._call(http, "POST", "/v1/scores", json=body, headers={"Idempotency-Key": key})
+            status, document = await self._call("POST", path, wait, json=body, headers={"Idempotency-Key": key})
+        except aiohttp.ClientConnectorError:
+            one.answer = "refused"  # nobody listened
+            return one
         except (aiohttp.ClientError, TimeoutError, ValueError):
-            return  # unknown: it may have arrived
+            return one  # unknown: it may have arrived
         one.answer = "accepted" if status in (200, 202) else "refused"
         if one.answer == "accepted":
             one.request_id = document["request_id"]
             if document["state"] in ENDS:
-                one.read.append(document)
+                one.read.append(_text(document))
+        else:
+            one.standing = document["type"].rsplit(":", 1)[1]
+        return one
 
-    async def settle(self, seconds: float, parallel: int = 64) -> None:
-        """Read every accepted request until it has ended, for up to ``seconds`` in all."""
-        until = time.monotonic() + seconds
-        waiting = iter([one for one in self.sent if one.answer == "accepted"])
-
-        async def reader(http: aiohttp.ClientSession) -> None:
-            for one in waiting:
-                while True:
-                    left = until - time.monotonic()
-                    try:
-                        await self._read(http, one, max(0.0, min(20.0, left)))
-                    except (aiohttp.ClientError, TimeoutError, ValueError):
-                        await asyncio.sleep(0.1)
-                    if one.read or one.standing in ("not-found", "gone") or left <= 0:
-                        break
-
-        async with aiohttp.ClientSession() as http:
-            await asyncio.gather(*(reader(http) for _ in range(parallel)))
-            for one in self.sent:  # once more: an end that was read never changes
-                if one.read:
-                    await self._read(http, one, 0)
-
-    async def _read(self, http: aiohttp.ClientSession, one: Sent, wait: float) -> None:
-        status, document = await self._call(http, "GET", f"/v1/scores/{one.request_id}?wait={wait:.3f}", wait=wait)
+    async def read(self, one: Sent, wait: float) -> None:
+        """Read a request over HTTP; an answer that is not heard is no reading."""
+        try:
+            status, document = await self._call("GET", f"/v1/scores/{one.request_id}?wait={wait:g}", wait)
+        except (aiohttp.ClientError, TimeoutError, ValueError):
+            return
         if status == 200 and document["state"] in ENDS:
-            one.read.append(document)
+            one.read.append(_text(document))
         else:
             one.standing = document["state"] if status == 200 else document["type"].rsplit(":", 1)[1]
 
-    async def _call(
-        self, http: aiohttp.ClientSession, method: str, path: str, *, wait: float = 0.0, **options: Any
-    ) -> tuple[int, dict[str, Any]]:
+    async def settle(self, client: AsyncScoringClient, seconds: float) -> None:
+        """Read every accepted request until it has ended, for up to ``seconds``; some of them over HTTP once more."""
+        until = time.monotonic() + seconds
+        waiting = [one for one in self.sent if one.answer == "accepted"]
+        while waiting:
+            left = []
+            for place in range(0, len(waiting), PART):
+                left += await self._read_part(client, waiting[place : place + PART])
+            waiting = left
+            if time.monotonic() > until:
+                break
+            await asyncio.sleep(0.2)
+        ended = [one for one in self.sent if one.read]
+        for one in self._rng.sample(ended, min(READ_AGAIN, len(ended))):
+            await self.read(one, 0)
+
+    @staticmethod
+    async def _read_part(client: AsyncScoringClient, part: list[Sent]) -> list[Sent]:
+        """Those that have not ended."""
+        left = []
+        for one, status in zip(part, await client.get_many([one.request_id or "" for one in part]), strict=True):
+            if isinstance(status, Problem):
+                one.standing = status.document()["type"].rsplit(":", 1)[1]
+            elif status["state"] in ENDS:
+                one.read.append(_text(dict(status)))
+                continue
+            else:
+                one.standing = status["state"]
+                left.append(one)
+        return left
+
+    async def _call(self, method: str, path: str, wait: float, **options: Any) -> tuple[int, dict[str, Any]]:
+        assert self._http is not None
         began = time.monotonic()
-        timeout = aiohttp.ClientTimeout(CALL_S)
+        answered = "no answer"
         try:
-            async with http.request(method, self._url + path, timeout=timeout, **options) as answer:
-                return answer.status, await answer.json(content_type=None)
+            timeout = aiohttp.ClientTimeout(CALL_S)
+            async with self._http.request(method, self._url + path, timeout=timeout, **options) as answer:
+                answered = str(answer.status)
+                return answer.status, orjson.loads(await answer.read())
         finally:
-            self.longest_call_s = max(self.longest_call_s, time.monotonic() - began - wait)
+            took = time.monotonic() - began - wait
+            self.longest_call_s = max(self.longest_call_s, took)
+            if took > LIMIT_S + TOLERANCE_S:
+                at = time.strftime("%H:%M:%S")
+                self.hung.append(f"at {at} {method} {path} took {took:.1f} s beyond what it asked to wait ({answered})")
+
+
+def request_id_of(one: Sent) -> bytes | None:
+    """Its id as the ledger has it."""
+    return from_text(one.request_id) if one.request_id else None
+
+
+def _text(document: dict[str, Any]) -> bytes:
+    return orjson.dumps(document, option=orjson.OPT_SORT_KEYS)

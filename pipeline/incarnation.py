@@ -27,15 +27,16 @@ log = structlog.get_logger()
 _NAME_BYTES = 32
 _READY = _NAME_BYTES
 _RUNNING = slice(_READY + 1, _READY + 1 + 32)
-_BREAKERS = slice(_RUNNING.stop, _RUNNING.stop + 512)
+_CHILD = slice(_RUNNING.stop, _RUNNING.stop + 8)
+_BREAKERS = slice(_CHILD.stop, _CHILD.stop + 512)
 
 
 class Incarnation:
     """The name of this worker now, shared with the children that are forked after it was made."""
 
     def __init__(self, stage: str, queue: str, device: str) -> None:
-        # The name; one byte that a child sets once it can answer bells; the field of the batch that it runs; its
-        # breakers that are not closed, as JSON.
+        # The name; one byte that a child sets once it can answer bells; the field of the batch that it runs; its pid;
+        # its breakers that are not closed, as JSON.
         self._shared = mmap.mmap(-1, _BREAKERS.stop)
         self._description: dict[str, Any] = {
             "stage": stage,
@@ -65,9 +66,11 @@ class Incarnation:
         """A child begins to run the batch of this field."""
         self._shared[_RUNNING] = field.encode().ljust(32, b"\0")
 
-    def register(self, client: Client) -> None:
+    def register(self, client: Client, child: int | None = None) -> None:
         """Make the name known to the ledger, from the child that is now ready. Before this it cannot claim."""
         self.began("")
+        if child is not None:
+            self._shared[_CHILD] = child.to_bytes(8, "big")
         Scripts(client).beat(args=[self.name, self.description(), "1"])
         self._shared[_READY] = 1
 
@@ -86,6 +89,7 @@ class Incarnation:
         """What operators see of this worker, as JSON."""
         with suppress(ValueError):  # the child is writing: the next heartbeat has it
             self._description["breakers"] = json.loads(self._shared[_BREAKERS].rstrip(b"\0") or b"[]")
+        self._description["child"] = int.from_bytes(self._shared[_CHILD], "big")
         return json.dumps(self._description)
 
 

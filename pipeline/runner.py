@@ -70,7 +70,16 @@ class Stay:
 class Runner:
     """Serves lanes for one process."""
 
-    def __init__(self, service: StageService, claims: Claims, cache: CacheFiller | None, settings: Settings) -> None:
+    def __init__(
+        self,
+        service: StageService,
+        claims: Claims,
+        cache: CacheFiller | None,
+        settings: Settings,
+        reached: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """``reached`` is told of the steps at which tests kill this process (see ``tasks/failpoints.py``)."""
+        self._reached = reached
         self._service = service
         self._claims = claims
         self._cache = cache
@@ -78,7 +87,13 @@ class Runner:
         self._rng = random.Random()  # noqa: S311 - jitter, not a secret
 
     def serve(self, lane: Lane) -> Served:
-        """Answer a bell: work on the lane until it is empty or ``stay_s`` has passed, then linger for more.
+        """Answer a bell; its ack follows."""
+        served = self._serve(lane)
+        self._reached("before-ack")
+        return served
+
+    def _serve(self, lane: Lane) -> Served:
+        """Work on the lane until it is empty or ``stay_s`` has passed, then linger for more.
 
         Lingering keeps nobody out - it ends with a wake for whichever lane of the queue has work, and does not begin
         while another lane's bell waits there - so under light traffic one bell serves for ``job_s``, and few requests
@@ -111,6 +126,7 @@ class Runner:
 
     def _run(self, batch: Batch, stay: Stay, served: Served) -> Batch | None:
         """Perform, judge and settle one batch; the next one, if the lane has it and we stay."""
+        self._reached("after-claim")
         stage, settings = batch.lane.stage, self._settings
         self._claims.begin(batch)
         given_up = [exhausted(work, stage, settings) for work in batch.works]
@@ -144,6 +160,7 @@ class Runner:
             log.warning("claim_lost", reason=str(lost))
             served.lost += 1
             return None
+        self._reached("after-settle")
         if stage.following is None and self._cache is not None:
             self._cache.fill(batch.works, outcomes)
         return following

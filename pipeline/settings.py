@@ -34,6 +34,7 @@ class Settings(BaseSettings):
     cache_max_bytes: int = Field(256 << 20, ge=0, description="What results that may be given again may take, about.")
     model_store: Path = Field(REPOSITORY / "models", description="Folder of model artifacts, MODEL/VERSION/.")
     chaos_model: bool = Field(False, description="Whether the model that fails on demand exists.")
+    failpoints: Path | None = Field(None, description="For tests only: a folder; see `tasks/failpoints.py`.")
     durability: Durability = Field("process", description="What an acknowledged write survives.")
 
     result_ttl: float = Field(86_400, ge=1, description="How long an ended request can be read.")

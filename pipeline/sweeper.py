@@ -147,7 +147,8 @@ class Sweeper:
                 continue
             answer = self._sweeping.ring_idle(lane, unless_bells_wait=now < rings.insist_at)
             if answer == "served":
-                self._rings[lane] = _Rings(now + idle_s, now + idle_s, idle_s)
+                # Look again each round: the second counts from the last claim, which may be nearly as old by now.
+                self._rings[lane] = _Rings(now, now + idle_s, idle_s)
             elif answer == "rung":
                 log.info("lane_rung", lane=lane)
                 rings.pause_s = min(2 * rings.pause_s, MAX_PAUSE_S)

@@ -2,7 +2,7 @@
 
 It exists only where SCORELINE_CHAOS_MODEL is set (``scoreline up --chaos-model``). Its input says what each row does:
 ``{"x": number, "do": "ok"|"raise"|"crash"|"hang"|"nan"|"oom"|"slow", "seconds": number}``; the result's ``raw`` is
-the logistic function of ``x``.
+the logistic function of ``x``. ``seconds`` is how long ``slow`` takes; with it, ``hang`` ignores its soft time limit.
 """
 
 import os
@@ -29,7 +29,7 @@ class ChaosProbe(nn.Module):
         if told["crash"].any():
             os.kill(os.getpid(), signal.SIGKILL)
         if told["hang"].any():
-            time.sleep(3600)
+            _hang(through_soft_limit=bool((features[told["hang"], 1] > 0).any()))
         if told["oom"].any():
             raise torch.OutOfMemoryError("chaos-probe was told to run out of memory")
         if told["raise"].any():
@@ -37,3 +37,12 @@ class ChaosProbe(nn.Module):
         time.sleep(float(features[told["slow"], 1].max()) if told["slow"].any() else 0)
         log_odds = features[:, 0] * self.weight
         return torch.where(told["nan"], torch.nan, log_odds)
+
+
+def _hang(*, through_soft_limit: bool) -> None:
+    while True:
+        try:
+            time.sleep(3600)
+        except Exception:
+            if not through_soft_limit:
+                raise

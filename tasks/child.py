@@ -1,5 +1,8 @@
 """The pool's child: one runner for its stage, made when the child starts, used by every bell it answers."""
 
+import faulthandler
+import os
+import signal
 import threading
 from collections.abc import Sequence
 from typing import Any
@@ -20,6 +23,7 @@ from pipeline.model_store import ModelStore
 from pipeline.outside import Outside
 from pipeline.runner import Performed, Runner, Served, StageService
 from pipeline.settings import Settings
+from tasks.failpoints import failpoints
 
 log = structlog.get_logger()
 _OUTAGE = retry_if_exception_type((RedisError, OSError))
@@ -35,9 +39,20 @@ class _Child:
         incarnation.tell([])  # a child before this one may have left its own
         outside = Outside(incarnation.tell)
         cache = CacheFiller(settings.cache_url, settings, outside) if settings.cache_url else None
-        self.runner = Runner(_Limited(load_stage(stage, settings, outside)), self.claims, cache, settings)
+        service = _Limited(load_stage(stage, settings, outside))
+        self.runner = Runner(service, self.claims, cache, settings, failpoints(settings.failpoints))
         self.debt = Debt(self.claims)
+        self._dumps = False
         _register(incarnation, client)
+
+    def dump_stacks_at_limit(self) -> None:
+        """At the soft time limit, write the stacks of all threads to the log, even out of a call that never returns.
+
+        Not before the first bell: the pool installs its own handler, which then raises, after a child has started.
+        """
+        if not self._dumps:
+            faulthandler.register(signal.SIGUSR1, all_threads=True, chain=True)
+            self._dumps = True
 
 
 _child: _Child | None = None
@@ -68,6 +83,7 @@ def start(stage: Stage, incarnation: Incarnation, settings: Settings) -> None:
 def answer(lane: str) -> Served:
     """Answer a bell. Whatever interrupts it, this process holds no claim when it returns."""
     assert _child is not None, "the child was not started: start workers with `scoreline worker STAGE`"
+    _child.dump_stacks_at_limit()
     try:
         _child.debt.pay()
         return _child.runner.serve(parse_lane(lane))
@@ -81,7 +97,7 @@ def answer(lane: str) -> Served:
 
 @retry(retry=_OUTAGE, wait=_PAUSE)
 def _register(incarnation: Incarnation, client: Client) -> None:
-    incarnation.register(client)
+    incarnation.register(client, child=os.getpid())
 
 
 class Debt:
@@ -94,6 +110,7 @@ class Debt:
 
     def owe(self) -> None:
         """Give back what this process holds; behind the caller's back if the store does not answer."""
+        self._claims.interrupted()
         self._owed = True
         try:
             self.pay()

@@ -88,6 +88,8 @@ class Claims:
         self._pid = os.getpid()
         self._queue = ""
         self._place: _Place | None = None
+        self._begun: Batch | None = None
+        self._overran = ""
 
     @property
     def lingers(self) -> bool:
@@ -114,6 +116,7 @@ class Claims:
     def begin(self, batch: Batch) -> None:
         """The batch begins to run: from now on the death of this process is on its account."""
         batch.began = time.monotonic()
+        self._begun = batch
         self._running(batch.field)
 
     def settle(self, batch: Batch, outcomes: Sequence[Outcome], *, claim_next: int, model_runs: int) -> Batch | None:
@@ -181,6 +184,7 @@ class Claims:
                 *dead,
             ]
         )
+        self._begun = None
         if kind == b"lost":
             raise ClaimLost(f"{len(batch.works)} requests of {lane.label} were released to another worker")
         self._place = place if kind == b"lingers" else None
@@ -189,10 +193,30 @@ class Claims:
             fan_out(self._scripts, settings, flight)
         return _batch(lane, batch.incarnation, next_batch) if next_batch else None
 
+    def interrupted(self) -> None:
+        """This process stops here: what it gives back from now on is charged only if it was stopped for its length.
+
+        At the hard limit the pool asks with SIGTERM before it kills. Uncharged, such a batch would run for ever.
+        """
+        batch, limit_s = self._begun, self._settings.soft_limit_s
+        self._begun = None
+        if batch is not None and time.monotonic() - batch.began > limit_s:
+            self._overran = batch.field
+
     def give_back(self) -> int:
-        """Release everything this process holds, with nothing charged: it was interrupted; how many requests."""
+        """Release everything this process holds; how many requests."""
         self._place = None
-        return release_claims(self._scripts, self._name(), charge="none", pid=self._pid, queue=self._queue)
+        released = release_claims(
+            self._scripts,
+            self._name(),
+            charge="start" if self._overran else "none",
+            pid=self._pid,
+            limit_ms=round(self._settings.soft_limit_s * 1000),
+            running=self._overran,
+            queue=self._queue,
+        )
+        self._overran = ""
+        return released
 
     def _input(self, request_id: bytes) -> bytes | None:
         """The record that a request's computation began with: its own, or the copy if it ended before the others."""

@@ -46,8 +46,11 @@ key               type    life                         what
 ``owned``         hash    for ever (few)               OWNER -> unfinished requests of an API key with a limit
 ``due``           hash    for ever (few)               OWNER -> when its next request is due at its rate (ms)
 ``leader``        string  3 s                          the sweeper that leads
-``audit``         string  while the proof runs         every commit is logged
-``commits``       stream  while the proof runs         ``id``, ``record``: each terminal commit
+``audit``         string  while the proof runs         what befalls batches and requests is logged in ``events``
+``events``        stream  while the proof runs         ``what``, then for ``claimed``: incarnation, field,
+                                                       lane, ids; ``settled``: incarnation, field;
+                                                       ``released``: incarnation, field, charge;
+                                                       ``ended``: ID -> record, for each terminal commit
 ``confirm``       string  for ever                     written to wait for what was written before it
 ``full``          string  3 s, while it is true        the store's memory is nearly used up: accept refuses
 ``lean``          string  3 s, while it is true        the same a little earlier: the cache takes nothing more
@@ -89,6 +92,8 @@ RELEASES = TAG + "releases"
 EPOCH = TAG + "epoch"
 DEAD = TAG + "dead"
 ENDED = TAG + "ended"
+AUDIT = TAG + "audit"
+EVENTS = TAG + "events"
 
 _RECORD = (TAG + "r:").encode()
 _OUTPUT = (TAG + "o:").encode()

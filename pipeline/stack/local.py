@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
@@ -44,10 +45,13 @@ class LocalStack:
         flower_port: int | None = None,
         scoring_workers: int = 1,
         other_workers: int = 1,
+        sweepers: int = 1,
         durability: Durability | None = None,
         chaos_model: bool = False,
         environment: Mapping[str, str] | None = None,
+        environments: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
+        """``environment`` is added to that of all programs, ``environments`` to that of the program named."""
         self.durability: Durability = durability or settings.durability
         self._temporary = data_dir is None
         self.data_dir = Path(tempfile.mkdtemp(prefix="scoreline-")) if data_dir is None else data_dir.resolve()
@@ -56,7 +60,8 @@ class LocalStack:
             self.data_dir.mkdir(parents=True, exist_ok=True)
             self._lock = self._locked()
             try:
-                ports = choose_ports(api=port, flower=flower_port, health=1 + scoring_workers + 2 * other_workers)
+                watched = sweepers + scoring_workers + 2 * other_workers
+                ports = choose_ports(api=port, flower=flower_port, health=watched)
             except OSError as error:
                 raise StackError(f"a port is taken ({error}): choose another, or none to get a free one") from error
         except BaseException:
@@ -70,10 +75,16 @@ class LocalStack:
         self.settings = settings.model_copy(
             update={"store_url": self.store_url, "durability": self.durability, "model_store": model_store}
         )
+        every = programs(
+            ports,
+            self.data_dir,
+            self.durability,
+            scoring_workers=scoring_workers,
+            other_workers=other_workers,
+            sweepers=sweepers,
+        )
         self._supervision = Supervision(
-            programs(
-                ports, self.data_dir, self.durability, scoring_workers=scoring_workers, other_workers=other_workers
-            ),
+            [replace(program, environment=(environments or {}).get(program.name, {})) for program in every],
             self.data_dir,
             {
                 "SCORELINE_STORE_URL": self.store_url,
@@ -158,9 +169,25 @@ class LocalStack:
                 raise StackError(f"{failure_now}\nlast lines of {name}:\n{self._supervision.log_tail(name)}")
             await asyncio.sleep(0.05)
 
+    def states(self) -> dict[str, dict[str, Any]]:
+        """What the supervisor knows of each program, by name: ``statename``, ``pid``, and more."""
+        return self._supervision.states()
+
     def root_pids(self) -> list[int]:
         """The process whose tree is the whole stack."""
         return self._supervision.root_pids()
+
+    def log(self, program: str) -> Path:
+        """Where a program's output goes."""
+        return self._supervision.log(program)
+
+    def stop_services(self) -> None:
+        """SIGTERM to every service at once, the store last; return when all have drained. ``start_services``."""
+        self._supervision.stop_groups()
+
+    def start_services(self) -> None:
+        """Start again what ``stop_services`` has stopped."""
+        self._supervision.start_groups()
 
     def alive(self) -> bool:
         """Whether the supervision runs."""

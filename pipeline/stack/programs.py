@@ -2,7 +2,8 @@
 
 import socket
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.contracts.stages import Stage
@@ -12,13 +13,17 @@ from pipeline.stack.store_server import server_command
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """One supervised program. ``group`` orders the drain: services stop before the store."""
+    """One supervised program. ``group`` orders the drain: services stop before the store.
+
+    ``environment``: on top of what all programs of the stack have.
+    """
 
     name: str
     command: list[str]
     group: str = "services"
     livez: str | None = None
     stop_s: int = 15
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +53,13 @@ def choose_ports(*, api: int | None, flower: int | None, health: int) -> Ports:
     return Ports(store, chosen_api, chosen_flower, rest)
 
 
+def names_of(kind: str, copies: int) -> list[str]:
+    """What the programs of one kind are called."""
+    return [kind] if copies == 1 else [f"{kind}-{copy}" for copy in range(1, copies + 1)]
+
+
 def programs(
-    ports: Ports, data_dir: Path, durability: Durability, *, scoring_workers: int, other_workers: int
+    ports: Ports, data_dir: Path, durability: Durability, *, scoring_workers: int, other_workers: int, sweepers: int
 ) -> list[Program]:
     """Everything a local stack runs; ``other_workers``: for each of the other stages."""
     python = sys.executable
@@ -63,12 +73,11 @@ def programs(
     workers = []
     for stage in Stage:
         copies = scoring_workers if stage is Stage.SCORING else other_workers
-        for copy in range(1, copies + 1):
-            workers.append(watched(stage if copies == 1 else f"{stage}-{copy}", "tasks", stage))
+        workers += [watched(name, "tasks", stage) for name in names_of(stage, copies)]
     return [
         Program("store", server_command(ports.store, data_dir, durability), group="store", stop_s=30),
         *workers,
-        watched("sweeper", "pipeline.sweeper_service"),
+        *(watched(name, "pipeline.sweeper_service") for name in names_of("sweeper", sweepers)),
         Program(
             "api",
             [python, "-m", "pipeline.api", "--port", str(ports.api)],

@@ -4,6 +4,7 @@ What dies is started again, each failed start a second later than the one before
 longer answers ``/livez`` is replaced by superlance's httpok.
 """
 
+import contextlib
 import os
 import shlex
 import signal
@@ -21,7 +22,9 @@ from pipeline.stack.programs import Program
 START_TRIES = 20
 START_S = 6
 """A process that dies sooner has failed to start (backoff); until then nobody asks whether it lives."""
-PROBE_S = 11
+PROBE_S = 21
+"""How long a probe waits for an answer. httpok asks again after ten seconds where nobody listens yet: a start may take
+26 seconds before it is begun anew, or a busy machine would never get beyond starting."""
 SOCKET = "supervisor.sock"
 
 
@@ -66,15 +69,20 @@ class Supervision:
 
     def pids(self) -> dict[str, list[int]]:
         """The process id of each running program."""
+        states = self.states()
         return {
             program.name: [info["pid"]]
             for program in self._programs
-            if (info := self.states().get(program.name)) and info["pid"]
+            if (info := states.get(program.name)) and info["pid"]
         }
+
+    def log(self, name: str) -> Path:
+        """Where a program's output goes."""
+        return self._folder / "logs" / f"{name}.log"
 
     def log_tail(self, name: str, lines: int = 15) -> str:
         """The last lines that a program wrote."""
-        path = self._folder / "logs" / f"{name}.log"
+        path = self.log(name)
         return "\n".join(path.read_text(errors="replace").splitlines()[-lines:]) if path.exists() else ""
 
     def stop(self) -> None:
@@ -82,13 +90,21 @@ class Supervision:
         if self._process is None:
             return
         if self.alive():
-            for group in ("services", "store"):
-                try:
-                    self._call("stopProcessGroup", group)
-                except (OSError, xmlrpc.client.Error):
-                    break  # supervisord is on its way out; its TERM handler stops everything too
+            # It may be on its way out already: then its TERM handler stops everything.
+            with contextlib.suppress(OSError, xmlrpc.client.Error):
+                self.stop_groups()
             self._process.send_signal(signal.SIGTERM)
         self._process.wait()
+
+    def stop_groups(self) -> None:
+        """SIGTERM to all services at once, and to the store when they have stopped."""
+        for group in ("services", "store"):
+            self._call("stopProcessGroup", group)
+
+    def start_groups(self) -> None:
+        """Start what ``stop_groups`` has stopped; do not wait until it runs."""
+        for group in ("store", "services"):
+            self._call("startProcessGroup", group, False)
 
     def _call(self, method: str, *arguments: Any) -> Any:
         transport = SupervisorTransport(None, None, f"unix://{self._socket}")
@@ -128,6 +144,7 @@ class Supervision:
                 "stopsignal=TERM",
                 f"stopwaitsecs={program.stop_s}",
                 "killasgroup=true",
+                f"environment={_assignments(program.environment)}",
                 "",
             ]
         for group, priority in (("store", 1), ("services", 10)):
@@ -136,7 +153,7 @@ class Supervision:
         for program in self._programs:
             if program.livez:
                 probe = [
-                    sys.executable, "-m", "superlance.httpok", "-E", "-t", str(PROBE_S), "-p", program.name,
+                    sys.executable, "-m", "pipeline.stack.probe", "-E", "-t", str(PROBE_S), "-p", program.name,
                     program.livez,
                 ]  # fmt: skip
                 sections += [
@@ -149,6 +166,10 @@ class Supervision:
                     "",
                 ]
         return "\n".join(sections)
+
+
+def _assignments(environment: Mapping[str, str]) -> str:
+    return ",".join(f'{name}="{_quoted(value)}"' for name, value in environment.items())
 
 
 def _quoted(text: object) -> str:

@@ -20,8 +20,9 @@ from pipeline.contracts.status import Failure
 from pipeline.contracts.work import Attempts, Completed, Ended, Outcome, Output, RetryLater
 from pipeline.incarnation import Heartbeat, Incarnation
 from pipeline.ledger.claiming import Batch, ClaimLost, Claims, release_claims
-from pipeline.ledger.keys import TAG
+from pipeline.ledger.keys import ATTEMPTS, TAG
 from pipeline.ledger.parcels import Submission
+from pipeline.ledger.records import unpack_attempts
 from pipeline.ledger.releases import Release, ReleaseConflict, publish
 from tests.conformance.conftest import REF, Ledger, LedgerMaker, dead
 from tests.conftest import eventually
@@ -359,6 +360,37 @@ def test_a_batch_given_back_charges_nothing(ledger: Ledger) -> None:
     again = ledger.claim(worker)
     assert again is not None
     assert [work.attempts for work in again.works] == [Attempts(), Attempts()]
+
+
+def test_a_batch_that_was_stopped_for_its_length_is_charged_when_given_back_and_no_other_is(
+    ledger: Ledger,
+) -> None:
+    worker = ledger.worker()
+    long, short = ledger.accept(2)
+    batch = ledger.claim(worker, limit=1)
+    ledger.claim(worker, limit=1)
+    worker.begin(batch)
+    batch.began -= 61
+    ledger.turn_clock(61)
+    worker.interrupted()
+    assert worker.give_back() == 2
+    tried = [unpack_attempts(blob) for blob in ledger.client.hmget(ATTEMPTS, [long, short])]
+    assert [(one.starts, [entry.error for entry in one.errors]) for one in tried] == [
+        (1, ["ran longer than the hard limit"]),
+        (0, []),
+    ]
+
+
+def test_a_settled_batch_is_not_charged_for_what_comes_after_it(ledger: Ledger) -> None:
+    worker = ledger.worker()
+    ledger.accept(2)
+    batch = ledger.claim(worker, limit=1)
+    worker.begin(batch)
+    batch.began -= 3600
+    ledger.complete(worker, batch, claim_next=1)
+    worker.interrupted()
+    assert worker.give_back() == 1
+    assert [unpack_attempts(blob).starts for blob in ledger.client.hvals(ATTEMPTS)] == [0]
 
 
 def test_a_retry_waits_until_it_is_due(ledger: Ledger) -> None:

@@ -170,6 +170,27 @@ def test_at_the_memory_limit_all_that_is_accepted_ends(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize("make_ledger", ["valkey"], indirect=True)
+def test_the_second_is_counted_from_the_last_claim_and_not_from_the_last_look(make_ledger: LedgerMaker) -> None:
+    ledger, clock = make_ledger(lane_idle_s="1"), SteppedClock()
+    sweeper = Sweeper(ledger.client, ledger.settings, clock)
+
+    def later(seconds: float) -> None:
+        clock.now += seconds
+        ledger.turn_clock(seconds)
+        sweeper.sweep()
+
+    ledger.accept(2)
+    sweeper.sweep()
+    later(0.5)
+    ledger.claim(ledger.worker(), limit=1)
+    ledger.client.delete(f"{TAG}preprocess")
+    later(0.5)
+    assert ledger.bells() == 0, "it was claimed from half a second ago"
+    later(0.5)
+    assert ledger.bells() == 1
+
+
+@pytest.mark.parametrize("make_ledger", ["valkey"], indirect=True)
 def test_one_step_that_fails_keeps_no_other_from_its_work(
     make_ledger: LedgerMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

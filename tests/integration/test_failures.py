@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import httpx
 
+from pipeline.stack.local import LocalStack
 from tests.conftest import eventually
 from tests.integration.test_http import APPLICATION
 
@@ -16,9 +17,10 @@ def probe(do: str, **fields: object) -> dict:
     return {"model": "chaos-probe", "features": {"x": 1.5, "do": do, **fields}}
 
 
-def end_of(http: httpx.Client, request_id: str) -> dict:
+def end_of(http: httpx.Client, request_id: str, *, within_s: float = 30) -> dict:
     return eventually(
-        lambda: (d := http.get(f"/v1/scores/{request_id}", params={"wait": 10}).json())["finished_at"] and d
+        lambda: (d := http.get(f"/v1/scores/{request_id}", params={"wait": 10}).json())["finished_at"] and d,
+        within_s=within_s,
     )
 
 
@@ -75,9 +77,25 @@ def test_a_row_that_kills_its_process_is_dead_and_its_batch_succeeds(http: httpx
     assert max(end["attempts"] for place, end in enumerate(ends) if place != 3) <= 2
 
 
-def test_a_row_that_hangs_meets_the_soft_limit_and_is_dead_in_the_end(http: httpx.Client) -> None:
+def test_a_row_that_hangs_meets_the_soft_limit_and_is_dead_in_the_end(http: httpx.Client, stack: LocalStack) -> None:
+    before = stack.log("scoring").stat().st_size
     dead = end_of(http, http.post("/v1/scores", json=probe("hang")).json()["request_id"])
     assert (dead["state"], dead["error"]["category"], dead["attempts"]) == ("dead", "hang", 3)
+    stacks = stack.log("scoring").read_text()[before:]
+    assert "chaos_probe.py" in stacks, "the stack that hangs is in the log"
+    assert "Current thread 0x" in stacks
+
+
+def test_a_row_that_hangs_through_the_soft_limit_meets_the_hard_one_and_its_child_is_replaced(
+    http: httpx.Client, stack: LocalStack
+) -> None:
+    before = stack.log("scoring").stat().st_size
+    dead = end_of(http, http.post("/v1/scores", json=probe("hang", seconds=1)).json()["request_id"], within_s=90)
+    assert (dead["state"], dead["attempts"]) == ("dead", 3)
+    errors = {attempt["error"] for attempt in letter_of(http, dead["request_id"])["attempts"]}
+    assert errors == {"ran longer than the hard limit"}
+    assert "Current thread 0x" in stack.log("scoring").read_text()[before:]
+    assert http.post("/v1/scores", json=probe("ok"), params={"wait": 30}).json()["state"] == "succeeded"
 
 
 def test_a_replayed_letter_runs_again_one_generation_on(http: httpx.Client) -> None:

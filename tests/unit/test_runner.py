@@ -80,6 +80,13 @@ def test_a_busy_lane_is_left_after_its_time(monkeypatch: pytest.MonkeyPatch) -> 
     assert (served.batches, ledger.claim_next, ledger.lingered) == (3, [64, 64, 0], 0)
 
 
+def test_the_steps_at_which_tests_kill_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[str] = []
+    service = Service(Clock(monkeypatch), 40)
+    runner.Runner(service, Ledger(), None, read_settings({}), steps.append).serve(LANE)  # type: ignore[arg-type]
+    assert steps == ["after-claim", "after-settle", "before-ack"]
+
+
 def test_after_a_long_batch_no_other_is_begun(monkeypatch: pytest.MonkeyPatch) -> None:
     ledger, served = serve(Service(Clock(monkeypatch), 40))
     assert (served.batches, ledger.claim_next, ledger.lingered) == (1, [0], 0)

@@ -4,6 +4,7 @@
 local flight = ARGV[4]
 local outcome, told = redis.call('GET', P .. 'e:' .. flight), redis.call('HGET', P .. 'fanout', flight)
 if not outcome then return { 0, 0 } end
+local now = now_ms()
 local state, cache_ms = string.match(told, '^(%l+) (%d+)$')
 local members = redis.call('ZRANGE', P .. 'm:' .. flight, 0, 127)
 local ids, ends = {}, {}
@@ -34,7 +35,7 @@ local left = redis.call('ZCARD', P .. 'm:' .. flight)
 if left == 0 then
   -- If its first member left it early, that one's record is no answer.
   local answers = state == 'succeeded' and redis.call('EXISTS', P .. 'i:' .. flight) == 0
-  close_flights({ flight }, { outcome }, now_ms(), answers and { tonumber(cache_ms), tonumber(ARGV[5]) } or nil)
+  close_flights({ flight }, { outcome }, now, answers and { tonumber(cache_ms), tonumber(ARGV[5]) } or nil)
   forget_joined(flight)
   redis.call('HDEL', P .. 'fanout', flight)
 end

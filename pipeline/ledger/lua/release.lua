@@ -26,6 +26,8 @@ for f = 1, #fields, 2 do
   local lane, ms, scores, ids = string.match(fields[f + 1], '^([^|]*)|([^|]*)|([^|]*)|(.*)$')
   if string.sub(fields[f], 1, #prefix) == prefix and now - tonumber(ms) >= tonumber(ARGV[6]) then
     redis.call('HDEL', claims, fields[f])
+    local charged = ARGV[10] == '' or ARGV[10] == fields[f]
+    audit('what', 'released', 'incarnation', incarnation, 'field', fields[f], 'charge', charged and charge or 'none')
     local stage = string.match(lane, '^%l+')
     local place = 0
     for score in string.gmatch(scores, '[^,]+') do
@@ -36,7 +38,7 @@ for f = 1, #fields, 2 do
         redis.call('ZADD', P .. 'q:' .. lane, waiting_score(id, score), id)
         if stage == 'scoring' then uncommit(id, score) end
         local a = attempts_of(redis.call('HGET', P .. 'attempts', id))
-        if charge ~= 'none' and (ARGV[10] == '' or ARGV[10] == fields[f]) then
+        if charge ~= 'none' and charged then
           -- Evidence makes a suspect at once; a vanished worker only the second time.
           if charge == 'start' then
             a.starts = a.starts + 1

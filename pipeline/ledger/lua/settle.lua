@@ -14,6 +14,7 @@ local incarnation, field, lane, next_lane = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 -- The fence: the claim is there, or this batch was released and is no longer ours to settle.
 if redis.call('HDEL', P .. 'c:' .. incarnation, field) == 0 then return { 'lost' } end
 local now = now_ms()
+audit('what', 'settled', 'incarnation', incarnation, 'field', field)
 local stage = string.match(lane, '^%l+')
 local forwards, ended, retries, letters =
   tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13])

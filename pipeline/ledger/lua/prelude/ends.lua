@@ -41,8 +41,10 @@ local function commit_ends(ids, ends, state, ttl, key_ttl)
   set[#set + 1] = 'PX'
   set[#set + 1] = ttl
   redis.call(unpack(set))
-  if redis.call('EXISTS', P .. 'audit') == 1 then -- the proof reads every commit; nobody else does
-    for i, id in ipairs(ids) do redis.call('XADD', P .. 'commits', '*', 'id', id, 'record', ends[i]) end
+  if audited then
+    local entry = { 'what', 'ended' }
+    for i, id in ipairs(ids) do entry[2 * i + 1], entry[2 * i + 2] = id, ends[i] end
+    audit(unpack(entry))
   end
   hold_keys(held, 'PX', key_ttl)
   count_owned(ends, -1)

@@ -123,6 +123,9 @@ function take(incarnation, field, lane, limit, now)
   end
   redis.call('HSET', P .. 'c:' .. incarnation, field,
     lane .. '|' .. int(now) .. '|' .. table.concat(scores, ',') .. '|' .. table.concat(ids))
+  if audited then
+    audit('what', 'claimed', 'incarnation', incarnation, 'field', field, 'lane', lane, 'ids', table.concat(ids))
+  end
   count(stage .. ':claimed', #ids)
   if redis.call('ZCARD', waiting) > 0 then ring(lane, now) end
   local sources = keys_of(stage == 'preprocess' and 'r:' or 'o:', ids)

@@ -1,0 +1,109 @@
+"""The stack that is struck: a network of its own for each process, and clocks that can be turned."""
+
+import importlib.util
+import shutil
+import tempfile
+from collections.abc import Collection
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+from urllib.parse import urlsplit
+
+from chaos.proxy import ProxyProcess
+from pipeline.contracts.stages import Stage
+from pipeline.settings import Durability, read_settings
+from pipeline.stack.local import LocalStack
+from pipeline.stack.programs import names_of
+
+WORKERS = {stage: names_of(stage, 2) for stage in Stage}
+SWEEPERS = names_of("sweeper", 2)
+PROGRAMS = [*(name for names in WORKERS.values() for name in names), *SWEEPERS, "api"]
+TURNABLE = [names[1] for names in WORKERS.values()]
+"""Workers whose clock can be turned: one of each stage, so that there is always one beside it whose clock is right."""
+LIMITS = {"SCORELINE_SOFT_LIMIT_S": "4", "SCORELINE_HARD_LIMIT_S": "6", "SCORELINE_JOB_S": "2"}
+REPLACED_S = 6 + 2 + 5
+"""How long a worker may be out for a batch that hangs: the hard limit, what its job had before, and 5 s."""
+
+
+class Ground:
+    """A local stack with two workers a stage and two sweepers."""
+
+    def __init__(self, durability: Durability, *, clocks: bool, logs: Path | None = None) -> None:
+        """``clocks``: whether those of some workers can be turned. ``logs``: where all logs are left in the end."""
+        self._logs = logs
+        self.folder = Path(tempfile.mkdtemp(prefix="scoreline-chaos-"))
+        self.proxy = ProxyProcess(PROGRAMS)
+        environments = {}
+        for name in PROGRAMS:
+            environments[name] = {"SCORELINE_STORE_URL": f"redis://127.0.0.1:{self.proxy.ports[name]}/0"}
+        for names in WORKERS.values():
+            for name in names:
+                self.failpoints(name).mkdir(parents=True)
+                environments[name]["SCORELINE_FAILPOINTS"] = str(self.failpoints(name))
+        for name in TURNABLE if clocks else ():
+            self.turn_clock(name, 0)
+            environments[name] |= _own_clock(self._clock(name))
+        self.stack = LocalStack(
+            read_settings(),
+            data_dir=self.folder / "stack",
+            durability=durability,
+            chaos_model=True,
+            scoring_workers=2,
+            other_workers=2,
+            sweepers=2,
+            environment=LIMITS,
+            environments=environments,
+        )
+        self.proxy.target(urlsplit(self.stack.store_url).port or 0)
+
+    def __enter__(self) -> Self:
+        try:
+            self.stack.start()
+        except BaseException:
+            self.__exit__(None, None, None)
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stack.stop()
+        self.proxy.__exit__(kind, error, trace)
+        if self._logs is not None:
+            shutil.copytree(self.stack.data_dir / "logs", self._logs, dirs_exist_ok=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def failpoints(self, name: str) -> Path:
+        """Where steps of this worker are armed."""
+        return self.folder / "failpoints" / name
+
+    def _clock(self, name: str) -> Path:
+        return self.folder / f"clock-{name}"
+
+    def turn_clock(self, name: str, seconds: int) -> None:
+        """Let this worker's wall clock be wrong by so much, at once, while it runs."""
+        self._clock(name).write_text(f"{seconds:+d}\n")
+
+    def logs(self, names: Collection[str]) -> dict[str, int]:
+        """How long each program's log is."""
+        return {name: self.stack.log(name).stat().st_size for name in names}
+
+    def logged_since(self, lengths: dict[str, int]) -> str:
+        """What has come to these logs."""
+        return "\n".join(
+            self.stack.log(name).read_bytes()[length:].decode(errors="replace") for name, length in lengths.items()
+        )
+
+
+def _own_clock(file: Path) -> dict[str, str]:
+    """The environment of a process whose wall clock is as wrong as this file says; its monotonic clock stays right."""
+    package = importlib.util.find_spec("libfaketime")
+    if package is None or package.origin is None:
+        raise RuntimeError("the fault `clock` needs libfaketime (extra `dev`): run `make install`")
+    library = Path(package.origin).parent / "vendor" / "libfaketime" / "src" / "libfaketime.so.1"
+    return {
+        "LD_PRELOAD": str(library),
+        "FAKETIME_TIMESTAMP_FILE": str(file),
+        "FAKETIME_CACHE_DURATION": "1",
+        "DONT_FAKE_MONOTONIC": "1",
+    }

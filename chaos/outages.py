@@ -1,0 +1,162 @@
+"""Faults that strike all at once: the store, its bells, its memory, its disk, and SIGTERM to everything."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+from chaos.load import Producer
+from chaos.recovery import Strike
+from chaos.victims import POLL_S, Victims, now_ms, until
+from pipeline.contracts.stages import Stage
+from pipeline.ledger import keys
+
+DOWN_S = 10.0
+FULL_S = 4.0
+DISK_FULL_S = 10.0
+LATELY_MS = 5000
+_HOG = """
+import os, sys
+with open(sys.argv[1], "wb") as file:
+    while True:
+        file.seek(0)
+        for _ in range(64):
+            file.write(os.urandom(1 << 20))
+            file.flush()
+            os.fsync(file.fileno())
+"""
+
+
+class Outages:
+    """What can be done to all at once. ``strikes``: what was done; ``unmet``: what did not come of it."""
+
+    def __init__(self, victims: Victims, producer: Producer) -> None:
+        self._victims = victims
+        self._producer = producer
+        self._stack = victims.ground.stack
+        self._store = victims.store
+        self.strikes: list[Strike] = []
+        self.unmet: list[str] = []
+        self.uncharged: list[tuple[float, float]] = []
+        """From when to when nothing may be charged (ms)."""
+
+    async def strike(self, fault: str) -> None:
+        """One fault."""
+        await getattr(self, f"_{fault.replace('-', '_')}")()
+        await until(self._victims.api_is_ready)
+
+    async def _accepted(self) -> bool:
+        return (await self._producer.probe()).answer == "accepted"
+
+    async def _refused_as_full(self) -> bool:
+        return (await self._producer.probe()).standing == "store-full"
+
+    async def _served_lanes(self) -> list[str]:
+        """Lanes that were claimed from a moment ago: with the load on, they will be again."""
+        lanes = await self._store.zrange(keys.LANES, 0, -1, withscores=True)
+        return [lane.decode() for lane, last in lanes if now_ms() - last < LATELY_MS and b"credit-default" in lane]
+
+    async def _since(self, fault: str, began: float, lanes: list[str]) -> None:
+        """It is over since ``began``: until a request is accepted again, and each lane claimed from."""
+        await until(self._accepted)
+        self.strikes.append(Strike(fault, began, lanes=lanes, took_s=(now_ms() - began) / 1000))
+
+    async def _store_pid(self) -> int:
+        return await self._victims.pid("store")
+
+    async def _drop_bells(self) -> None:
+        """Delete every bell in every queue."""
+        lanes = await self._served_lanes()
+        began = now_ms()
+        await self._store.delete(*(keys.TAG + stage for stage in Stage))
+        self.strikes.append(Strike("drop-bells", began, lanes=lanes))
+        await asyncio.sleep(2.5)
+
+    async def _restart_store(self) -> None:
+        """``kill -9`` of the store, ten seconds without it, with a process that keeps the disk busy all the while."""
+        pid, lanes = await self._store_pid(), await self._served_lanes()
+        (supervisor,) = self._stack.root_pids()
+        with _busy_disk(self._stack.data_dir):
+            os.kill(supervisor, signal.SIGSTOP)
+            try:
+                os.kill(pid, signal.SIGKILL)
+                await asyncio.sleep(DOWN_S)
+            finally:
+                os.kill(supervisor, signal.SIGCONT)
+            await until(self._store.ping)
+            await self._since("restart-store", now_ms(), lanes)
+
+    async def _term(self) -> None:
+        """SIGTERM to everything, then start it again: nothing is lost, and nothing is charged."""
+        lanes, began = await self._served_lanes(), now_ms()
+        await asyncio.to_thread(self._stack.stop_services)
+        await asyncio.to_thread(self._stack.start_services)
+        started = now_ms()
+        await self._since("term", started, lanes)
+        self.uncharged.append((began, now_ms()))
+
+    async def _store_full(self) -> None:
+        """The store's memory limit is a little under what it uses: new work is refused, what is accepted goes on."""
+        limit = (await self._store.config_get("maxmemory"))["maxmemory"]
+        used = (await self._store.info("memory"))["used_memory"]
+        await self._store.config_set("maxmemory", int(used * 0.98))
+        try:
+            if not await until(self._refused_as_full, 10):
+                self.unmet.append("store-full: a submit was not refused as store-full within 10 s")
+            await asyncio.sleep(FULL_S)
+        finally:
+            await self._store.config_set("maxmemory", limit)
+        await self._since("store-full", now_ms(), [])
+
+    async def _disk_full(self) -> None:
+        """The server's files cannot grow: it refuses writes, or exits and is started again, until there is space."""
+        refused = restarted = 0
+        limited: dict[int, int] = {}
+        lanes, ends_at = await self._served_lanes(), now_ms() + DISK_FULL_S * 1000
+        while now_ms() < ends_at:
+            pid = (await asyncio.to_thread(self._stack.states)).get("store", {}).get("pid", 0)
+            if pid and pid not in limited:
+                try:
+                    limited[pid] = _forbid_growth(pid, self._stack.data_dir)
+                except (psutil.Error, OSError):
+                    continue  # it has just died
+                restarted = len(limited) - 1
+            refused += await self._refused_as_full()
+            await asyncio.sleep(10 * POLL_S)
+        for pid in limited:
+            if psutil.pid_exists(pid):
+                psutil.Process(pid).rlimit(psutil.RLIMIT_FSIZE, (psutil.RLIM_INFINITY, psutil.RLIM_INFINITY))
+        began = now_ms()
+        if self._stack.durability == "process" and not refused:
+            self.unmet.append("disk-full: no submit was refused as store-full")
+        if self._stack.durability == "disk" and not restarted:
+            self.unmet.append("disk-full: the store was not started again")
+        await self._since("disk-full", began, lanes)
+
+
+def _forbid_growth(pid: int, folder: Path) -> int:
+    """From now on this process can make no file larger than its append-only file is; that size."""
+    size = max(file.stat().st_size for file in (folder / "appendonlydir").iterdir())
+    process = psutil.Process(pid)
+    _, hard = process.rlimit(psutil.RLIMIT_FSIZE)
+    process.rlimit(psutil.RLIMIT_FSIZE, (size, hard))
+    return size
+
+
+@contextmanager
+def _busy_disk(folder: Path) -> Iterator[None]:
+    """A process that writes to the disk and waits for it, without pause."""
+    file = folder / "hog"
+    process = subprocess.Popen([sys.executable, "-c", _HOG, str(file)])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
+        file.unlink(missing_ok=True)

@@ -1,0 +1,78 @@
+"""The result of a run: as a document, and as a table."""
+
+import statistics
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from chaos.checker import Verdict
+from chaos.recovery import Log, Recovery, Strike, recovery
+
+BAD = ("lost", "doubled", "stuck", "wrong", "hung", "unmet")
+GOALS_S = {"kill-child": 5.0, "kill-worker": 5.0, "kill-api": 5.0, "kill-sweeper": 5.0, "drop-bells": 2.0}
+"""Recovery p99 that is promised: with two workers a stage, from the strike to the last struck request's next start."""
+SHOWN = 100
+
+
+def document_of(verdict: Verdict, strikes: Sequence[Strike], log: Log, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Everything about a run, for machines."""
+    recoveries: dict[str, list[Recovery]] = defaultdict(list)
+    for strike in strikes:
+        recoveries[strike.fault].append(recovery(strike, log))
+    faults = {fault: _felt(found) for fault, found in sorted(recoveries.items())}
+    missed = [
+        f"{fault}: recovery p99 is {faults[fault]['recovery_s']['p99']:.2f} s, the goal {goal:g} s"
+        for fault, goal in GOALS_S.items()
+        if fault in faults and faults[fault]["recovery_s"]["p99"] > goal
+    ]
+    counts = ("accepted", "refused", "unknown", "ended", *BAD)
+    return {
+        **{name: getattr(verdict, name) for name in counts},
+        **facts,
+        "goals_missed": missed,
+        "findings": list(verdict.findings[:SHOWN]),
+        "faults": faults,
+        "strikes": [
+            {"fault": strike.fault, "at_ms": round(strike.at), **asdict(recovery(strike, log))} for strike in strikes
+        ],
+    }
+
+
+def _felt(recoveries: Sequence[Recovery]) -> dict[str, Any]:
+    seconds = sorted(one.seconds for one in recoveries)
+    return {
+        "count": len(seconds),
+        "recovery_s": {
+            "p50": round(statistics.median(seconds), 3),
+            "p99": round(seconds[max(0, -(-99 * len(seconds) // 100) - 1)], 3),
+            "max": round(seconds[-1], 3),
+        },
+        "struck": sum(one.struck for one in recoveries),
+        "started_more_than_once": sum(one.again for one in recoveries),
+    }
+
+
+def show(document: Mapping[str, Any]) -> None:
+    """The document as a table."""
+    console = Console(width=110, highlight=False)
+    table = Table("fault", "count", "recovery p50 s", "p99 s", "max s", "requests struck", "started again")
+    for name, fault in document["faults"].items():
+        times = (f"{fault['recovery_s'][part]:.2f}" for part in ("p50", "p99", "max"))
+        table.add_row(name, str(fault["count"]), *times, str(fault["struck"]), str(fault["started_more_than_once"]))
+    console.print(table)
+    for names in (("accepted", "refused", "unknown", "ended"), BAD):
+        console.print("  ".join(f"{name} {document[name]}" for name in names))
+    for finding in (*document["findings"], *document["goals_missed"]):
+        console.print(finding, style="red", markup=False)
+    if any(document[name] for name in BAD):
+        console.print("not proven", style="red")
+    elif document["goals_missed"]:
+        console.print(
+            "every accepted request ended once, with the right answer, but not proven: a goal was missed", style="red"
+        )
+    else:
+        console.print("every accepted request ended once, with the right answer")

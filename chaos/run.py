@@ -1,0 +1,209 @@
+"""One run of the proof: load, faults, settling, check."""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import structlog
+
+from chaos.checker import Expected, Witness, check
+from chaos.events import Released
+from chaos.faults import Faults
+from chaos.ground import REPLACED_S, Ground
+from chaos.load import Producer
+from chaos.outages import Outages
+from chaos.recovery import outages
+from chaos.report import document_of
+from chaos.schedule import GROUPS, Arena, Plan
+from chaos.tail import Tail
+from chaos.victims import Victims
+from pipeline.client.asynchronous import AsyncScoringClient
+from pipeline.contracts.ids import from_text
+from pipeline.contracts.problems import Problem
+from pipeline.contracts.stages import Stage
+from pipeline.ledger import keys
+from pipeline.ledger.connection import AsyncClient, connect_async
+from pipeline.ledger.letters import DeadLetters
+from pipeline.model_store import ModelStore
+from pipeline.settings import read_settings
+from tasks.child import load_stage
+
+log = structlog.get_logger()
+SATURATION_S = 5.0
+SHARE = 0.5
+"""How much of the measured saturation is offered."""
+PAUSE_S = (0.2, 1.0)
+ALONE_PAUSE = (0.05, 0.08)
+"""Between two strikes of one group: seconds, at least and at most; for those that come alone a share of the run."""
+PART = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the command line says. ``rate``: None for half of what is measured."""
+
+    names: list[str]
+    seconds: float
+    rate: float | None
+    seed: int
+    settle_s: float
+
+
+async def prove(ground: Ground, options: Options) -> dict[str, Any]:
+    """The run, and the document of its result."""
+    stack = ground.stack
+    store = connect_async(stack.settings)
+    await store.set(keys.AUDIT, "1")
+    tail = Tail(store)
+    following = asyncio.create_task(tail.follow())
+    client = AsyncScoringClient(settings=stack.settings)
+    async with Producer(stack.api_url, random.Random(f"{options.seed}:load")) as producer, client:
+        saturation = None
+        if options.rate is None:
+            saturation = await producer.saturation(SATURATION_S)
+            log.info("saturation_measured", per_second=round(saturation))
+        rate = options.rate or SHARE * (saturation or 0)
+        began = time.monotonic()
+        faults, alone = await _under_load(ground, store, producer, rate, options)
+        seconds = time.monotonic() - began
+        await producer.settle(client, options.settle_s)
+        letters = await _letters(store, producer)
+        left = await leftovers(store)
+        following.cancel()
+        await tail.catch_up()
+        witness = Witness(left, letters, producer.hung, [*faults.unmet, *alone.unmet, *_unmet(faults, alone, tail)])
+        verdict = check(producer.sent, tail.commits, offline(producer), tail.claims, witness)
+        strikes = [*faults.strikes, *alone.strikes]
+        facts = {
+            "seed": options.seed,
+            "seconds": round(seconds, 1),
+            "durability": stack.durability,
+            "saturation_per_s": saturation and round(saturation),
+            "rate_per_s": round(rate),
+            "longest_call_s": round(producer.longest_call_s, 3),
+        }
+        await store.aclose()
+        return document_of(verdict, strikes, tail.log, facts)
+
+
+async def _under_load(
+    ground: Ground, store: AsyncClient, producer: Producer, rate: float, options: Options
+) -> tuple[Faults, Outages]:
+    victims = Victims(ground, store)
+    faults, alone = Faults(victims, producer, options.seed), Outages(victims, producer)
+    over = asyncio.Event()
+
+    async def strikes() -> None:
+        try:
+            await _strike(faults, alone, options)
+        finally:
+            over.set()
+
+    await asyncio.gather(producer.run(rate, over), strikes())
+    return faults, alone
+
+
+async def _strike(faults: Faults, alone: Outages, options: Options) -> None:
+    """Every group's loop, until the time is over and each fault has struck."""
+    rng = random.Random(f"{options.seed}:plan")
+    plan, arena = Plan(options.names, rng), Arena()
+    ends_at = time.monotonic() + options.seconds
+    missing = set(options.names)
+
+    async def loop(
+        dealt: Iterator[str],
+        enter: Callable[[], AbstractAsyncContextManager[None]],
+        strike: Callable[[str], Awaitable[None]],
+        pauses: Iterator[float],
+    ) -> None:
+        mine: set[str] = set()
+        for fault in dealt:
+            mine.add(fault)
+            if time.monotonic() > ends_at:
+                if not missing & mine:
+                    return
+                if fault not in missing:
+                    continue
+            async with enter():
+                missing.discard(fault)
+                log.info("strike", fault=fault, left_s=round(ends_at - time.monotonic()))
+                await strike(fault)
+            await asyncio.sleep(next(pauses))
+
+    def pauses(group: str, low: float, high: float) -> Iterator[float]:
+        own = random.Random(f"{options.seed}:{group}:pauses")
+        while True:
+            yield own.uniform(low, high)
+
+    async with asyncio.TaskGroup() as loops:
+        for group in GROUPS:
+            if group == "store":
+                low, high = (share * options.seconds for share in ALONE_PAUSE)
+                loops.create_task(loop(plan.of(group), arena.alone, alone.strike, pauses(group, low, high)))
+            else:
+
+                async def single(fault: str, group: str = group) -> None:
+                    await faults.strike(fault, group)
+
+                loops.create_task(loop(plan.of(group), arena.single, single, pauses(group, *PAUSE_S)))
+
+
+def _unmet(faults: Faults, alone: Outages, tail: Tail) -> Iterator[str]:
+    """What the log says of faults: what must hold of them, and did not."""
+    for strike in faults.strikes:
+        if strike.fault == "hang" and strike.poison is not None:
+            for seconds in outages(strike.poison, tail.log):
+                if seconds > REPLACED_S:
+                    yield f"hang: a worker was out for {seconds:.1f} s, more than {REPLACED_S} s"
+    for began, ended in alone.uncharged:
+        charged = [
+            event
+            for event in tail.log.closed.values()
+            if isinstance(event, Released) and event.charge != "none" and began <= event.at <= ended
+        ]
+        if charged:
+            yield f"term: {len(charged)} batches were charged for it, the first with a {charged[0].charge}"
+
+
+async def _letters(store: AsyncClient, producer: Producer) -> dict[str, list[dict[str, Any]]]:
+    """The attempts in the letters of all poison."""
+    found = {}
+    for one in producer.sent:
+        if one.poison and one.request_id:
+            try:
+                found[one.request_id] = (await DeadLetters(store).get(from_text(one.request_id))).document()["attempts"]
+            except Problem:
+                continue  # the checker says so
+    return found
+
+
+async def leftovers(store: AsyncClient) -> list[str]:
+    """What stands in the ledger after everything should have ended."""
+    left = [f"{await store.zcard(keys.OPEN)} unfinished"] if await store.zcard(keys.OPEN) else []
+    for kind in ("q:", "c:", "m:", "e:", "i:", "o:", "joined", "fanout", "later", "attempts"):
+        left += [key.decode(errors="replace") async for key in store.scan_iter(f"{keys.TAG}{kind}*")]
+    return left
+
+
+def offline(producer: Producer) -> dict[bytes, Expected]:
+    """What the stages make of the same inputs, run here, without any of the rest."""
+    settings = read_settings()
+    artifact = ModelStore(settings.model_store).load("credit-default", "1")
+    edges = [band["below"] for band in artifact.manifest["bands"]]
+    services = [load_stage(stage, settings) for stage in Stage]
+    sent = [one for one in producer.sent if one.model == "credit-default" and one.answer != "refused"]
+    expected = {}
+    for place in range(0, len(sent), PART):
+        part = sent[place : place + PART]
+        bodies: list[Any] = [orjson.loads(one.features) for one in part]
+        for service in services:
+            bodies = [answer.body for answer in service.perform(artifact.ref, bodies)]  # type: ignore[union-attr]
+        for one, result in zip(part, bodies, strict=True):
+            near = any(edge is not None and abs(result["score"] - edge) <= 1e-6 for edge in edges)
+            expected[one.key] = Expected(result, near)
+    return expected

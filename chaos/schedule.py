@@ -1,0 +1,103 @@
+"""When which fault strikes whom: decided by the seed alone.
+
+Whatever can be struck independently is a group of its own and is struck by a loop of its own, side by side with the
+others: each stage's pair of workers, the API, the sweepers. What strikes all at once (the store, its bells, its disk,
+SIGTERM to everything) comes alone: how fast a worker's work recovers while there is no store says nothing about either.
+"""
+
+import asyncio
+import random
+from collections import deque
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+
+from pipeline.contracts.stages import Stage
+
+STAGES = tuple(str(stage) for stage in Stage)
+GROUPS = (*STAGES, "api", "sweeper", "store")
+
+# Fault: how often in a round, how many seconds it takes about, and the groups that it can strike.
+_ANY_PROCESS = (*STAGES, "api", "sweeper")
+FAULTS: dict[str, tuple[int, float, tuple[str, ...]]] = {
+    "kill-child": (8, 5, STAGES),
+    "kill-worker": (8, 9, STAGES),
+    "kill-api": (8, 8, ("api",)),
+    "kill-sweeper": (8, 8, ("sweeper",)),
+    "restart-store": (1, 16, ("store",)),
+    "partition": (1, 24, _ANY_PROCESS),
+    "slow-net": (1, 8, _ANY_PROCESS),
+    "pause": (1, 9, STAGES),
+    "drop-bells": (1, 5, ("store",)),
+    "clock": (1, 10, STAGES),
+    "poison": (1, 12, ("scoring",)),
+    "hang": (1, 30, ("scoring",)),
+    "term": (1, 14, ("store",)),
+    "store-full": (1, 10, ("store",)),
+    "disk-full": (1, 15, ("store",)),
+}
+
+
+class Plan:
+    """What each group is struck with, one after the other, without end."""
+
+    def __init__(self, names: Sequence[str], rng: random.Random) -> None:
+        self._names = names
+        self._rng = rng
+        self._dealt: dict[str, deque[str]] = {group: deque() for group in GROUPS}
+        self._load = dict.fromkeys(GROUPS, 0.0)
+
+    def of(self, group: str) -> Iterator[str]:
+        """The faults of one group; none if no chosen fault can strike it."""
+        if any(group in FAULTS[name][2] for name in self._names):
+            while True:
+                while not self._dealt[group]:
+                    self._deal()
+                yield self._dealt[group].popleft()
+
+    def _deal(self) -> None:
+        """One round more: first one of each fault, then the rest; each to the group with the least to do."""
+        first = self._rng.sample(self._names, len(self._names))
+        rest = [name for name in self._names for _ in range(FAULTS[name][0] - 1)]
+        self._rng.shuffle(rest)
+        for name in (*first, *rest):
+            _, seconds, groups = FAULTS[name]
+            least = min(self._load[group] for group in groups)
+            group = self._rng.choice([group for group in groups if self._load[group] == least])
+            self._load[group] += seconds
+            self._dealt[group].append(name)
+
+
+class Arena:
+    """Strikes of single victims run side by side, those of all at once alone."""
+
+    def __init__(self) -> None:
+        self._changed = asyncio.Condition()
+        self._single = 0
+        self._all = False
+
+    @asynccontextmanager
+    async def single(self) -> AsyncIterator[None]:
+        """Strike one victim; others may be struck meanwhile."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: not self._all)
+            self._single += 1
+        try:
+            yield
+        finally:
+            async with self._changed:
+                self._single -= 1
+                self._changed.notify_all()
+
+    @asynccontextmanager
+    async def alone(self) -> AsyncIterator[None]:
+        """Strike all at once, when nobody else is being struck; who comes later waits."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: not self._all)
+            self._all = True
+            await self._changed.wait_for(lambda: not self._single)
+        try:
+            yield
+        finally:
+            async with self._changed:
+                self._all = False
+                self._changed.notify_all()

@@ -1,0 +1,57 @@
+"""How long a fault was felt is read from the ledger's log."""
+
+from chaos.events import Claimed, Ended, Event, Released, Settled
+from chaos.recovery import Recovery, Strike, log_of, recovery
+
+LANE = "scoring/m@1"
+ONE, TWO, THREE = (bytes([n]) * 16 for n in (1, 2, 3))
+
+
+def claimed(at: int, worker: str, field: str, *ids: bytes, lane: str = LANE) -> Claimed:
+    return Claimed(at, worker, field, lane, ids)
+
+
+def felt(strike: Strike, *events: Event) -> Recovery:
+    return recovery(strike, log_of(events))
+
+
+def test_it_lasts_until_the_last_struck_request_begins_again() -> None:
+    events = (
+        claimed(900, "a", "1:1", ONE, TWO),
+        claimed(950, "b", "2:1", THREE),
+        Released(3000, "a", "1:1", "loss"),
+        claimed(3001, "b", "2:2", ONE),
+        Settled(3002, "b", "2:1"),
+        claimed(3500, "b", "2:3", TWO),
+    )
+    assert felt(Strike("kill-worker", 1000, ["a"]), *events) == Recovery(2.5, 2, 2)
+    assert felt(Strike("kill-worker", 1000, ["b"]), *events[:-2]) == Recovery(2.001, 1, 0), "open to the end of the log"
+
+
+def test_what_ended_is_under_way_no_longer() -> None:
+    events = (claimed(900, "a", "1:1", ONE), Released(2000, "a", "1:1", "start"), Ended(2500, {ONE: b""}))
+    assert felt(Strike("kill-child", 1000, ["a"]), *events) == Recovery(1.5, 1, 0)
+
+
+def test_what_was_settled_was_not_struck() -> None:
+    events = (claimed(900, "a", "1:1", ONE), Settled(1001, "a", "1:1"), claimed(1002, "a", "1:2", TWO))
+    assert felt(Strike("pause", 1000, ["a"]), *events, Settled(6000, "a", "1:2")) == Recovery(0.0, 0, 0)
+
+
+def test_a_child_alone_is_struck_by_its_own_fields() -> None:
+    events = (
+        claimed(900, "a", "1:1", ONE),
+        claimed(900, "a", "12:1", TWO),
+        Released(1200, "a", "1:1", "start"),
+        claimed(1300, "a", "12:2", ONE),
+    )
+    assert felt(Strike("kill-child", 1000, ["a"], pid=1), *events) == Recovery(0.3, 1, 1)
+
+
+def test_lanes_are_back_with_their_next_claim() -> None:
+    events = (claimed(900, "a", "1:1", ONE), claimed(2100, "a", "1:2", TWO), claimed(1500, "a", "1:3", lane="other"))
+    assert felt(Strike("drop-bells", 1000, lanes=[LANE]), *events).seconds == 1.1
+
+
+def test_what_was_measured_on_the_spot_counts_as_well() -> None:
+    assert felt(Strike("kill-api", 1000, took_s=2.0)) == Recovery(2.0, 0, 0)

@@ -1,0 +1,62 @@
+"""The schedule: the seed alone decides it, every fault has its turn soon, and what strikes all strikes alone."""
+
+import asyncio
+import itertools
+import random
+
+import pytest
+
+from chaos.schedule import FAULTS, GROUPS, Arena, Plan
+
+
+def first(seed: int, count: int = 40) -> dict[str, list[str]]:
+    plan = Plan(list(FAULTS), random.Random(seed))
+    return {group: list(itertools.islice(plan.of(group), count)) for group in GROUPS}
+
+
+def test_the_same_seed_gives_the_same_schedule_and_another_another() -> None:
+    assert first(1) == first(1)
+    assert first(1) != first(2)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_each_fault_has_its_turn_early_and_strikes_only_what_it_can(seed: int) -> None:
+    dealt = first(seed)
+    early = {fault for faults in dealt.values() for fault in faults[:6]}
+    assert early == set(FAULTS)
+    for group, faults in dealt.items():
+        assert all(group in FAULTS[fault][2] for fault in faults)
+
+
+def test_a_group_that_no_chosen_fault_can_strike_has_none() -> None:
+    plan = Plan(["kill-api"], random.Random(1))
+    assert list(plan.of("store")) == []
+    assert list(itertools.islice(plan.of("api"), 3)) == ["kill-api"] * 3
+
+
+def test_what_strikes_all_strikes_alone() -> None:
+    async def run() -> list[str]:
+        arena, told, begun, end = Arena(), [], asyncio.Event(), asyncio.Event()
+
+        async def single(name: str) -> None:
+            async with arena.single():
+                told.append(f"{name} begins")
+                begun.set()
+                await end.wait()
+                told.append(f"{name} ends")
+
+        async def alone() -> None:
+            async with arena.alone():
+                told.append("all")
+
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(single("one"))
+            await begun.wait()
+            tasks.create_task(alone())
+            await asyncio.sleep(0)
+            tasks.create_task(single("late"))  # it waits until all have been struck
+            await asyncio.sleep(0)
+            end.set()
+        return told
+
+    assert asyncio.run(run()) == ["one begins", "one ends", "all", "late begins", "late ends"]
