@@ -1,27 +1,42 @@
 """One form for equal JSON documents, to hash and compare them.
 
 Two documents have the same canonical form exactly if RFC 8785 (JSON Canonicalization Scheme) gives them the same text:
-the order of names does not count, nor whether 100 was written as 100.0. The bytes are msgpack instead of that text,
-because they are compared only with each other, and packing is several times faster.
+the order of names does not count, nor whether 100 was written as 100.0. The bytes are not that text, for they are
+compared only with each other: they are what orjson makes of the document once its numbers are brought into one form.
 """
 
 import hashlib
+import re
 from collections.abc import Mapping
+from math import isfinite
 from typing import Any
 
-import msgpack
+import orjson
 
 _EXACT = 2**53
 """Integers up to here are exact as doubles, which is all that JSON numbers are in RFC 8785."""
+
+_SORTED = orjson.OPT_SORT_KEYS
+_PLAIN = (
+    _SORTED
+    | orjson.OPT_STRICT_INTEGER
+    | orjson.OPT_PASSTHROUGH_DATACLASS
+    | orjson.OPT_PASSTHROUGH_DATETIME
+    | orjson.OPT_PASSTHROUGH_SUBCLASS
+)
+_WHOLE_FLOAT = re.compile(rb"\.0(?:[],}]|$)")
 
 
 def canonical(document: Any) -> bytes:
     """The canonical form of JSON values; TypeError or ValueError for what is none."""
     try:
-        packed: bytes = msgpack.packb(_normal(document))
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-    return packed
+        text = orjson.dumps(document, option=_PLAIN)
+    except TypeError:  # an integer too large to be exact, a kind of number or mapping, or what is no JSON
+        return _normalized(document)
+    # Most documents are in the one form as they come: look for what is not in their text, instead of at each value.
+    if (b".0" in text and _WHOLE_FLOAT.search(text)) or b"null" in text:  # null may have been NaN
+        return _normalized(document)
+    return text
 
 
 def digest(*parts: Any) -> bytes:
@@ -29,12 +44,21 @@ def digest(*parts: Any) -> bytes:
     return hashlib.sha256(canonical(parts)).digest()[:16]
 
 
+def _normalized(document: Any) -> bytes:
+    try:
+        return orjson.dumps(_normal(document), option=_SORTED)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
 def _normal(value: Any) -> Any:
     kind = type(value)
+    if kind is float:
+        if not isfinite(value):
+            raise ValueError(f"{value} is not a JSON number")
+        return int(value) if value.is_integer() and -_EXACT <= value <= _EXACT else value
     if kind is str or kind is bool or value is None:
         return value
-    if kind is float:
-        return int(value) if value.is_integer() and -_EXACT <= value <= _EXACT else value
     if kind is int:
         return value if -_EXACT <= value <= _EXACT else _as_double(value)
     if isinstance(value, Mapping):
@@ -42,29 +66,31 @@ def _normal(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_normal(item) for item in value]
     plain = next((base for base in (str, float, int) if isinstance(value, base)), None)
-    return _normal(plain(value)) if plain else value  # a kind of number counts as a number
+    if plain is None:
+        raise TypeError(f"{type(value).__name__} is not a JSON value")
+    return _normal(plain(value))  # a kind of number counts as a number
 
 
-def _normal_mapping(mapping: Mapping[str, Any]) -> dict[str, Any]:
-    # Plain values are looked at here: a call for each would be half the cost of accepting a request.
+def _normal_mapping(mapping: Mapping[Any, Any]) -> dict[str, Any]:
+    # The usual values are looked at here: a call for each would be half the cost.
     normal = {}
-    for name in sorted(mapping):
-        value = mapping[name]
-        kind = type(value)
-        if kind is float:
-            if value.is_integer() and -_EXACT <= value <= _EXACT:
-                value = int(value)
-        elif kind is int:
-            if not -_EXACT <= value <= _EXACT:
-                value = _as_double(value)
-        elif kind is not str:
-            value = _normal(value)
-        normal[name] = value
+    for name, value in mapping.items():
+        key, kind = name if type(name) is str else _name(name), type(value)
+        if kind is float and value.is_integer() and -_EXACT <= value <= _EXACT:
+            normal[key] = int(value)
+        else:
+            normal[key] = value if kind is str else _normal(value)
     return normal
+
+
+def _name(name: Any) -> str:
+    if not isinstance(name, str):
+        raise TypeError(f"the name {name!r} is not text")
+    return str(name)
 
 
 def _as_double(value: int) -> float:
     try:
         return float(value)
     except OverflowError:
-        return float("inf") if value > 0 else float("-inf")
+        raise ValueError("a number is too large for a double") from None

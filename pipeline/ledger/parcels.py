@@ -54,7 +54,8 @@ def idempotency(
     Whether two bodies are the same is decided as by their RFC 8785 texts; see ``contracts.canonical``.
     """
     try:
-        return digest(scope, key) + digest(model, features, priority, timeout_s)
+        seconds = int(timeout_s) if timeout_s == int(timeout_s) else timeout_s  # the form that it would be given
+        return digest(scope, key) + digest(model, features, priority, seconds)
     except (TypeError, ValueError) as error:
         message = f"cannot be compared: {error}"
         raise InvalidRequest(f"features {message}", errors=[{"pointer": "/features", "message": message}]) from error
