@@ -23,6 +23,8 @@ from pipeline.settings import Settings
 log = structlog.get_logger()
 MAX_PAUSE_S = 30.0
 MEASURE_S = 1.0
+WEAK_S = 3.0
+"""For so long too few workers must live before the mode is degraded."""
 
 
 @dataclass(slots=True)
@@ -51,6 +53,7 @@ class Sweeper:
         self._measuring = Measuring(client, settings)
         self._measured_at = -math.inf
         self._degraded = False
+        self._strong_at = self._clock()
         self._longer_until = -math.inf
         self._turned = time.monotonic()
         self.leads = False
@@ -88,7 +91,8 @@ class Sweeper:
             self.leads = leads
         if not leads:
             self._rings.clear()
-            self._measuring, self._degraded = Measuring(self._client, self._settings), False
+            self._measuring = Measuring(self._client, self._settings)
+            self._degraded, self._strong_at = False, self._clock()
             return
         for step in (
             self._revive_due_retries,
@@ -164,9 +168,14 @@ class Sweeper:
         self._sweeping.trim_letters()
 
     def _watch_strength(self, now: float) -> None:
-        """Degraded mode begins when fewer than half of the expected scoring workers live, and ends by itself."""
+        """Degraded mode begins when fewer than half of the expected scoring workers live, and ends by itself.
+
+        It waits a while before it begins: after an outage of the store all workers have to be heard of again first.
+        """
         live, expected = self._measuring.live_scoring_workers(), self._settings.expected_scoring_workers
-        degraded = 2 * live < expected
+        if 2 * live >= expected:
+            self._strong_at = now
+        degraded = now - self._strong_at >= WEAK_S
         if degraded:
             self._longer_until = now + LONGER * self._settings.hard_limit_s
         if degraded != self._degraded:
