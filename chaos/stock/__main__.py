@@ -15,7 +15,7 @@ from typing import Any, get_args
 from rich.console import Console
 from rich.table import Table
 
-from chaos.stock.app import Configuration, configurations, make_app
+from chaos.stock.app import Configuration, configurations
 from chaos.stock.notes import Note, read_notes
 from chaos.stock.producer import Producer
 from chaos.stock.stack import StockStack
@@ -89,10 +89,10 @@ def run(configuration: Configuration, options: argparse.Namespace, rate: float |
     strikes = schedule(options.kills, options.seconds, random.Random(options.seed))
     status.print(f"{configuration.name}: starting", highlight=False)
     with StockStack(configuration) as stack:
-        producer = Producer(make_app(stack.url, configuration.options), options.work_ms / 1000)
+        producer = Producer(stack.url, configuration.options, options.work_ms / 1000)
         chain_per_s = None
         if rate is None:
-            chain_per_s = producer.measure()
+            chain_per_s = producer.measure(stack.notes)
             rate = chain_per_s / 4
         kills: list[Kill] = []
         killer = threading.Thread(target=strike, args=(stack, strikes, kills), name="killer", daemon=True)

@@ -44,9 +44,9 @@ def configurations(short_timeout_s: float = 30.0) -> list[Configuration]:
     ]
 
 
-def make_app(url: str, options: Mapping[str, Any]) -> Celery:
-    """The application over one server, as its broker and its result backend."""
-    app = Celery("stock", broker=url, backend=url)
+def make_app(url: str, options: Mapping[str, Any], *, backend: bool = True) -> Celery:
+    """The application over one server, as its broker and, with ``backend``, its result backend."""
+    app = Celery("stock", broker=url, backend=url if backend else None)
     app.conf.update(COMMON | dict(options))
     return app
 
