@@ -29,7 +29,7 @@ COPIES = 2
 START_S = 90.0
 STOP_S = 10.0
 LOOK_S = 0.05
-BUSY_S, BUSY_LOOK_S = 2.0, 0.005
+BUSY_S, BUSY_LOOK_S = 2.0, 0.001
 STORE_DOWN_S = 1.0
 STORE = "store"
 
@@ -90,23 +90,25 @@ class StockStack:
             return Kill(kind, time.monotonic())
         names = sorted(self._commands.keys() - {STORE})
         name = names[int(choice * len(names))]
-        while not (children := self._children(name)):
-            time.sleep(LOOK_S)  # it is being started again after an earlier kill
+        # After an earlier kill it may be about to start again.
+        self._await(f"{name} has no child", lambda: bool(self._children(name)))
+        children = self._children(name)
         until = time.monotonic() + BUSY_S
         while busy and not is_running(self.notes, children[0].pid) and time.monotonic() < until:
             time.sleep(BUSY_LOOK_S)
         victims = children[:1] if kind == "child" else children
         at = time.monotonic()
         if kind == "worker":
-            self._processes[name].kill()
-        for child in victims:
-            with suppress(psutil.NoSuchProcess):
-                child.kill()
+            os.killpg(self._processes[name].pid, signal.SIGKILL)
+        else:
+            victims[0].kill()
         return Kill(kind, at, frozenset(child.pid for child in victims))
 
     def _children(self, name: str) -> list[psutil.Process]:
+        """The living ones: a dead child stays in the table of processes until its pool notices."""
         with suppress(psutil.NoSuchProcess):
-            return psutil.Process(self._processes[name].pid).children(recursive=True)
+            children = psutil.Process(self._processes[name].pid).children()
+            return [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
         return []
 
     def _start(self, name: str) -> None:

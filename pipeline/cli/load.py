@@ -96,14 +96,15 @@ async def _watched(offering: Offering, seconds: float) -> Tally:
 
 
 def summary(tally: Tally) -> dict[str, Any]:
-    """The tally as ``--json`` prints it."""
+    """The tally as ``--json`` prints it. ``unknown``: no answer was heard, also of what was cut off by Ctrl-C."""
+    refused = {slug: count for slug, count in tally.refused.most_common() if slug not in UNKNOWN}
     return {
         "seconds": round(tally.seconds, 2),
         "offered": tally.offered,
         "held_back": tally.held_back,
         "accepted": tally.accepted,
-        "refused": {slug: count for slug, count in tally.refused.most_common() if slug not in UNKNOWN},
-        "unknown": sum(tally.refused[slug] for slug in UNKNOWN),
+        "refused": refused,
+        "unknown": tally.offered - tally.held_back - tally.accepted - sum(refused.values()),
         "ended": dict(tally.ended.most_common()),
         "unfinished": tally.unfinished,
         "lost": tally.lost,
