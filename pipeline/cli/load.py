@@ -25,7 +25,7 @@ SHOW_S = 0.5
 
 
 def load(
-    rate: Annotated[float, typer.Option(min=0.1, help="Requests per second, Poisson arrivals.")],
+    rate: Annotated[float, typer.Option(min=0.1, max=1_000_000, help="Requests per second, Poisson arrivals.")],
     seconds: Annotated[float, typer.Option(min=0.1, help="How long to offer them.")] = 60,
     model: Annotated[str, typer.Option(help="MODEL or MODEL@VERSION; the rows are real loan applications.")] = (
         "credit-default"

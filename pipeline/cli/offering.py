@@ -4,8 +4,8 @@ import asyncio
 import math
 import random
 import time
-from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
@@ -21,6 +21,7 @@ UNFINISHED_LIMIT = 100_000
 GRACE_S = 5.0
 """The sweeper ends what is past its deadline: a little later at most."""
 PAUSE_S = 0.5
+"""Between two looks at what has not ended although it was waited for; and until an interruption is noticed."""
 LOST = (NotFound.slug, Gone.slug)
 
 
@@ -115,8 +116,9 @@ class Offering:
         self._rate = rate
         self._timeout_s = timeout_s
         self._rng = random.Random(seed)  # noqa: S311 - arrivals, not a secret
-        self._waiting: deque[_Waited] = deque()
-        self._more = asyncio.Semaphore(0)
+        self._accepted: asyncio.Queue[_Waited] = asyncio.Queue()
+        self._calls: set[asyncio.Task[None]] = set()
+        self._errors: list[BaseException] = []
         self._idle = asyncio.Event()
         self._busy = 0
         self._stopping = asyncio.Event()
@@ -135,47 +137,53 @@ class Offering:
     async def run(self, seconds: float) -> Tally:
         """Offer for so long, and return when everything accepted has ended, or should have."""
         began = time.monotonic()
-        # Not a TaskGroup: what is under way when it leaves is dropped, and an error of one call must not end the run.
-        calls: set[asyncio.Task[None]] = set()
-        waiters = [asyncio.create_task(self._follow()) for _ in range(WAITERS)]
+        for _ in range(WAITERS):
+            self._start(self._follow())
+        going = asyncio.create_task(self._until_ended(began, began + seconds))
         leaving = asyncio.create_task(self._leaving.wait())
-        going = asyncio.create_task(self._until_ended(began, seconds, calls))
         try:
-            await asyncio.wait({going, leaving, *waiters}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({going, leaving}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            under_way: list[asyncio.Task[Any]] = [going, leaving, *calls, *waiters]
+            under_way: list[asyncio.Task[Any]] = [going, leaving, *self._calls]
             for task in under_way:
                 task.cancel()
-            outcomes = await asyncio.gather(*under_way, return_exceptions=True)
-        for outcome in outcomes:
-            if isinstance(outcome, Exception):
-                raise outcome
+            await asyncio.gather(*under_way, return_exceptions=True)
+        if not going.cancelled():
+            going.result()
+        for error in self._errors:
+            raise error
         self.tally.seconds = time.monotonic() - began
         return self.tally
 
-    async def _until_ended(self, began: float, seconds: float, calls: set[asyncio.Task[None]]) -> None:
-        await self._offer(began, began + seconds, calls)
+    def _start(self, call: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(call)
+        self._calls.add(task)  # the event loop itself would let go of it
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._calls.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._errors.append(error)
+            self._leaving.set()
+
+    async def _until_ended(self, began: float, until: float) -> None:
+        await self._offer(began, until)
         while self._busy:
             self._idle.clear()
             await self._idle.wait()
 
-    async def _offer(self, began: float, until: float, calls: set[asyncio.Task[None]]) -> None:
+    async def _offer(self, began: float, until: float) -> None:
         due = began + self._rng.expovariate(self._rate)
         while due < until and not self.interrupted:
             if (early := due - time.monotonic()) > 0:
-                try:
-                    await asyncio.wait_for(self._stopping.wait(), early)
-                except TimeoutError:
-                    continue
-                return
+                await asyncio.sleep(min(early, PAUSE_S))
+                continue
             self.tally.offered += 1
             if self._busy >= UNFINISHED_LIMIT:
                 self.tally.held_back += 1
             else:
                 self._busy += 1
-                call = asyncio.create_task(self._submit(next(self._rows), due))
-                calls.add(call)
-                call.add_done_callback(calls.discard)
+                self._start(self._submit(next(self._rows), due))
             due += self._rng.expovariate(self._rate)
             if not self.tally.offered % 64:
                 await asyncio.sleep(0)  # when late: let the calls begin
@@ -191,13 +199,11 @@ class Offering:
         if has_ended(answer):
             self._end(answer, due)
             return
-        self._waiting.append(_Waited(answer, due, time.monotonic() + self._timeout_s + GRACE_S))
-        self._more.release()
+        self._accepted.put_nowait(_Waited(answer, due, time.monotonic() + self._timeout_s + GRACE_S))
 
     async def _follow(self) -> None:
         while True:
-            await self._more.acquire()
-            one = self._waiting.popleft()
+            one = await self._accepted.get()
             while True:
                 answer = await self._target.end(one.status, one.until - time.monotonic())
                 if isinstance(answer, Refused):

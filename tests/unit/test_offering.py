@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import pytest
 
+from pipeline.cli.load import summary
 from pipeline.cli.offering import Offering, Refused, Tally, Times
 from pipeline.contracts.status import Status
 
@@ -100,6 +101,23 @@ def test_told_to_stop_it_waits_for_what_was_accepted_and_told_again_it_leaves() 
         assert tally.unfinished == tally.accepted == sent
 
     asyncio.run(check())
+
+
+def test_what_was_not_answered_is_unknown_and_no_refusal() -> None:
+    answers = (Refused("store-unavailable", ""), Refused("no-answer", ""), Refused("overloaded", ""))
+    tally = run(Scripted(lambda n: answers[n % 3], SUCCEEDED))
+    document = summary(tally)
+    assert document["refused"] == {"overloaded": tally.refused["overloaded"]}
+    assert document["unknown"] == tally.offered - tally.refused["overloaded"] > 50
+    assert (document["accepted"], document["p99_within_deadline"], document["goodput_per_s"]) == (0, None, 0)
+
+
+def test_a_fault_of_the_generator_ends_the_run_with_it() -> None:
+    def fail(_: int) -> Status:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run(Scripted(fail, SUCCEEDED), seconds=600)
 
 
 def test_percentiles_are_right_to_a_percent() -> None:
