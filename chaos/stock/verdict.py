@@ -71,7 +71,7 @@ def judge(
         "failed": dict(Counter(standing.failed[request] for request in failed)),
         "nowhere": len(missing - unacked - queued - failed),
         "seconds": percentiles(seconds),
-        "kills": {kind: _struck(kind, kills, accepted, notes, ends) for kind in sorted({k.kind for k in kills})},
+        "kills": _struck(kills, accepted, notes, ends),
     }
 
 
@@ -85,22 +85,28 @@ def ended(notes: Sequence[Note]) -> dict[int, float]:
 
 
 def _struck(
-    kind: Kind, kills: Sequence[Kill], accepted: Mapping[int, Sent], notes: Sequence[Note], ends: Mapping[int, float]
+    kills: Sequence[Kill], accepted: Mapping[int, Sent], notes: Sequence[Note], ends: Mapping[int, float]
 ) -> dict[str, Any]:
-    """What the kills of one kind struck; ``seconds``: from the kill until the request had ended."""
-    own = [kill for kill in kills if kill.kind == kind]
-    struck = [
-        (kill.at, request)
-        for kill in own
-        for request in (
+    """What the kills of each kind struck; ``seconds``: from the kill until the request had ended.
+
+    A request counts with the first kill that struck it: one that is away already is under way at every later one.
+    """
+    first: dict[int, Kill] = {}
+    for kill in sorted(kills, key=lambda kill: kill.at):
+        struck = (
             running(notes, kill) & accepted.keys()
             if kill.kind != "store"
             else {request for request, one in accepted.items() if one.at < kill.at}
         )
-        if ends.get(request, kill.at + 1) > kill.at
-    ]
-    back = [ends[request] - at for at, request in struck if request in ends]
-    return {"count": len(own), "struck": len(struck), "back": len(back), "seconds": percentiles(back)}
+        for request in struck:
+            if ends.get(request, kill.at + 1) > kill.at:
+                first.setdefault(request, kill)
+    counts = {}
+    for kind, count in sorted(Counter(kill.kind for kill in kills).items()):
+        own = {request: kill.at for request, kill in first.items() if kill.kind == kind}
+        back = [ends[request] - at for request, at in own.items() if request in ends]
+        counts[kind] = {"count": count, "struck": len(own), "back": len(back), "seconds": percentiles(back)}
+    return counts
 
 
 def running(notes: Iterable[Note], kill: Kill) -> set[int]:

@@ -73,3 +73,9 @@ def test_the_stores_death_strikes_what_is_under_way() -> None:
     row = judge(sent(4), ordered(run(0, 0), run(1, 1), run(2, 7)), [Kill("store", 2.5)], Standing())
     store = row["kills"]["store"]
     assert (store["struck"], store["back"], row["nowhere"]) == (1, 1, 1)
+
+
+def test_a_request_counts_with_the_first_kill_that_struck_it() -> None:
+    kills = [Kill("store", 0.5), Kill("store", 3.0), Kill("worker", 1.0, frozenset({4}))]
+    row = judge(sent(1), [Note(0.2, "start", "preprocess", 0, 4)], kills, Standing())
+    assert [(kind, row["kills"][kind]["struck"]) for kind in ("store", "worker")] == [("store", 1), ("worker", 0)]
