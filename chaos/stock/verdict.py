@@ -101,7 +101,7 @@ def _struck(
         for request in struck:
             if ends.get(request, kill.at + 1) > kill.at:
                 first.setdefault(request, kill)
-    counts = {}
+    counts: dict[str, Any] = {}
     for kind, count in sorted(Counter(kill.kind for kill in kills).items()):
         own = {request: kill.at for request, kill in first.items() if kill.kind == kind}
         back = [ends[request] - at for request, at in own.items() if request in ends]
