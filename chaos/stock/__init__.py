@@ -20,8 +20,8 @@ What to bear in mind when reading the table:
 
 - A short visibility timeout runs every task again that takes longer than it, while it runs. The row that has one says
   how often a single task of one and a half times that length was started, with nothing killed. Eta and countdown tasks
-  suffer the same. That is why the default is an hour, and why rows with it must be read together with ``returning``:
-  those come back by themselves, but not within this run.
+  suffer the same. That is why the default is an hour; what is ``returning`` at the end of rows with the default comes
+  back by itself, but not within this run.
 - ``task_reject_on_worker_lost`` puts a request that kills its process back for ever; nothing here is such a request.
 - Half of the kills fall at seeded instants whatever the worker does, the others wait there until it is in the middle
   of a task (2 s at most). ``struck`` counts the requests that a killed process was running (for the store: that were
@@ -29,6 +29,8 @@ What to bear in mind when reading the table:
   take longer, by 50 ms unless told, as a heavier model would.
 - Of what has ended, some may still stand in the unacknowledged hash (``held_though_ended``): an ack that was lost with
   a connection. They run again after the visibility timeout.
+- A task that hands on to the next while the store is away for longer than Celery retries is ``failed``. A longer
+  ``task_publish_retry_policy`` may save some of these. The store dies far more often here than in life.
 - Sending is one thread that calls ``apply_async``, as a web process would. While the store is away it blocks and
   retries as Celery does by default; a send that raises is ``unknown``, not accepted, whether or not it has arrived.
 - Two workers a stage, so that one can take over. Workers run without gossip and mingle, which have no part in this.
