@@ -4,10 +4,10 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test lint format bench chaos clean
+.PHONY: help install demo up test lint format bench chaos chaos-stock clean
 
 help: ## List the targets
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Scoreline needs Python 3.11 or later; set PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
@@ -45,6 +45,9 @@ bench: $(INSTALLED) ## Measure against a plain Celery chain on this machine
 
 chaos: $(INSTALLED) ## Every fault under load for five minutes: does every accepted request end exactly once?
 	@$(BIN)/python -m chaos --seconds 300
+
+chaos-stock: $(INSTALLED) ## The same kills against stock Celery with late acks, for comparison (20 minutes)
+	@$(BIN)/python -m chaos.stock --seconds 300
 
 clean: ## Remove .venv and caches
 	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache *.egg-info

@@ -4,6 +4,7 @@
 ``producers`` submit, status, stats, models
 ``letters``   dead list|show|replay|purge
 ``demo``      the demo
+``load``      load at a rate: ``offering`` is its open loop, ``targets`` where it goes
 ``console``   output: tables or JSON, problems as exit codes
 """
 

@@ -4,6 +4,7 @@ import typer
 
 from pipeline.cli import letters, operators, producers, services
 from pipeline.cli.demo import demo
+from pipeline.cli.load import load
 
 cli = typer.Typer(
     name="scoreline",
@@ -25,6 +26,7 @@ cli.command()(services.worker)
 cli.command()(services.sweeper)
 cli.command()(services.api)
 cli.command()(services.publish)
+cli.command()(load)
 cli.command(name="train-demo")(services.train_demo)
 cli.command()(services.doctor)
 cli.command(
