@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import json
 import signal
 import sys
 from collections.abc import Iterator, Mapping
@@ -27,9 +28,10 @@ SHOW_S = 0.5
 def load(
     rate: Annotated[float, typer.Option(min=0.1, max=1_000_000, help="Requests per second, Poisson arrivals.")],
     seconds: Annotated[float, typer.Option(min=0.1, help="How long to offer them.")] = 60,
-    model: Annotated[str, typer.Option(help="MODEL or MODEL@VERSION; the rows are real loan applications.")] = (
-        "credit-default"
-    ),
+    model: Annotated[str, typer.Option(help="MODEL or MODEL@VERSION.")] = "credit-default",
+    features: Annotated[
+        str | None, typer.Option(help="JSON of every request's features (default: real loan applications, each once).")
+    ] = None,
     timeout_s: Annotated[float, typer.Option(min=0.1, max=86_400, help="The requests' deadline.")] = 10,
     priority: Annotated[str, typer.Option(help=" | ".join(get_args(PriorityName)))] = "normal",
     seed: Annotated[int, typer.Option(help="Of the arrivals.")] = 1,
@@ -44,11 +46,12 @@ def load(
     if priority not in get_args(PriorityName):
         allowed = ", ".join(get_args(PriorityName))
         raise typer.BadParameter(f"{priority!r}; allowed: {allowed}", param_hint="--priority")
+    rows = unique_rows() if features is None else itertools.repeat(_object(features))
     chosen = (model, cast(PriorityName, priority), timeout_s)
 
     async def run() -> tuple[Tally, bool]:
         async with store_target(*chosen) if api is None else api_target(api, api_key, *chosen) as target:
-            offering = Offering(target, unique_rows(), rate=rate, timeout_s=timeout_s, seed=seed)
+            offering = Offering(target, rows, rate=rate, timeout_s=timeout_s, seed=seed)
             return await _watched(offering, seconds), offering.interrupted
 
     tally, interrupted = asyncio.run(run())
@@ -68,6 +71,16 @@ def load(
         _show(document)
     if tally.unfinished or tally.lost:
         sys.exit(BAD_OUTCOME)
+
+
+def _object(text: str) -> Mapping[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise typer.BadParameter(f"not JSON: {error}", param_hint="--features") from None
+    if not isinstance(value, dict):
+        raise typer.BadParameter("expected a JSON object", param_hint="--features")
+    return value
 
 
 def unique_rows() -> Iterator[Mapping[str, Any]]:

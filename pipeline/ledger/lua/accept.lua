@@ -76,9 +76,10 @@ local paces, backlogs = known[5] and paces_of(known[5]), {}
 local function unreachable(scoring, score, timeout)
   if not paces or scoring == '' then return false end
   backlogs[scoring] = backlogs[scoring] or wait_ms(scoring, paces)
-  if backlogs[scoring] <= timeout then return false end
+  local enough = FILL * timeout
+  if backlogs[scoring] <= enough then return false end
   local wait = wait_ms(scoring, paces, score)
-  return wait > timeout and refusal('u', wait)
+  return wait > enough and refusal('u', wait)
 end
 
 for i = 10, #ARGV, 5 do
