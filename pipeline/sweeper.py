@@ -53,8 +53,8 @@ class Sweeper:
         self._measuring = Measuring(client, settings)
         self._measured_at = -math.inf
         self._degraded = False
-        self._strong_at = self._clock()
-        self._longer_until = -math.inf
+        self._strong_at = self._longer_until = -math.inf
+        self._retries_wait = False
         self._turned = time.monotonic()
         self.leads = False
 
@@ -80,7 +80,7 @@ class Sweeper:
 
     def sweep(self) -> None:
         """One round, if this sweeper leads."""
-        leads = self._sweeping.lead(
+        leads, degraded = self._sweeping.lead(
             self._name,
             shortage=self._sweeping.shortage(),
             backlogs=self._measuring.backlogs(),
@@ -89,10 +89,8 @@ class Sweeper:
         if leads != self.leads:
             log.info("sweeper_leads" if leads else "sweeper_stands_by", name=self._name)
             self.leads = leads
+            self._begin_lead(degraded=degraded)
         if not leads:
-            self._rings.clear()
-            self._measuring = Measuring(self._client, self._settings)
-            self._degraded, self._strong_at = False, self._clock()
             return
         for step in (
             self._revive_due_retries,
@@ -111,17 +109,29 @@ class Sweeper:
                 # One thing that cannot be swept must not keep everything else from it.
                 log.exception("sweep_step_failed", step=step.__name__)
 
+    def _begin_lead(self, *, degraded: bool) -> None:
+        """Forget what was found when this sweeper led before; what the leader before it has found goes on."""
+        now = self._clock()
+        self._rings.clear()
+        self._measuring = Measuring(self._client, self._settings)
+        self._degraded = degraded
+        self._strong_at = -math.inf if degraded else now
+        self._longer_until = now + LONGER * self._settings.hard_limit_s  # batches may have begun with longer limits
+        self._retries_wait = False
+
     # Full pages mean that more is due: go on at once, but look at everything else in between.
 
     def _revive_due_retries(self) -> None:
-        waiting = 0
+        revived = held_back = 0
         for _ in range(50):
-            due, held_back = self._sweeping.revive_due_retries()
-            waiting += held_back
+            due, waiting = self._sweeping.revive_due_retries()
+            revived, held_back = revived + due - waiting, held_back + waiting
             if due < keys.SCRIPT_LIMIT:
                 break
-        if waiting:
-            log.info("retries_held_back", count=waiting)
+        if held_back and not self._retries_wait:
+            log.warning("retry_budget_used_up", held_back=held_back)
+        if held_back or revived:
+            self._retries_wait = bool(held_back)
 
     def _expire_deadlines(self) -> None:
         for _ in range(50):
@@ -163,9 +173,9 @@ class Sweeper:
         if now - self._measured_at < MEASURE_S:
             return
         self._measured_at = now
+        self._sweeping.trim_letters()
         self._measuring.look(now, self._sweeping.server_ms())
         self._watch_strength(now)
-        self._sweeping.trim_letters()
 
     def _watch_strength(self, now: float) -> None:
         """Degraded mode begins when fewer than half of the expected scoring workers live, and ends by itself.

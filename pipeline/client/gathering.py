@@ -34,7 +34,11 @@ class Gathering(Generic[Item, Answer]):
         try:
             while self._queue:
                 count = min(self._limit, len(self._queue))
-                await self._round_trip([self._queue.popleft() for _ in range(count)])
+                calls = [self._queue.popleft() for _ in range(count)]
+                # Who has gone meanwhile was told that it has failed: it is not to be sent after all.
+                calls = [call for call in calls if not call[1].done()]
+                if calls:
+                    await self._round_trip(calls)
         finally:
             self._sender = None
 

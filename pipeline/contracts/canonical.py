@@ -60,7 +60,7 @@ def _normal(value: Any) -> Any:
     if kind is str or kind is bool or value is None:
         return value
     if kind is int:
-        return value if -_EXACT <= value <= _EXACT else _as_double(value)
+        return value if -_EXACT <= value <= _EXACT else _normal(_as_double(value))
     if isinstance(value, Mapping):
         return _normal_mapping(value)
     if isinstance(value, list | tuple):

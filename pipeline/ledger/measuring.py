@@ -8,6 +8,7 @@ Lanes without a pace (never seen busy, or without a live worker) refuse nobody.
 import json
 from collections import defaultdict, deque
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from statistics import median
 
@@ -17,6 +18,8 @@ from pipeline.ledger.connection import Client
 from pipeline.settings import Settings
 
 PACE_SAMPLES = 10
+PACE_S = 30.0
+"""How long a sample of a busy lane counts: what was slow then may be fast now."""
 WORK_SAMPLES = 61
 FIRSTS_S = 10.0
 """The while over which first attempts are counted, for the retry budget."""
@@ -32,8 +35,8 @@ class _Lane:
     waiting: int = 0
     settled: int = 0
     retried: int = 0
-    busy: deque[tuple[int, float]] = field(default_factory=lambda: deque(maxlen=PACE_SAMPLES))
-    """Samples of a busy lane: settled, in how many seconds."""
+    busy: deque[tuple[float, int, float]] = field(default_factory=lambda: deque(maxlen=PACE_SAMPLES))
+    """Samples of a busy lane: when, settled, in how many seconds."""
     work: deque[float] = field(default_factory=lambda: deque(maxlen=WORK_SAMPLES))
     """Milliseconds that the latest batch took, each time it was looked at."""
     firsts: deque[tuple[float, int]] = field(default_factory=deque)
@@ -42,8 +45,20 @@ class _Lane:
     @property
     def pace(self) -> float:
         """Settled per second while busy; 0 if not known."""
-        seconds = sum(elapsed for _, elapsed in self.busy)
-        return sum(settled for settled, _ in self.busy) / seconds if seconds else 0.0
+        seconds = sum(elapsed for _, _, elapsed in self.busy)
+        return sum(settled for _, settled, _ in self.busy) / seconds if seconds else 0.0
+
+    def sample(self, now: float, done: int, elapsed: float, waiting: int, *, served: bool) -> None:
+        """Take a second into account: how many were settled in it, how many wait now."""
+        while self.busy and self.busy[0][0] <= now - PACE_S:
+            self.busy.popleft()
+        rate = done / elapsed
+        busy = served and min(self.waiting, waiting) > BUSY_S * rate
+        faster = rate > self.pace > 0
+        if faster and (not busy or rate > 2 * self.pace):
+            self.busy.clear()  # it can do more than was thought
+        if busy or faster:
+            self.busy.append((now, done, elapsed))
 
 
 class Measuring:
@@ -70,8 +85,7 @@ class Measuring:
             if elapsed is not None:
                 stages[_queue(name).split(".")[0]] += max(0, done)
                 lane.firsts.append((now, max(0, done - again)))
-                if min(lane.waiting, waiting) > BUSY_S * max(0, done) / elapsed and self._live.get(_queue(name)):
-                    lane.busy.append((done, elapsed))
+                lane.sample(now, max(0, done), elapsed, waiting, served=bool(self._live.get(_queue(name))))
             while lane.firsts and lane.firsts[0][0] <= now - FIRSTS_S:
                 lane.firsts.popleft()
             if name in work:
@@ -81,8 +95,8 @@ class Measuring:
             for stage in Stage:
                 rate = stages[stage] / elapsed
                 self._rates[stage] = (1 - RATE_WEIGHT) * self._rates.get(stage, rate) + RATE_WEIGHT * rate
+            self._publish()
         self._looked_at = now
-        self._publish()
 
     def _waiting(self) -> dict[str, int]:
         lanes = [lane.decode() for lane in self._client.zrange(keys.LANES, 0, -1)]
@@ -108,13 +122,17 @@ class Measuring:
         beating = self._client.zrangebyscore(keys.BEATS, max(1.0, since), "+inf")
         live: dict[str, int] = defaultdict(int)
         for description in self._client.hmget(keys.WORKERS, beating) if beating else ():
-            if description:
-                live[json.loads(description).get("queue", "")] += 1
+            with suppress(ValueError, AttributeError):  # what nobody understands is no worker of ours
+                live[json.loads(description or b"").get("queue", "")] += 1
         return live
 
     def _publish(self) -> None:
         paces = {name: f"{lane.pace:.3f}" for name, lane in self._paced().items()}
-        medians = {name: f"{median(lane.work):.3f}" for name, lane in self._lanes.items() if lane.work}
+        medians = {
+            name: f"{median(lane.work):.3f}"
+            for name, lane in self._lanes.items()
+            if lane.work and self._live.get(_queue(name))
+        }
         firsts = {name: sum(count for _, count in lane.firsts) for name, lane in self._lanes.items()}
         rates = {stage: f"{rate:.3f}" for stage, rate in self._rates.items()}
         pipe = self._client.pipeline(transaction=True)

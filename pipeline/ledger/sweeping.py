@@ -1,6 +1,6 @@
 """The sweeper's side of the ledger: everything that must happen when nobody else is there to do it."""
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from pipeline.contracts.stages import Priority, State
 from pipeline.contracts.status import Failure
@@ -25,6 +25,13 @@ LONGER = 2
 Shortage = Literal["", "lean", "full"]
 
 
+class Lead(NamedTuple):
+    """Whether this sweeper leads, and whether the mode is degraded."""
+
+    leads: bool
+    degraded: bool
+
+
 class Sweeping:
     """One sweep's steps. Each is safe to run twice, and by two sweepers at once."""
 
@@ -33,13 +40,16 @@ class Sweeping:
         self._settings = settings
         self._scripts = Scripts(client)
 
-    def lead(self, name: str, *, shortage: Shortage = "", backlogs: str = "", degraded: bool = False) -> bool:
-        """Take or keep the lead for three seconds; False if another sweeper has it.
+    def lead(self, name: str, *, shortage: Shortage = "", backlogs: str = "", degraded: bool = False) -> Lead:
+        """Take or keep the lead for three seconds; not ``leads`` if another sweeper has it.
 
         The leader says whether the store is short of memory (``lean``: the cache takes nothing more; ``full``: nothing
-        more is accepted either), which lanes have a backlog (see ``measuring``), and whether too few workers live.
+        more is accepted either), which lanes have a backlog (see ``measuring``), and whether too few workers live. That
+        it finds as the leader before it has left it.
         """
-        return bool(self._scripts.lead(args=[name, shortage, backlogs, self._longer_limits() if degraded else ""]))
+        limits = self._longer_limits() if degraded else ""
+        leads, found = self._scripts.lead(args=[name, shortage, backlogs, limits])
+        return Lead(bool(leads), bool(found))
 
     def _longer_limits(self) -> str:
         """The time limits, hard and soft, that bells bring in degraded mode: those of a stage doubled."""

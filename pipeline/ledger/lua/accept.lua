@@ -74,7 +74,7 @@ local shares = make_shares(now, tonumber(ARGV[8]), tonumber(ARGV[9]))
 -- The refusal of a request whose deadline cannot be met, or false. Only where the sweeper has found a backlog.
 local paces, backlogs = known[5] and paces_of(known[5]), {}
 local function unreachable(scoring, score, timeout)
-  if not paces or scoring == '' then return false end
+  if not paces then return false end
   backlogs[scoring] = backlogs[scoring] or wait_ms(scoring, paces)
   local enough = FILL * timeout
   if backlogs[scoring] <= enough then return false end
@@ -94,15 +94,18 @@ for i = 10, #ARGV, 5 do
     answers[#answers + 1] = 's' .. none
   elseif room <= 0 then
     answers[#answers + 1] = 'f' .. none
-  elseif known[4] and ARGV[i + 2] == '2' then
-    answers[#answers + 1] = 'd' .. none
   else
     local id, deadline = stamp .. ARGV[i], now + ARGV[i + 3]
     local score = int(ARGV[i + 2] * BAND + deadline)
     local flight = flight_key and held[flight_key] and string.sub(held[flight_key], 1, 16)
     local state = flight and state_of(flight)
     local letter = 'n'
-    local refused = owner and shares.refuses(owner) or not state and unreachable(scoring, score, tonumber(ARGV[i + 3]))
+    local answered = scoring == '' or (state and state ~= 'own' and state ~= 'live')
+    local refused = owner and shares.refuses(owner, answered)
+    if not refused and not state and not answered then -- it would have to be computed
+      local low = ARGV[i + 2] == '2'
+      refused = known[4] and low and 'd' .. none or unreachable(scoring, score, tonumber(ARGV[i + 3]))
+    end
     if key and not refused then
       local _, body = key_of(record)
       held[key] = id .. body
@@ -110,7 +113,7 @@ for i = 10, #ARGV, 5 do
       keep[#keep + 1] = held[key]
     end
     if owner and not refused then
-      shares.charge(owner, scoring == '' or (state and state ~= 'own' and state ~= 'live'))
+      shares.charge(owner, answered)
       owned[#owned + 1] = record
     end
     if refused then
@@ -118,7 +121,7 @@ for i = 10, #ARGV, 5 do
     elseif scoring == '' then
       ended[#ended + 1] = id
       ends[#ends + 1] = record
-    elseif state and state ~= 'own' and state ~= 'live' then
+    elseif answered then
       letter = 'e'
       ended[#ended + 1] = id
       ends[#ends + 1] = cached_record(record, state)

@@ -1,11 +1,11 @@
 #!lua flags=allow-oom
 -- Move retries that are due into their lanes and ring them, as far as each lane's retry budget allows: a share of the first
--- attempts of a while. What is beyond it looks again a second later, with no attempt used up.
+-- attempts of a while. What is beyond it waits until there is room again, in order, with no attempt used up.
 -- ARGV: the while in ms, share, retries that are allowed in any case.
 -- Returns how many were due, and how many of them were held back.
 local now, window, share, least = now_ms(), tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local due = redis.call('ZRANGE', P .. 'later', '-inf', int(now), 'BYSCORE', 'LIMIT', 0, 128)
-local lanes, held_back, room = {}, 0, {}
+local lanes, held_back, room, again_at = {}, 0, {}, {}
 
 -- How many more retries of a lane may go.
 local function room_of(lane)
@@ -14,6 +14,7 @@ local function room_of(lane)
     redis.call('ZREMRANGEBYSCORE', gone, '-inf', int(now - window))
     local firsts = tonumber(redis.call('HGET', P .. 'firsts', lane) or '0')
     room[lane] = math.max(least, math.floor(share * firsts)) - redis.call('ZCARD', gone)
+    again_at[lane] = (redis.call('ZRANGE', gone, 0, 0, 'WITHSCORES')[2] or now - window) + window
   end
   return room[lane]
 end
@@ -25,16 +26,16 @@ for i, entry in ipairs(due) do
     redis.call('ZREM', P .. 'later', entry)
   elseif free == '' and room_of(lane) <= 0 then
     held_back = held_back + 1
-    redis.call('ZADD', P .. 'later', int(now + 1000 + 7 * i), entry)
+    redis.call('ZADD', P .. 'later', int(math.max(again_at[lane], now + 250) + i), entry)
   else
     redis.call('ZREM', P .. 'later', entry)
     redis.call('ZADD', P .. 'q:' .. lane, waiting_score(id, score), id)
     lanes[lane] = true
+    redis.call('HINCRBY', P .. 'retried', lane, 1)
     if free == '' then
       room[lane] = room[lane] - 1
       redis.call('ZADD', P .. 'again:' .. lane, int(now), id .. int(now))
       redis.call('PEXPIRE', P .. 'again:' .. lane, int(window))
-      redis.call('HINCRBY', P .. 'retried', lane, 1)
     end
   end
 end

@@ -1,7 +1,8 @@
 #!lua flags=no-writes
 -- How unfinished requests stand. ARGV: four for each: id, flight, scoring lane, its score in waiting sets.
 -- Returns, for each: its record, its flight's latest output and attempts (each false if there is none), how many wait before
--- it at the stage where it waits (-1: it waits at none), and in how many ms it is done, about (-1: not known).
+-- it at the stage where it waits (-1: it waits at none), and in how many ms it is done, about (-1: not known, as for what
+-- waits to be tried again, or for a stage without a worker).
 local reply = {}
 
 -- The three lanes of a request, what they do per second, and how long they usually work (each 0 if not known).
@@ -37,7 +38,9 @@ for i = 1, #ARGV, 4 do
     first = string.sub(output, kind, kind + 9) == 'preprocess' and 2 or 3
   end
   local stage, rank = place_of(lanes.names, flight, first)
-  local ahead, longest, work, measured = rank or 0, 0, 0, false
+  local attempts = redis.call('HGET', P .. 'attempts', flight)
+  local ahead, longest, work, measured = rank or 0, 0, 0, rank or not attempts
+  if rank then score = redis.call('ZSCORE', P .. 'q:' .. lanes.names[stage], flight) end
   for n = stage or first, 3 do
     if n > (stage or first) then
       ahead = ahead + redis.call('ZCOUNT', P .. 'q:' .. lanes.names[n], '-inf', '(' .. score)
@@ -45,12 +48,12 @@ for i = 1, #ARGV, 4 do
     local pace = tonumber(lanes.paces[n] or '0')
     if pace > 0 and (rank or n > first) then longest = math.max(longest, 1000 * ahead / pace) end
     work = work + tonumber(lanes.work[n] or '0')
-    measured = measured or pace > 0 or lanes.work[n]
+    measured = measured and lanes.work[n]
   end
   local n = #reply
   reply[n + 1] = redis.call('GET', P .. 'r:' .. id)
   reply[n + 2] = output
-  reply[n + 3] = redis.call('HGET', P .. 'attempts', flight)
+  reply[n + 3] = attempts
   reply[n + 4] = rank or -1
   reply[n + 5] = measured and int(longest + work) or '-1'
 end

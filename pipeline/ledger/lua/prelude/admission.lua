@@ -32,15 +32,15 @@ local function refusal(letter, ms) return letter .. string.format('%016.0f', mat
 local function make_shares(now, every, most)
   local shares = { due = {}, owned = {} }
 
-  -- The refusal of one more request of this owner, or nil.
-  function shares.refuses(owner)
+  -- The refusal of one more request of this owner, or nil. ended: it has its answer already.
+  function shares.refuses(owner, ended)
     if every > 0 then
       local due = shares.due[owner] or tonumber(redis.call('HGET', P .. 'due', owner) or '0')
       shares.due[owner] = math.max(now, due)
       local early = shares.due[owner] - now - math.max(0, 1000 - every)
-      if early > 0 then return refusal('l', early) end
+      if early > 1 then return refusal('l', early) end -- ms: the least that the clock tells
     end
-    if most > 0 then
+    if most > 0 and not ended then
       shares.owned[owner] = shares.owned[owner] or tonumber(redis.call('HGET', P .. 'owned', owner) or '0')
       if shares.owned[owner] >= most then return refusal('c', 1000) end
     end

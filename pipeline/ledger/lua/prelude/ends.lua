@@ -19,10 +19,12 @@ end
 
 -- Requests of API keys whose shares are limited have come (1) or ended (-1). records: any, most have no owner.
 local function count_owned(records, step)
+  local sums = {}
   for _, record in ipairs(records) do
     local owner = owner_of(record)
-    if owner then redis.call('HINCRBY', P .. 'owned', owner, step) end
+    if owner then sums[owner] = (sums[owner] or 0) + step end
   end
+  for owner, sum in pairs(sums) do redis.call('HINCRBY', P .. 'owned', owner, sum) end
 end
 
 -- The ends of requests: each leaves `open` (the one terminal commit), its record becomes its end.
