@@ -8,9 +8,12 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 from chaos.events import Claimed, Ended, Event, Released, Settled
 
+WATCHED_MS = 5000
+"""How long lanes are watched after what struck them: a worker that holds one may stay for seconds without a bell."""
 GRACE_MS = 2000
 """What a victim had sent before it died may reach the store a little later: until then its claims count as struck."""
 
@@ -20,7 +23,7 @@ class Strike:
     """One strike.
 
     ``at``: when (the server's ms). ``victims``: the incarnations struck. ``pid``: of that child of theirs alone.
-    ``lanes``: lanes that were struck. ``poison``: the request that struck all batches that it was claimed in.
+    ``lanes``: lanes that were struck, with work coming all the time. ``poison``: the request that struck all batches that it was claimed in.
     ``took_s``: measured on the spot, for what strikes no batch.
     """
 
@@ -79,7 +82,7 @@ def log_of(events: Iterable[Event]) -> Log:
 def recovery(strike: Strike, log: Log) -> Recovery:
     """What came of one strike."""
     seconds = [strike.took_s]
-    seconds += [(_next_claim(log, lane, strike.at) - strike.at) / 1000 for lane in strike.lanes]
+    seconds += [_longest_gap(log, lane, strike.at) / 1000 for lane in strike.lanes]
     struck = again = 0
     for claimed in _struck(strike, log):
         released = log.closed.get(claimed.claim)
@@ -131,7 +134,15 @@ def outages(poison: bytes, log: Log) -> list[float]:
     return found
 
 
-def _next_claim(log: Log, lane: str, after: float) -> float:
+def _longest_gap(log: Log, lane: str, since: float) -> float:
+    """The longest time without a claim from a lane in the seconds after a strike: who serves it may go on for a while."""
     claims = log.by_lane.get(lane, [])
-    place = bisect_right(claims, after)
-    return claims[place] if place < len(claims) else log.until
+    first = bisect_right(claims, since)
+    seen = [since]
+    for at in claims[first:]:
+        seen.append(at)
+        if at > since + WATCHED_MS:
+            break
+    else:
+        seen.append(max(seen[-1], min(log.until, since + WATCHED_MS)))
+    return max(later - earlier for earlier, later in pairwise(seen))

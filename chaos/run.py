@@ -3,7 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any
@@ -19,7 +19,7 @@ from chaos.load import Producer
 from chaos.outages import Outages
 from chaos.recovery import outages
 from chaos.report import document_of
-from chaos.schedule import GROUPS, Arena, Plan
+from chaos.schedule import FAULTS, GROUPS, Arena, Plan
 from chaos.tail import Tail
 from chaos.victims import Victims
 from pipeline.client.asynchronous import AsyncScoringClient
@@ -115,24 +115,18 @@ async def _strike(faults: Faults, alone: Outages, options: Options) -> None:
     ends_at = time.monotonic() + options.seconds
     missing = set(options.names)
 
-    async def loop(
-        dealt: Iterator[str],
-        enter: Callable[[], AbstractAsyncContextManager[None]],
-        strike: Callable[[str], Awaitable[None]],
-        pauses: Iterator[float],
-    ) -> None:
-        mine: set[str] = set()
-        for fault in dealt:
-            mine.add(fault)
-            if time.monotonic() > ends_at:
-                if not missing & mine:
-                    return
-                if fault not in missing:
-                    continue
+    async def loop(group: str, enter: Callable[[], AbstractAsyncContextManager[None]], pauses: Iterator[float]) -> None:
+        can = {fault for fault in options.names if group in FAULTS[fault][2]}
+        for fault in plan.of(group):
             async with enter():
+                if time.monotonic() > ends_at:
+                    if not missing & can:
+                        return
+                    if fault not in missing:
+                        continue
                 missing.discard(fault)
                 log.info("strike", fault=fault, left_s=round(ends_at - time.monotonic()))
-                await strike(fault)
+                await (alone.strike(fault) if group == "store" else faults.strike(fault, group))
             await asyncio.sleep(next(pauses))
 
     def pauses(group: str, low: float, high: float) -> Iterator[float]:
@@ -144,13 +138,9 @@ async def _strike(faults: Faults, alone: Outages, options: Options) -> None:
         for group in GROUPS:
             if group == "store":
                 low, high = (share * options.seconds for share in ALONE_PAUSE)
-                loops.create_task(loop(plan.of(group), arena.alone, alone.strike, pauses(group, low, high)))
+                loops.create_task(loop(group, arena.alone, pauses(group, low, high)))
             else:
-
-                async def single(fault: str, group: str = group) -> None:
-                    await faults.strike(fault, group)
-
-                loops.create_task(loop(plan.of(group), arena.single, single, pauses(group, *PAUSE_S)))
+                loops.create_task(loop(group, arena.single, pauses(group, *PAUSE_S)))
 
 
 def _unmet(faults: Faults, alone: Outages, tail: Tail) -> Iterator[str]:

@@ -48,9 +48,15 @@ def test_a_child_alone_is_struck_by_its_own_fields() -> None:
     assert felt(Strike("kill-child", 1000, ["a"], pid=1), *events) == Recovery(0.3, 1, 1)
 
 
-def test_lanes_are_back_with_their_next_claim() -> None:
-    events = (claimed(900, "a", "1:1", ONE), claimed(2100, "a", "1:2", TWO), claimed(1500, "a", "1:3", lane="other"))
-    assert felt(Strike("drop-bells", 1000, lanes=[LANE]), *events).seconds == 1.1
+def test_lanes_are_out_for_the_longest_time_without_a_claim() -> None:
+    def served(*times: int) -> list[Event]:
+        return [claimed(at, "a", f"1:{at}", ONE) for at in times]
+
+    other = claimed(4000, "a", "1:0", lane="other")
+    strike = Strike("drop-bells", 1000, lanes=[LANE])
+    assert felt(strike, *served(900, 2100, 2500), other).seconds == 1.5, "and nothing more to the end of the log"
+    assert felt(strike, *served(900, 1100, 2600, 3000, 4000), other).seconds == 1.5, "it was held for a while"
+    assert felt(strike, *served(900, 2100, 4000, 6100, 9900)).seconds == 2.1, "what comes long after is another matter"
 
 
 def test_what_was_measured_on_the_spot_counts_as_well() -> None:
