@@ -23,7 +23,8 @@ class Strike:
     """One strike.
 
     ``at``: when (the server's ms). ``victims``: the incarnations struck. ``pid``: of that child of theirs alone.
-    ``lanes``: lanes that were struck, with work coming all the time. ``poison``: the request that struck all batches that it was claimed in.
+    ``lanes``: lanes that were struck, with work coming all the time. ``poison``: the request that struck all batches
+    that it was claimed in.
     ``took_s``: measured on the spot, for what strikes no batch.
     """
 
@@ -135,7 +136,7 @@ def outages(poison: bytes, log: Log) -> list[float]:
 
 
 def _longest_gap(log: Log, lane: str, since: float) -> float:
-    """The longest time without a claim from a lane in the seconds after a strike: who serves it may go on for a while."""
+    """The longest time without a claim from a lane after a strike: who serves it may go on for a while."""
     claims = log.by_lane.get(lane, [])
     first = bisect_right(claims, since)
     seen = [since]

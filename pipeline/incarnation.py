@@ -11,6 +11,7 @@ import secrets
 import socket
 import threading
 import time
+from contextlib import suppress
 from typing import Any
 
 import structlog
@@ -26,17 +27,20 @@ log = structlog.get_logger()
 _NAME_BYTES = 32
 _READY = _NAME_BYTES
 _RUNNING = slice(_READY + 1, _READY + 1 + 32)
-_CHILD = slice(_RUNNING.stop, _RUNNING.stop + 8)
+_BREAKERS = slice(_RUNNING.stop, _RUNNING.stop + 512)
+_CHILD = slice(_BREAKERS.stop, _BREAKERS.stop + 8)
 
 
 class Incarnation:
     """The name of this worker now, shared with the children that are forked after it was made."""
 
-    def __init__(self, stage: str, device: str) -> None:
-        # The name; one byte that a child sets once it can answer bells; the field of the batch that it runs; its pid.
+    def __init__(self, stage: str, queue: str, device: str) -> None:
+        # The name; one byte that a child sets once it can answer bells; the field of the batch that it runs; its
+        # breakers that are not closed, as JSON; its pid.
         self._shared = mmap.mmap(-1, _CHILD.stop)
         self._description: dict[str, Any] = {
             "stage": stage,
+            "queue": queue,
             "device": device,
             "host": socket.gethostname(),
             "pid": os.getpid(),
@@ -75,8 +79,16 @@ class Incarnation:
         self._shared[:_NAME_BYTES] = secrets.token_hex(16).encode()
         self._description["started_ms"] = round(time.time() * 1000)
 
+    def tell(self, breakers: list[dict[str, str]]) -> None:
+        """A child's breakers that are not closed: seen by operators with the next heartbeat."""
+        text = json.dumps(breakers).encode()
+        size = _BREAKERS.stop - _BREAKERS.start
+        self._shared[_BREAKERS] = (text if len(text) <= size else b"[]").ljust(size, b"\0")
+
     def description(self) -> str:
         """What operators see of this worker, as JSON."""
+        with suppress(ValueError):  # the child is writing: the next heartbeat has it
+            self._description["breakers"] = json.loads(self._shared[_BREAKERS].rstrip(b"\0") or b"[]")
         return json.dumps(self._description | {"child": int.from_bytes(self._shared[_CHILD], "big")})
 
 

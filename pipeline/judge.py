@@ -4,6 +4,8 @@
    until the guilty rows stand alone; only they are judged.
 2. ``judge`` looks at the failure's class: the producer's fault ends as ``invalid``; what trying again cannot help
    ends as ``dead``; everything else is retried after a random delay, until ``max_attempts`` starts have failed.
+   What waits for something outside that is known to be down uses up no attempt. All other retries together stay within
+   their lane's budget (``revive.lua``): when everything fails, trying everything again would double the load.
 3. A process that dies cannot be asked. Its batch is released with the attempt charged (``release.lua``), its
    requests run one by one from then on, and who has used up the attempts is found ``exhausted`` at the next claim.
 4. A retry that would come after the deadline is not made: the request ends as ``expired``.
@@ -14,7 +16,7 @@ Pure functions: no store, no clock, no stage.
 
 import random
 
-from pipeline.contracts.failures import InvalidInput, SoftLimit, StageFailure
+from pipeline.contracts.failures import InvalidInput, OutsideDown, SoftLimit, StageFailure
 from pipeline.contracts.stages import Stage, State
 from pipeline.contracts.status import Failure
 from pipeline.contracts.work import Attempts, Ended, Outcome, RetryLater, Work
@@ -60,6 +62,10 @@ def judge(
     category, message = category_of(error), describe(error)
     if isinstance(error, InvalidInput):
         return Ended(State.INVALID, Failure(category=category, stage=str(stage), message=message, retryable=False))
+
+    if isinstance(error, OutsideDown):
+        pause_s = error.pause_s + rng.uniform(0, error.pause_s)  # not all at once
+        return RetryLater(round(1000 * pause_s), work.attempts, charged=False)
 
     attempts = work.attempts.charge(int(now_ms), str(stage), message)
     if isinstance(error, SoftLimit):

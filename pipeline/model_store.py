@@ -10,12 +10,38 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.contracts.failures import ArtifactCorrupt, ArtifactMissing
+import pybreaker
+
+from pipeline.contracts.failures import ArtifactCorrupt, ArtifactMissing, OutsideDown
 from pipeline.contracts.lanes import MODEL_NAME, MODEL_VERSION, ModelRef
+from pipeline.outside import Outside
 
 MANIFEST = "manifest.json"
 FORMAT = 1
 REQUIRED = ("architecture", "input_schema", "files")
+
+
+PAUSE_S = 5.0
+"""How long a folder that cannot be read is left alone."""
+ABSENT = (FileNotFoundError, NotADirectoryError)
+"""The folder answers: there is no such file."""
+
+
+class _Folder:
+    """Reads files; behind a circuit breaker, for the folder may be a mount that comes and goes."""
+
+    def __init__(self, outside: Outside) -> None:
+        self._breaker = outside.breaker("model-store", failures=3, pause_s=PAUSE_S, answers=ABSENT)
+
+    def read(self, path: Path) -> bytes:
+        """A file's content; ArtifactMissing, OutsideDown."""
+        try:
+            with self._breaker.calling():
+                return path.read_bytes()
+        except pybreaker.CircuitBreakerError:
+            raise OutsideDown("the model store", PAUSE_S) from None
+        except OSError as error:
+            raise ArtifactMissing(f"{path} cannot be read: {error.strerror}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +51,7 @@ class Artifact:
     folder: Path
     digest: str
     manifest: dict[str, Any]
+    files: _Folder
 
     @property
     def ref(self) -> ModelRef:
@@ -37,10 +64,7 @@ class Artifact:
         expected = self.manifest["files"].get(name)
         if expected is None:
             raise ArtifactCorrupt(f"the manifest of {self.ref.name}@{self.ref.version} names no file {name!r}")
-        try:
-            content = (self.folder / name).read_bytes()
-        except OSError as error:
-            raise ArtifactMissing(f"{self.folder / name} cannot be read: {error.strerror}") from error
+        content = self.files.read(self.folder / name)
         if len(content) != expected["size"] or hashlib.sha256(content).hexdigest() != expected["sha256"]:
             raise ArtifactCorrupt(
                 f"{self.folder / name} is not the file that the manifest names (SHA-256 differs): restore the artifact"
@@ -51,8 +75,9 @@ class Artifact:
 class ModelStore:
     """Reads artifacts from a folder."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, outside: Outside | None = None) -> None:
         self._root = root
+        self._folder = _Folder(outside or Outside())
 
     def open(self, ref: ModelRef) -> Artifact:
         """The pinned version, its manifest checked against the pinned digest; ArtifactMissing, ArtifactCorrupt."""
@@ -79,10 +104,7 @@ class ModelStore:
         if not MODEL_NAME.match(name) or not MODEL_VERSION.match(version):
             raise ArtifactMissing(f"{name!r}@{version!r} cannot be the name of a model version")
         folder = self._root / name / version
-        try:
-            content = (folder / MANIFEST).read_bytes()
-        except OSError as error:
-            raise ArtifactMissing(f"{folder / MANIFEST} cannot be read: {error.strerror}") from error
+        content = self._folder.read(folder / MANIFEST)
         try:
             manifest = json.loads(content)
         except ValueError as error:
@@ -94,7 +116,7 @@ class ModelStore:
         missing = [part for part in REQUIRED if part not in manifest]
         if missing:
             raise ArtifactCorrupt(f"{folder / MANIFEST} lacks {', '.join(missing)}")
-        return Artifact(folder, hashlib.sha256(content).hexdigest(), manifest)
+        return Artifact(folder, hashlib.sha256(content).hexdigest(), manifest, self._folder)
 
 
 def _natural(folder: Path) -> tuple[str, list[tuple[int, str]]]:

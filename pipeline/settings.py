@@ -42,6 +42,11 @@ class Settings(BaseSettings):
     max_attempts: int = Field(3, ge=1, description="Starts that may fail before a request is dead-lettered.")
     max_losses: int = Field(20, ge=1, description="Times a request's worker may vanish before it is dead-lettered.")
     max_waiting: int = Field(2_000_000, ge=1, description="Unfinished requests beyond which new ones are refused.")
+    key_rate: float = Field(0, ge=0, description="Requests per second that one API key may send; 0: any number.")
+    key_in_flight: int = Field(0, ge=0, description="Unfinished requests that one API key may have; 0: any number.")
+    expected_scoring_workers: int = Field(
+        0, ge=0, description="With fewer than half of them alive, low priority is refused; 0: nobody counts."
+    )
     max_body_bytes: int = Field(1 << 20, ge=1024, description="Largest HTTP body.")
     max_rows: int = Field(1_000, ge=1, le=1_000, description="Largest HTTP batch.")
     max_waits: int = Field(10_000, ge=0, description="HTTP calls that may wait at once; others are answered at once.")
@@ -83,7 +88,10 @@ class Settings(BaseSettings):
         relations = [
             (3 * self.heartbeat_s <= self.lease_ttl_s, "3 x HEARTBEAT_S <= LEASE_TTL_S"),
             (self.soft_limit_s < self.hard_limit_s, "SOFT_LIMIT_S < HARD_LIMIT_S"),
-            (self.hard_limit_s + self.job_s < self.visibility_timeout_s, "HARD_LIMIT_S + JOB_S < VISIBILITY_TIMEOUT_S"),
+            (
+                2 * self.hard_limit_s + self.job_s < self.visibility_timeout_s,  # doubled in degraded mode
+                "2 x HARD_LIMIT_S + JOB_S < VISIBILITY_TIMEOUT_S",
+            ),
             (self.idempotency_ttl <= self.result_ttl, "IDEMPOTENCY_TTL <= RESULT_TTL"),
             (self.backoff_base_s <= self.backoff_cap_s, "BACKOFF_BASE_S <= BACKOFF_CAP_S"),
             (self.stay_s <= self.job_s < self.soft_limit_s, "STAY_S <= JOB_S < SOFT_LIMIT_S"),

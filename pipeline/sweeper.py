@@ -4,6 +4,7 @@ Each round: due retries go back to their lanes, claims of workers that fell sile
 released, deadlines expire (even with no worker alive), lanes with work that nobody claims are rung.
 """
 
+import math
 import secrets
 import threading
 import time
@@ -15,11 +16,13 @@ from redis.exceptions import RedisError
 
 from pipeline.ledger import keys
 from pipeline.ledger.connection import OUTAGES, Client
-from pipeline.ledger.sweeping import Sweeping
+from pipeline.ledger.measuring import Measuring
+from pipeline.ledger.sweeping import LONGER, Sweeping
 from pipeline.settings import Settings
 
 log = structlog.get_logger()
 MAX_PAUSE_S = 30.0
+MEASURE_S = 1.0
 
 
 @dataclass(slots=True)
@@ -44,9 +47,11 @@ class Sweeper:
         self._name = secrets.token_hex(8)
         self._halt = threading.Event()
         self._rings: dict[str, _Rings] = {}
-        self._totals: dict[str, int] = {}
-        self._sampled_at = 0.0
-        self._rates: dict[str, float] = {}
+        self._client = client
+        self._measuring = Measuring(client, settings)
+        self._measured_at = -math.inf
+        self._degraded = False
+        self._longer_until = -math.inf
         self._turned = time.monotonic()
         self.leads = False
 
@@ -73,13 +78,17 @@ class Sweeper:
     def sweep(self) -> None:
         """One round, if this sweeper leads."""
         leads = self._sweeping.lead(
-            self._name, shortage=self._sweeping.shortage(), rates=self._rates if self.leads else None
+            self._name,
+            shortage=self._sweeping.shortage(),
+            backlogs=self._measuring.backlogs(),
+            degraded=self._degraded,
         )
         if leads != self.leads:
             log.info("sweeper_leads" if leads else "sweeper_stands_by", name=self._name)
             self.leads = leads
         if not leads:
             self._rings.clear()
+            self._measuring, self._degraded = Measuring(self._client, self._settings), False
             return
         for step in (
             self._revive_due_retries,
@@ -88,7 +97,7 @@ class Sweeper:
             self._release_claims,
             self._sweeping.forget_dead_workers,
             self._ring_idle_lanes,
-            self._sample_rates,
+            self._measure,
         ):
             try:
                 step()
@@ -101,9 +110,14 @@ class Sweeper:
     # Full pages mean that more is due: go on at once, but look at everything else in between.
 
     def _revive_due_retries(self) -> None:
+        waiting = 0
         for _ in range(50):
-            if self._sweeping.revive_due_retries() < keys.SCRIPT_LIMIT:
+            due, held_back = self._sweeping.revive_due_retries()
+            waiting += held_back
+            if due < keys.SCRIPT_LIMIT:
                 break
+        if waiting:
+            log.info("retries_held_back", count=waiting)
 
     def _expire_deadlines(self) -> None:
         for _ in range(50):
@@ -118,7 +132,7 @@ class Sweeper:
     def _release_claims(self) -> None:
         for name, released in self._sweeping.release_dead_workers():
             log.warning("worker_dead", incarnation=name, released=released)
-        overdue = self._sweeping.release_overdue_batches()
+        overdue = self._sweeping.release_overdue_batches(longer=self._clock() < self._longer_until)
         if overdue:
             log.warning("batch_overdue", released=overdue)
 
@@ -140,16 +154,22 @@ class Sweeper:
                 rings.pause_s = min(2 * rings.pause_s, MAX_PAUSE_S)
                 rings.look_at, rings.insist_at = now + idle_s, now + rings.pause_s
 
-    def _sample_rates(self) -> None:
+    def _measure(self) -> None:
         now = self._clock()
-        elapsed = now - self._sampled_at
-        if elapsed < 1:
+        if now - self._measured_at < MEASURE_S:
             return
-        totals = self._sweeping.settled_totals()
-        if self._totals:
-            for stage, total in totals.items():
-                rate = max(0, total - self._totals[stage]) / elapsed
-                # A moving average over about five seconds.
-                self._rates[stage] = 0.8 * self._rates.get(stage, rate) + 0.2 * rate
-        self._totals, self._sampled_at = totals, now
+        self._measured_at = now
+        self._measuring.look(now, self._sweeping.server_ms())
+        self._watch_strength(now)
         self._sweeping.trim_letters()
+
+    def _watch_strength(self, now: float) -> None:
+        """Degraded mode begins when fewer than half of the expected scoring workers live, and ends by itself."""
+        live, expected = self._measuring.live_scoring_workers(), self._settings.expected_scoring_workers
+        degraded = 2 * live < expected
+        if degraded:
+            self._longer_until = now + LONGER * self._settings.hard_limit_s
+        if degraded != self._degraded:
+            self._degraded = degraded
+            tell = log.warning if degraded else log.info
+            tell("degraded_mode_begins" if degraded else "degraded_mode_ends", live=live, expected=expected)

@@ -20,6 +20,7 @@ from pipeline.ledger.cache import CacheFiller
 from pipeline.ledger.claiming import Claims, Fenced
 from pipeline.ledger.connection import Client, connect
 from pipeline.model_store import ModelStore
+from pipeline.outside import Outside
 from pipeline.runner import Performed, Runner, Served, StageService
 from pipeline.settings import Settings
 from tasks.failpoints import failpoints
@@ -35,9 +36,11 @@ class _Child:
     def __init__(self, stage: Stage, incarnation: Incarnation, settings: Settings) -> None:
         client = connect(settings, extra_wait_s=settings.linger_s + 1)
         self.claims = Claims(client, settings, lambda: incarnation.name, incarnation.began)
-        cache = CacheFiller(settings.cache_url, settings) if settings.cache_url else None
-        reached = failpoints(settings.failpoints)
-        self.runner = Runner(_Limited(load_stage(stage, settings)), self.claims, cache, settings, reached)
+        incarnation.tell([])  # a child before this one may have left its own
+        outside = Outside(incarnation.tell)
+        cache = CacheFiller(settings.cache_url, settings, outside) if settings.cache_url else None
+        service = _Limited(load_stage(stage, settings, outside))
+        self.runner = Runner(service, self.claims, cache, settings, failpoints(settings.failpoints))
         self.debt = Debt(self.claims)
         self._dumps = False
         _register(incarnation, client)
@@ -55,9 +58,9 @@ class _Child:
 _child: _Child | None = None
 
 
-def load_stage(stage: Stage, settings: Settings) -> StageService:
+def load_stage(stage: Stage, settings: Settings, outside: Outside | None = None) -> StageService:
     """A stage's service. Imported here, by need: only a scoring child ever loads torch."""
-    store = ModelStore(settings.model_store)
+    store = ModelStore(settings.model_store, outside)
     if stage is Stage.PREPROCESS:
         from preprocess.service import Preprocess
 

@@ -91,7 +91,8 @@ def _make_step(queue: str, incarnation: Incarnation, pulse: Pulse, settings: Set
 def run_worker(app: Celery, stage: Stage, settings: Settings, *, health_port: int | None, pool: str | None) -> None:
     """Run one stage's worker until it is told to stop; TERM lets the batch under way finish."""
     configure_logging(f"worker-{stage}")
-    incarnation = Incarnation(stage, "cpu")
+    queue = f"{stage}.{pool}" if pool else str(stage)
+    incarnation = Incarnation(stage, queue, "cpu")
     pulse = Pulse()
 
     def start_child(**_: object) -> None:
@@ -104,7 +105,6 @@ def run_worker(app: Celery, stage: Stage, settings: Settings, *, health_port: in
             os._exit(1)
 
     worker_process_init.connect(start_child, weak=False, dispatch_uid="scoreline-child")
-    queue = f"{stage}.{pool}" if pool else str(stage)
     app.steps["consumer"].add(_make_step(queue, incarnation, pulse, settings))
     heartbeat = Heartbeat(incarnation, connect(settings), settings)
     heartbeat.start()

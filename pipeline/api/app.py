@@ -18,8 +18,10 @@ from pipeline.api.bodies import JsonResponse, problem_response
 from pipeline.client.asynchronous import AsyncScoringClient
 from pipeline.contracts.envelope import pointer
 from pipeline.contracts.problems import InvalidRequest, NotFound, Problem
+from pipeline.ledger import keys
 from pipeline.ledger.connection import store_problems
 from pipeline.ledger.letters import DeadLetters
+from pipeline.outside import Outside
 from pipeline.settings import Settings, settings
 
 log = structlog.get_logger()
@@ -74,10 +76,11 @@ def _our_fault(error: Exception) -> Response:
 def create_app(configured: Settings | None = None) -> FastAPI:
     """The API over the store that the settings name."""
     chosen = configured or settings()
+    outside = Outside()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with AsyncScoringClient(settings=chosen, retry_for_s=0) as client:
+        async with AsyncScoringClient(settings=chosen, retry_for_s=0, outside=outside) as client:
             app.state.client = client
             app.state.letters = DeadLetters(client.store)
             yield
@@ -93,6 +96,7 @@ def create_app(configured: Settings | None = None) -> FastAPI:
     )
     patch_fastapi(app)  # /docs
     app.state.settings = chosen
+    app.state.outside = outside
     app.state.waits = 0
     app.state.access = Access(chosen)
     app.include_router(scores.router)
@@ -135,8 +139,10 @@ def create_app(configured: Settings | None = None) -> FastAPI:
         with store_problems():
             async with asyncio.timeout(chosen.store_timeout_s):
                 table = await client.releases()
-        if not table.current:
-            return JsonResponse({"ready": False, "reason": "no model is released: run scoreline publish"}, 503)
-        return JsonResponse({"ready": True})
+                if not table.current:
+                    return JsonResponse({"ready": False, "reason": "no model is released: run scoreline publish"}, 503)
+                degraded = bool(await client.store.exists(keys.DEGRADED))
+        reason = "fewer than half of the expected scoring workers live: low priority is refused" if degraded else None
+        return JsonResponse({"ready": True, "degraded": degraded, "reason": reason})
 
     return app

@@ -9,6 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from pipeline.api.bodies import JsonResponse
+from pipeline.api.scores import in_time
 from pipeline.contracts.ids import from_text
 from pipeline.contracts.problems import InvalidRequest
 from pipeline.ledger.overview import read_overview
@@ -28,7 +29,10 @@ async def models(request: Request) -> Response:
 async def stats(request: Request) -> Response:
     """What waits, what is claimed, who works."""
     request.app.state.access.producer(request)
-    return JsonResponse(await read_overview(request.app.state.client.store, request.app.state.settings))
+    state = request.app.state
+    overview = await in_time(request, read_overview(state.client.store, state.settings))
+    overview["breakers"] += [{**breaker, "worker": "api", "stage": None} for breaker in state.outside.states()]
+    return JsonResponse(overview)
 
 
 @router.get("/v1/dead-letters", tags=["operations"])
@@ -101,5 +105,6 @@ class _Overview(Collector):
         for model, number in self._overview["model_runs"].items():
             runs.add_metric([model], number)
         yield from (waiting, claimed, oldest, workers, events, runs)
+        yield GaugeMetricFamily("scoreline_degraded", "1 in degraded mode.", value=int(self._overview["degraded"]))
         yield GaugeMetricFamily("scoreline_unfinished", "Accepted, not ended.", value=self._overview["unfinished"])
         yield GaugeMetricFamily("scoreline_dead_letters", "Dead letters kept.", value=self._overview["dead_letters"])

@@ -1,13 +1,15 @@
 """``/v1/scores``: submit one or many, read, wait."""
 
-from typing import Any
+import asyncio
+from collections.abc import Awaitable
+from typing import Any, TypeVar
 
 from fastapi import APIRouter, Request, Response
 
 from pipeline.api.bodies import JsonResponse, idempotency_key, no_cache, read_json, wait_seconds
 from pipeline.client.asynchronous import AsyncScoringClient, has_ended
 from pipeline.contracts.envelope import ScoreRequest, ScoreRow, check_envelope
-from pipeline.contracts.problems import DeadlineExceeded, InvalidRequest, Problem
+from pipeline.contracts.problems import DeadlineExceeded, InvalidRequest, Problem, StoreUnavailable
 from pipeline.contracts.status import Status
 
 router = APIRouter(prefix="/v1/scores", tags=["scores"])
@@ -55,8 +57,23 @@ _NO_CACHE: dict[str, Any] = {
 }
 
 
+Answer = TypeVar("Answer")
+ANSWER_SHARE = 0.9
+"""Of the time that a call to the store may take: calls that queue for one another must be answered in it, too."""
+
+
 def _client(request: Request) -> AsyncScoringClient:
     return request.app.state.client
+
+
+async def in_time(request: Request, call: Awaitable[Answer], wait_s: float = 0.0) -> Answer:
+    """What ``call`` gives; StoreUnavailable if it takes longer than a call to the store may, and ``wait_s``."""
+    limit_s = ANSWER_SHARE * request.app.state.settings.store_timeout_s
+    try:
+        async with asyncio.timeout(limit_s + wait_s):
+            return await call
+    except TimeoutError:
+        raise StoreUnavailable(f"the store did not answer within {limit_s:g} s") from None
 
 
 @router.post(
@@ -69,7 +86,8 @@ async def submit(request: Request) -> Response:
     seconds = wait_seconds(request)
     key = idempotency_key(request)
     envelope = check_envelope(await read_json(request, state.settings.max_body_bytes))
-    status = await _client(request).submit_request(envelope, key, scope=scope, no_cache=no_cache(request))
+    call = _client(request).submit_request(envelope, key, scope=scope, no_cache=no_cache(request))
+    status = await in_time(request, call)
     if seconds and not has_ended(status):
         status = await _wait(request, status, seconds)
     headers = {"Location": f"/v1/scores/{status['request_id']}"}
@@ -85,9 +103,13 @@ async def submit_batch(request: Request) -> Response:
     if no_cache(request):
         rows = [{**row, "no_cache": True} if isinstance(row, dict) else row for row in rows]
     results: list[dict[str, Any]] = []
-    try:
+
+    async def submit_all() -> None:
         async for answer in _client(request).submit_many(rows, scope=scope):
             results.append(_row(len(results), answer))
+
+    try:
+        await in_time(request, submit_all())
     except Problem as problem:
         # The store went away in between: what was accepted before must not be unsaid.
         if not results:
@@ -122,7 +144,7 @@ async def read(request: Request, request_id: str) -> Response:
     """How a request stands; with ``wait``, as soon as it has ended."""
     request.app.state.access.producer(request)
     seconds = wait_seconds(request)
-    status = await _client(request).get(request_id)
+    status = await in_time(request, _client(request).get(request_id))
     if seconds and not has_ended(status):
         status = await _wait(request, status, seconds)
     return JsonResponse(status)
@@ -132,7 +154,7 @@ async def read(request: Request, request_id: str) -> Response:
 async def cancel(request: Request, request_id: str) -> Response:
     """End a request that scoring has not begun. 409 if it has ended otherwise, or is being scored."""
     request.app.state.access.producer(request)
-    return JsonResponse(await _client(request).cancel(request_id))
+    return JsonResponse(await in_time(request, _client(request).cancel(request_id)))
 
 
 async def _wait(request: Request, status: Status, seconds: float) -> Status:
@@ -142,7 +164,7 @@ async def _wait(request: Request, status: Status, seconds: float) -> Status:
         return status
     state.waits += 1
     try:
-        status = await _client(request).wait_on(status, seconds)
+        status = await in_time(request, _client(request).wait_on(status, seconds), seconds)
     finally:
         state.waits -= 1
     if status["state"] == "expired":

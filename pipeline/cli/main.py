@@ -2,7 +2,7 @@
 
 import typer
 
-from pipeline.cli import letters, producers, services
+from pipeline.cli import letters, operators, producers, services
 from pipeline.cli.demo import demo
 
 cli = typer.Typer(
@@ -17,8 +17,9 @@ cli.command()(demo)
 cli.command()(producers.submit)
 cli.command()(producers.status)
 cli.command()(producers.cancel)
-cli.command()(producers.stats)
-cli.command()(producers.models)
+cli.command()(operators.stats)
+cli.command()(operators.workers)
+cli.command()(operators.models)
 cli.add_typer(letters.app, name="dead", help="Dead letters: requests that were given up.")
 cli.command()(services.worker)
 cli.command()(services.sweeper)

@@ -14,10 +14,8 @@ from rich.table import Table
 
 from pipeline.cli.console import BAD_OUTCOME, USAGE, AsJson, console, errors, fail, print_json, with_client
 from pipeline.client import ScoringClient
-from pipeline.client.asynchronous import AsyncScoringClient
 from pipeline.contracts.problems import Problem
 from pipeline.contracts.status import Status
-from pipeline.ledger.overview import read_overview
 from pipeline.settings import read_settings
 
 
@@ -142,45 +140,3 @@ def _show_status(document: Status) -> None:
         if value not in (None, [], {}):
             table.add_row(name, json.dumps(value) if isinstance(value, dict | list) else str(value))
     console.print(table)
-
-
-def models(as_json: AsJson = False) -> None:
-    """List the released models."""
-    table = with_client(lambda client: client.releases())
-    if as_json:
-        print_json({"models": table.documents()})
-        return
-    shown = Table("model", "version", "state", "digest", "features")
-    for release in table.documents():
-        features = ", ".join(release["input_schema"].get("properties", {}))
-        shown.add_row(release["name"], release["version"], release["state"], release["digest"][:12], features)
-    console.print(shown if table.current else "no model is released: run scoreline publish")
-
-
-def stats(as_json: AsJson = False) -> None:
-    """Show what waits, what is claimed, and who works."""
-    settings = read_settings()
-
-    async def read(client: AsyncScoringClient) -> dict[str, Any]:
-        return await read_overview(client.store, settings)
-
-    overview = with_client(read)
-    if as_json:
-        print_json(overview)
-        return
-    stages = Table("stage", "waiting", "claimed", "oldest", "per second")
-    for name, figures in overview["stages"].items():
-        oldest = "-" if figures["oldest_age_s"] is None else f"{figures['oldest_age_s']:.1f} s"
-        stages.add_row(name, str(figures["waiting"]), str(figures["claimed"]), oldest, f"{figures['rate']:.1f}")
-    workers = Table("worker", "stage", "state", "in flight", "device", "host", "pid")
-    for each in overview["workers"]:
-        workers.add_row(
-            each["id"][:8], each["stage"], each["state"], str(each["in_flight"]), each["device"], each["host"],
-            str(each["pid"]),
-        )  # fmt: skip
-    console.print(stages)
-    console.print(workers)
-    console.print(
-        f"unfinished {overview['unfinished']}, retries waiting {overview['retries_waiting']}, "
-        f"dead letters {overview['dead_letters']}, durability {overview['durability']}"
-    )

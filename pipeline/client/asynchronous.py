@@ -29,6 +29,7 @@ from pipeline.ledger.endings import Endings
 from pipeline.ledger.parcels import Accepted, Known, Submission, idempotency
 from pipeline.ledger.producing import Producing
 from pipeline.ledger.releases import ReleaseTable
+from pipeline.outside import Outside
 from pipeline.settings import Settings, read_settings
 
 Request = ScoreRequest | Mapping[str, Any]
@@ -51,7 +52,12 @@ class AsyncScoringClient:
     """
 
     def __init__(
-        self, store_url: str | None = None, *, settings: Settings | None = None, retry_for_s: float = 30.0
+        self,
+        store_url: str | None = None,
+        *,
+        settings: Settings | None = None,
+        retry_for_s: float = 30.0,
+        outside: Outside | None = None,
     ) -> None:
         settings = settings or read_settings()
         if store_url is not None:
@@ -59,7 +65,7 @@ class AsyncScoringClient:
         self.store = connect_async(settings)
         # The channel of endings is one blocking read: it has a connection of its own, without a time limit.
         self._listening = connect_async(settings.model_copy(update={"store_timeout_s": 3600}))
-        self._producing = Producing(self.store, settings)
+        self._producing = Producing(self.store, settings, outside)
         self._persistence = Persistence(self._producing, retry_for_s)
         self._endings = Endings(self._listening)
         self._accept: Gathering[Submission, Accepted | Known]
@@ -113,7 +119,7 @@ class AsyncScoringClient:
     async def submit_request(
         self, request: ScoreRequest, key: str | None = None, *, scope: str = "", no_cache: bool = False
     ) -> Status:
-        """The same for a checked request. ``scope``: whose key it is."""
+        """The same for a checked request. ``scope``: whose key it is (the digest of an API key in hex; '' for none)."""
         submission = _submission(request, key, scope, no_cache=no_cache)
         accepted = await self._persistence.until_accepted(lambda: self._accept(submission))
         return accepted.status() if isinstance(accepted, Accepted) else await self._read(accepted.id)
@@ -333,6 +339,7 @@ def _submission(request: ScoreRequest, key: str | None, scope: str, *, no_cache:
         request.allow_degraded,
         held,
         no_cache,
+        bytes.fromhex(scope[:16]),
     )
 
 

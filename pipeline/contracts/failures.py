@@ -47,6 +47,20 @@ class ArtifactMissing(StageFailure):
     whole_batch = True
 
 
+class OutsideDown(StageFailure):
+    """Something outside that the stage needs does not answer, and is left alone for a while: its breaker is open.
+
+    Costs no attempt: the request waits ``pause_s``.
+    """
+
+    category = "network"
+    whole_batch = True
+
+    def __init__(self, name: str, pause_s: float) -> None:
+        super().__init__(f"{name} does not answer: left alone for {pause_s:g} s")
+        self.pause_s = pause_s
+
+
 class SoftLimit(StageFailure):
     """The batch ran longer than the soft time limit. Its rows run one by one next time."""
 

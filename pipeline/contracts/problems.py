@@ -114,6 +114,12 @@ class IdempotencyMismatch(Problem):
     slug, status, title, exit_code = "idempotency-mismatch", 422, "The idempotency key stands for another request", 2
 
 
+class RateLimited(Problem):
+    """This API key has sent too many requests lately, or has too many unfinished ones."""
+
+    slug, status, title, exit_code = "rate-limited", 429, "Too many requests with this key", 3
+
+
 class StoreUnavailable(Problem):
     """The store does not answer; what was sent may or may not have been accepted."""
 
@@ -139,3 +145,18 @@ class Overloaded(Problem):
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail, retry_after_s=2)
+
+
+class DeadlineUnreachable(Problem):
+    """What waits before the request takes longer than its timeout."""
+
+    slug, status, title, exit_code = "deadline-unreachable", 503, "The request would not be done in time", 3
+
+
+class Degraded(Problem):
+    """Too few workers live: low priority is refused."""
+
+    slug, status, title, exit_code = "degraded", 503, "Low priority is refused for now", 3
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail, retry_after_s=5)

@@ -39,11 +39,13 @@ class Ties(NamedTuple):
 
     ``key``: its idempotency key and the digest of its body, 16 bytes each; empty without.
     ``cache_key``: the same 16 bytes for requests that one computation answers; empty if it stands apart.
+    ``owner``: 8 bytes for the API key whose share of unfinished requests it is part of; empty if keys have no limits.
     """
 
     flight: bytes = b""
     key: bytes = b""
     cache_key: bytes = b""
+    owner: bytes = b""
 
 
 class Carry(NamedTuple):
@@ -129,10 +131,15 @@ class Completed:
 
 @dataclass(frozen=True, slots=True)
 class RetryLater:
-    """Run it again after ``delay_ms``; ``attempts`` is charged already."""
+    """Run it again after ``delay_ms``.
+
+    ``attempts`` is charged already if ``charged``; then it goes as its lane's retry budget allows. Else what it waits
+    for is no fault of its own.
+    """
 
     delay_ms: int
     attempts: Attempts
+    charged: bool = True
 
 
 @dataclass(frozen=True, slots=True)

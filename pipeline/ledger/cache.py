@@ -15,13 +15,11 @@ key               type    life          what
 Every key begins with the partition tag.
 """
 
-import asyncio
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgpack
 import pybreaker
-import structlog
 from redis.exceptions import RedisError
 
 from pipeline.contracts.stages import State
@@ -30,9 +28,9 @@ from pipeline.ledger import keys
 from pipeline.ledger.connection import connect, connect_async
 from pipeline.ledger.records import End, end_of, pack_front, ties_of
 from pipeline.ledger.scripts import Scripts
+from pipeline.outside import Outside
 from pipeline.settings import Settings
 
-log = structlog.get_logger()
 PAUSE_S = 5.0
 """How long a cache that failed is left alone. Its death costs speed, and this keeps it from costing time."""
 TIMEOUT_S = 0.25
@@ -46,23 +44,15 @@ class Hit(NamedTuple):
     anomalies: Sequence[dict[str, Any]]
     scored_by: str
 
-    def record(self, header: Header, key: bytes) -> bytes:
+    def record(self, header: Header, ties: Ties) -> bytes:
         """The record of another request that ends with it, at the moment it is accepted."""
         end = End(0, self.result, None, 0, self.scored_by)
-        front = pack_front(header, Ties(key=key), cached=True)
+        front = pack_front(header, ties, cached=True)
         return end_of(State.SUCCEEDED, front, Carry(0, (), self.anomalies), end)
 
 
-class _Listener(pybreaker.CircuitBreakerListener):
-    def state_change(self, cb: Any, old_state: Any, new_state: Any) -> None:  # noqa: ARG002
-        log.warning("cache_breaker", state=new_state.name)
-
-
-def _breaker() -> pybreaker.CircuitBreaker:
-    # A caller that is cancelled says nothing of the cache.
-    return pybreaker.CircuitBreaker(
-        fail_max=1, reset_timeout=PAUSE_S, exclude=[asyncio.CancelledError], listeners=[_Listener()]
-    )
+def _breaker(outside: Outside) -> pybreaker.CircuitBreaker:
+    return outside.breaker("cache", failures=1, pause_s=PAUSE_S)
 
 
 def _its_own(url: str, settings: Settings) -> Settings:
@@ -73,9 +63,9 @@ def _its_own(url: str, settings: Settings) -> Settings:
 class CacheReader:
     """The producers' side: look before accepting."""
 
-    def __init__(self, url: str, settings: Settings) -> None:
+    def __init__(self, url: str, settings: Settings, outside: Outside) -> None:
         self._client = connect_async(_its_own(url, settings))
-        self._breaker = _breaker()
+        self._breaker = _breaker(outside)
 
     async def look(self, cache_keys: Sequence[bytes]) -> list[Hit | None]:
         """For each key what is kept; nothing if the cache is away."""
@@ -101,10 +91,10 @@ def _unpack(blob: bytes | None) -> Hit | None:
 class CacheFiller:
     """The last stage's side: keep what has ended well."""
 
-    def __init__(self, url: str, settings: Settings) -> None:
+    def __init__(self, url: str, settings: Settings, outside: Outside) -> None:
         self._scripts = Scripts(connect(_its_own(url, settings)))
         self._max_bytes = settings.cache_max_bytes
-        self._breaker = _breaker()
+        self._breaker = _breaker(outside)
 
     def fill(self, works: Sequence[Work], outcomes: Sequence[Outcome]) -> None:
         """Keep the results of a batch that is settled, those that may be given again. No matter if that fails."""

@@ -147,7 +147,8 @@ class Claims:
                 else:
                     ends += work.id, str(State.SUCCEEDED), packed
             elif isinstance(outcome, RetryLater):
-                retries += work.id, work.score, outcome.delay_ms, pack_attempts(outcome.attempts)
+                free = "" if outcome.charged else "free"
+                retries += work.id, work.score, outcome.delay_ms, pack_attempts(outcome.attempts), free
             else:
                 ends += self._end(work, outcome, carry._replace(timings=timings), now_ms)
                 if outcome.state is State.DEAD:
@@ -168,7 +169,7 @@ class Claims:
                 claim_next,
                 len(forwards) // 3,
                 len(ends) // 3,
-                len(retries) // 4,
+                len(retries) // 5,
                 len(dead) // 2,
                 model_runs,
                 place.entry,
@@ -176,6 +177,7 @@ class Claims:
                 # A cache elsewhere is filled by the worker; then the ledger is none.
                 0 if settings.cache_url else round(1000 * batch.works[0].header.cache_s),
                 settings.cache_max_bytes,
+                worked_ms,
                 *forwards,
                 *ends,
                 *retries,

@@ -19,7 +19,8 @@ key               type    life                         what
 ``open``          zset    while anything is unfinished ids without an end; score: deadline (ms), +inf once
                                                        scoring has claimed it. Leaving it *is* the one commit
 ``q:LANE``        zset    while work waits             waiting ids; score: priority, then deadline
-``later``         zset    while retries wait           ``ID SCORE LANE``; score: when due (ms)
+``later``         zset    while retries wait           ``ID SCORE LANE FREE``; score: when due (ms); FREE: 'free' or
+                                                       nothing, see ``revive``
 ``attempts``      hash    while unfinished             ID -> JSON of ``Attempts``; only of those that failed
 ``c:INCARNATION`` hash    while claimed                FIELD -> ``LANE|MS|SCORES|IDS``: a field for a batch
 ``beats``         zset    while alive, + minutes       INCARNATION -> last heartbeat (ms); fenced: when, negative
@@ -32,7 +33,18 @@ key               type    life                         what
 ``clock``         string  for ever                     the latest time a script saw (ms): never goes back
 ``offset``        string  after a failover             ms that the server's clock is behind what was seen before
 ``counts``        hash    for ever                     running totals: ``STAGE:claimed``, states, model runs
-``rates``         hash    for ever                     STAGE -> settled per second, by the leading sweeper
+``settled``       hash    for ever                     LANE -> requests that its stage is done with: running total
+``retried``       hash    for ever                     LANE -> retries that have gone back to it: running total
+``work``          hash    for ever                     LANE -> ms that the latest batch took
+``again:LANE``    zset    10 s                         its latest retries, for its budget; score: when they went (ms)
+``rates``         hash    for ever                     STAGE -> settled per second, lately     } measured by the
+``paces``         hash    for ever                     LANE -> the same while it was busy      } leading sweeper,
+``medians``       hash    for ever                     LANE -> ms that its batches take        } see ``measuring``
+``firsts``        hash    for ever                     LANE -> first attempts in ten seconds   }
+``pace``          string  3 s, while there is one      lanes with a backlog: ``LANE RATE`` lines
+``degraded``      string  3 s, while it is true        too few workers live: the limits that bells bring meanwhile
+``owned``         hash    for ever (few)               OWNER -> unfinished requests of an API key with a limit
+``due``           hash    for ever (few)               OWNER -> when its next request is due at its rate (ms)
 ``leader``        string  3 s                          the sweeper that leads
 ``audit``         string  while the proof runs         what befalls batches and requests is logged in ``events``
 ``events``        stream  while the proof runs         ``what``, then for ``claimed``: incarnation, field,
@@ -51,8 +63,8 @@ key               type    life                         what
 ``QUEUE``         list                                 the broker's queue of bells (kombu's format and keys)
 ================= ======= ============================ ========================================================
 
-ID is 16 bytes, INCARNATION 32 hex digits, LANE and QUEUE as in ``contracts.lanes``, FIELD ``PID:NUMBER``,
-WAKE ``INCARNATION:FIELD``. The cache, which may live elsewhere, has its own legend in ``cache``.
+ID is 16 bytes, OWNER 8 (of an API key's digest), INCARNATION 32 hex digits, LANE and QUEUE as in ``contracts.lanes``,
+FIELD ``PID:NUMBER``, WAKE ``INCARNATION:FIELD``. The cache, which may live elsewhere, has its own legend in ``cache``.
 """
 
 TAG = "{p00}:"
@@ -67,7 +79,14 @@ LANES = TAG + "lanes"
 RUNG = TAG + "rung"
 CLOCK = TAG + "clock"
 COUNTS = TAG + "counts"
+SETTLED = TAG + "settled"
+RETRIED = TAG + "retried"
+WORK = TAG + "work"
 RATES = TAG + "rates"
+PACES = TAG + "paces"
+MEDIANS = TAG + "medians"
+FIRSTS = TAG + "firsts"
+DEGRADED = TAG + "degraded"
 OFFSET = TAG + "offset"
 RELEASES = TAG + "releases"
 EPOCH = TAG + "epoch"

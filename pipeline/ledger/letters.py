@@ -11,7 +11,7 @@ import msgpack
 from pipeline.contracts.ids import from_text, rfc3339, to_text
 from pipeline.contracts.problems import InvalidRequest, NotDead, NotFound
 from pipeline.contracts.stages import Stage, State
-from pipeline.contracts.work import Attempt, Ended, Header, Ties, Work
+from pipeline.contracts.work import Attempt, Ended, Header, Work
 from pipeline.ledger import keys
 from pipeline.ledger.connection import AsyncClient, store_problems
 from pipeline.ledger.records import MEMBER_REST, header_of, pack_entry, pack_features, pack_front, ties_of, unpack_entry
@@ -248,7 +248,9 @@ class DeadLetters:
 def _next_generation(front: bytes, *, flight: bytes) -> bytes:
     """The front of a replayed request. It has no cache key: nobody joins what has failed before."""
     header = header_of(front)
-    return pack_front(header._replace(generation=header.generation + 1), Ties(flight=flight, key=ties_of(front).key))
+    return pack_front(
+        header._replace(generation=header.generation + 1), ties_of(front)._replace(flight=flight, cache_key=b"")
+    )
 
 
 def _chunks(ids: list[bytes]) -> Iterator[list[bytes]]:

@@ -42,6 +42,8 @@ class Submission:
     """What ``idempotency`` made of the producer's key and this request; empty without a key."""
     no_cache: bool = False
     """Compute it anew, and for this request alone."""
+    owner: bytes = b""
+    """8 bytes for the API key that it came with; empty without one."""
 
 
 def idempotency(
@@ -94,6 +96,7 @@ class _Row:
     record: bytes
     cache_key: bytes
     key: bytes
+    owner: bytes = b""
     end: bytes | None = None
 
 
@@ -135,7 +138,10 @@ class Parcel:
             round(settings.result_ttl * 1000),
             round(settings.idempotency_ttl * 1000),
             MEMBER_REST,
+            1000 / settings.key_rate if settings.key_rate else 0,
+            settings.key_in_flight,
         ]
+        limited = bool(settings.key_rate or settings.key_in_flight)
         tails = random_tails(len(self.submissions))
         kinds: dict[tuple[str, int, int, bool], tuple[Release, Header]] = {}
         for place, (submission, tail) in enumerate(zip(self.submissions, tails, strict=True)):
@@ -152,9 +158,10 @@ class Parcel:
             except Problem as problem:
                 self.refused[place] = problem
                 continue
-            record = pack_front(header, Ties(b"", submission.key, shared)) + packed
+            owner = submission.owner if limited else b""
+            record = pack_front(header, Ties(b"", submission.key, shared, owner)) + packed
             cacheable = shared if release.cache_s else b""
-            self.sent.append(_Row(place, header, tail, release.scoring_lane, record, cacheable, submission.key))
+            self.sent.append(_Row(place, header, tail, release.scoring_lane, record, cacheable, submission.key, owner))
         self.packed, self.looked = True, False
 
     async def look(self, cache: CacheReader) -> None:
@@ -163,7 +170,7 @@ class Parcel:
         hits = await cache.look([row.cache_key for row in rows]) if rows else ()
         for row, hit in zip(rows, hits, strict=True):
             if hit is not None:
-                row.end = hit.record(row.header, row.key)
+                row.end = hit.record(row.header, Ties(key=row.key, owner=row.owner))
         self.looked = True
 
     def arguments(self) -> list[Any]:

@@ -8,15 +8,12 @@ from pipeline.contracts.ids import accepted_ms, to_text
 from pipeline.contracts.problems import (
     AlreadyEnded,
     Gone,
-    IdempotencyMismatch,
     NotFound,
-    Overloaded,
     Problem,
-    StoreFull,
     StoreUnavailable,
     TooLate,
 )
-from pipeline.contracts.stages import ENDS, Stage, State
+from pipeline.contracts.stages import ENDS, PRIORITY_STEP, Stage, State
 from pipeline.contracts.status import Failure, Status
 from pipeline.ledger import keys
 from pipeline.ledger.cache import CacheReader
@@ -24,8 +21,10 @@ from pipeline.ledger.connection import AsyncClient, store_problems
 from pipeline.ledger.finishing import finish_arguments, finish_head
 from pipeline.ledger.parcels import Accepted, Known, Parcel, Submission
 from pipeline.ledger.records import End, Entry, status_of, unpack_attempts, unpack_entry
+from pipeline.ledger.refusals import refusal
 from pipeline.ledger.releases import ReleaseTable, read_releases
 from pipeline.ledger.scripts import Scripts
+from pipeline.outside import Outside
 from pipeline.settings import Settings
 
 REPLICA_S = 1.0
@@ -33,22 +32,24 @@ REPLICA_S = 1.0
 
 
 class _Unfinished(NamedTuple):
-    """A request to be read: its place among the answers, its flight (itself, if it has joined none) and first lane."""
+    """A request to be read: its place among the answers, its flight (its own id, if it has joined none), its place."""
 
     place: int
     id: bytes
     flight: bytes
-    lane: str
+    scoring: str
+    score: int
 
 
 class Producing:
     """Accepting and reading, a batch to a round trip."""
 
-    def __init__(self, client: AsyncClient, settings: Settings) -> None:
+    def __init__(self, client: AsyncClient, settings: Settings, outside: Outside | None = None) -> None:
         self._client = client
         self._settings = settings
         self._scripts = Scripts(client)
-        self._cache = CacheReader(settings.cache_url, settings) if settings.cache_url else None
+        url = settings.cache_url
+        self._cache = CacheReader(url, settings, outside or Outside()) if url else None
         self._table: ReleaseTable | None = None
 
     async def releases(self, *, fresh: bool = False) -> ReleaseTable:
@@ -118,15 +119,8 @@ class Producing:
             elif letter in b"oe":
                 answers[place] = Known(request_id)
             else:
-                answers[place] = self._refusal(letter, unfinished)
+                answers[place] = refusal(letter, request_id, unfinished, row.header, self._settings)
         return answers
-
-    def _refusal(self, letter: bytes, unfinished: int) -> Problem:
-        if letter == b"m":
-            return IdempotencyMismatch("this idempotency key stands for a request with another body: use a new one")
-        if letter == b"s":
-            return StoreFull("the store is short of memory: accepted requests go on, send new ones later")
-        return Overloaded(f"{unfinished} requests are unfinished, the limit is {self._settings.max_waiting}")
 
     async def cancel(self, request_id: bytes) -> Status:
         """End a request that scoring has not claimed yet; its status, also if it was cancelled before.
@@ -177,33 +171,31 @@ class Producing:
                 if entry.ended:
                     answers[place] = status_of(request_id, entry)
                 else:
-                    lane = entry.header.ref.lane(Stage.PREPROCESS)
-                    unfinished.append(_Unfinished(place, request_id, entry.ties.flight or request_id, lane))
+                    header, flight = entry.header, entry.ties.flight or request_id
+                    score = header.priority * PRIORITY_STEP + accepted_ms(request_id) + header.timeout_ms
+                    unfinished.append(_Unfinished(place, request_id, flight, header.ref.lane(Stage.SCORING), score))
             for start in range(0, len(unfinished), keys.SCRIPT_LIMIT):
                 await self._read_unfinished(unfinished[start : start + keys.SCRIPT_LIMIT], answers)
         return answers
 
     async def _read_unfinished(self, requests: Sequence[_Unfinished], answers: list[Any]) -> None:
-        # Record, output and waiting entry in one transaction: a state never seems to move backwards.
-        flights = [request.flight for request in requests]
-        async with self._client.pipeline(transaction=True) as pipe:
-            pipe.mget([keys.record(request.id) for request in requests])
-            pipe.mget([keys.output(flight) for flight in flights])
-            pipe.hmget(keys.ATTEMPTS, flights)
-            for request in requests:
-                pipe.zscore(keys.waiting(request.lane), request.flight)
-            records, outputs, attempts, *scores = await pipe.execute()
-        for request, record, output, tried, score in zip(requests, records, outputs, attempts, scores, strict=True):
+        # Record, output and place in one script: a state never seems to move backwards.
+        reply = await self._scripts.standing(args=[part for request in requests for part in request[1:]])
+        for number, request in enumerate(requests):
+            record, output, tried, rank, eta_ms = reply[5 * number : 5 * number + 5]
             if record is None:
                 answers[request.place] = self._absent(request.id)
                 continue
+            entry, waits, eta = unpack_entry(record), rank >= 0, int(eta_ms)
             answers[request.place] = status_of(
                 request.id,
-                unpack_entry(record),
+                entry,
                 latest=unpack_entry(output) if output else None,
                 # A place in the attempts means that it has been claimed before.
-                waits_first=score is not None and tried is None,
+                waits_first=waits and tried is None,
                 attempts=unpack_attempts(tried),
+                position=rank if waits else None,
+                eta_s=None if entry.ended or eta < 0 else eta / 1000,
             )
 
     def _absent(self, request_id: bytes) -> Problem:

@@ -4,10 +4,11 @@ The front is whose it is: its ties and its header. Scripts read it, too, and put
 front of another that has joined it:
 
     1 byte    flags: 1 has joined a flight, 2 has an idempotency key, 4 has a cache key, 8 its answer may be given
-              again, 16 was given the answer of another
+              again, 16 was given the answer of another, 32 counts as its owner's
     16 bytes  the flight                            } each only
     32 bytes  the idempotency key and body digest   } if its flag
-    16 bytes  the cache key                         } is set
+    16 bytes  the cache key                         } is
+    8 bytes   the owner                             } set
     2 bytes   length of what follows (big-endian)
     msgpack   the header's other fields
 
@@ -37,8 +38,11 @@ MAX_DEPTH = 32
 _END_KINDS = frozenset(str(state) for state in ENDS)
 
 
-# For each value of the flags: where the flight, the idempotency key and the cache key end.
-_ENDS_OF_TIES = [tuple(accumulate((1 + 16 * (flags & 1), 16 * (flags & 2), 4 * (flags & 4)))) for flags in range(32)]
+# For each value of the flags: where the flight, the idempotency key, the cache key and the owner end.
+_ENDS_OF_TIES = [
+    tuple(accumulate((1 + 16 * (flags & 1), 16 * (flags & 2), 4 * (flags & 4), (flags & 32) // 4)))
+    for flags in range(64)
+]
 
 
 class End(NamedTuple):
@@ -95,7 +99,7 @@ def pack_front(header: Header, ties: Ties = NO_TIES, *, cached: bool = False) ->
     """The front of all values of one request. ``cached``: it was given the answer of another."""
     pinned = _pack_header(header)
     flags = bool(ties.flight) | bool(ties.key) << 1 | bool(ties.cache_key) << 2 | bool(header.cache_s) << 3
-    return b"%c%b%b%b%b" % (flags | cached << 4, *ties, pinned)
+    return b"%c%b%b%b%b%b" % (flags | cached << 4 | bool(ties.owner) << 5, *ties, pinned)
 
 
 @lru_cache(maxsize=1024)
@@ -146,8 +150,8 @@ def _check_json(features: Mapping[str, Any]) -> None:
 
 def ties_of(front: bytes) -> Ties:
     """The ties in a front."""
-    flight, key, cache_key = _ENDS_OF_TIES[front[0]]
-    return Ties(front[1:flight], front[flight:key], front[key:cache_key])
+    flight, key, cache_key, owner = _ENDS_OF_TIES[front[0]]
+    return Ties(front[1:flight], front[flight:key], front[key:cache_key], front[cache_key:owner])
 
 
 def header_of(front: bytes) -> Header:
@@ -216,6 +220,8 @@ def status_of(
     latest: Entry | None = None,
     waits_first: bool = True,
     attempts: Attempts = NO_ATTEMPTS,
+    position: int | None = None,
+    eta_s: float | None = None,
 ) -> Status:
     """The status document. ``latest``: the newest stage output of an unfinished request."""
     header = record.header
@@ -242,8 +248,8 @@ def status_of(
         attempts=tries,
         generation=header.generation,
         priority=Priority(header.priority).label,  # type: ignore[typeddict-item]
-        position=None,
-        eta_s=None,
+        position=position,
+        eta_s=eta_s,
         submitted_at=rfc3339(accepted_ms(request_id)) or "",
         finished_at=rfc3339(max(end.finished_ms, accepted_ms(request_id))) if record.ended else None,
         timings={stage: {"waited_ms": waited, "worked_ms": worked} for stage, waited, worked in carry.timings},

@@ -21,11 +21,15 @@ SCRIPTS = (
     "replay",
     "lead",
     "trim",
+    "standing",
 )
 
 
 PRELUDE = ("base", "flights", "ends", "lanes")
 """Parts of what stands before every script, each using those before it."""
+
+OWN_PARTS = {"accept": ("admission",)}
+"""Parts that one script alone needs."""
 
 
 @cache
@@ -38,8 +42,11 @@ def source(name: str, *, flags: bool = True) -> str:
         flag_line, text = text.split("\n", 1)
     # Minified: the bell is pushed as it stands here, and every byte is sent with every bell.
     bell = json.dumps(json.loads((folder / "bell.json").read_text()), separators=(",", ":"))
+    bell = bell.replace('"__LIMITS__"', "__LIMITS__")  # two numbers
     head = flag_line + "\n" if flags and flag_line else ""
-    prelude = "\n".join((folder / "lua" / "prelude" / f"{part}.lua").read_text() for part in PRELUDE)
+    prelude = "\n".join(
+        (folder / "lua" / "prelude" / f"{part}.lua").read_text() for part in (*PRELUDE, *OWN_PARTS.get(name, ()))
+    )
     return f"{head}local BELL = [==[{bell}]==]\n{prelude}\n{text}"
 
 

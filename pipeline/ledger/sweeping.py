@@ -1,21 +1,26 @@
 """The sweeper's side of the ledger: everything that must happen when nobody else is there to do it."""
 
-from collections.abc import Mapping
 from typing import Literal
 
-from pipeline.contracts.stages import Priority, Stage, State
+from pipeline.contracts.stages import Priority, State
 from pipeline.contracts.status import Failure
 from pipeline.contracts.work import Carry, Header
 from pipeline.ledger import keys
 from pipeline.ledger.claiming import fan_out, release_claims
 from pipeline.ledger.connection import Client
 from pipeline.ledger.finishing import finish_arguments, finish_head
+from pipeline.ledger.measuring import FIRSTS_S
 from pipeline.ledger.records import ACCEPTED, End, Entry, pack_front, unpack_attempts, unpack_entry
 from pipeline.ledger.scripts import Scripts
 from pipeline.settings import Settings
 
 MEMORY_FOR_CACHE, MEMORY_FOR_ACCEPT = 0.75, 0.85
 """Shares of the store's memory limit from which on the cache takes nothing more, and nothing more is accepted."""
+
+RETRY_SHARE, LEAST_RETRIES = 0.2, 10
+"""Retries of a lane in ten seconds: at most this share of its first attempts, and so many in any case."""
+LONGER = 2
+"""Stages' time limits in degraded mode, times the usual: fewer and perhaps weaker workers have to cope."""
 
 Shortage = Literal["", "lean", "full"]
 
@@ -28,14 +33,19 @@ class Sweeping:
         self._settings = settings
         self._scripts = Scripts(client)
 
-    def lead(self, name: str, *, shortage: Shortage = "", rates: Mapping[str, float] | None = None) -> bool:
+    def lead(self, name: str, *, shortage: Shortage = "", backlogs: str = "", degraded: bool = False) -> bool:
         """Take or keep the lead for three seconds; False if another sweeper has it.
 
         The leader says whether the store is short of memory (``lean``: the cache takes nothing more; ``full``: nothing
-        more is accepted either), and how many requests each stage settles in a second.
+        more is accepted either), which lanes have a backlog (see ``measuring``), and whether too few workers live.
         """
-        measured = [part for stage, rate in (rates or {}).items() for part in (stage, f"{rate:.3f}")]
-        return bool(self._scripts.lead(args=[name, shortage, *measured]))
+        return bool(self._scripts.lead(args=[name, shortage, backlogs, self._longer_limits() if degraded else ""]))
+
+    def _longer_limits(self) -> str:
+        """The time limits, hard and soft, that bells bring in degraded mode: those of a stage doubled."""
+        settings = self._settings
+        hard, soft = (LONGER * limit + settings.job_s for limit in (settings.hard_limit_s, settings.soft_limit_s))
+        return f"{hard:g}, {soft:g}"
 
     def shortage(self) -> Shortage:
         """Whether the store has used so much of its limit that what is accepted needs the rest."""
@@ -50,9 +60,10 @@ class Sweeping:
         (seconds, micros), offset = self._client.time(), self._client.get(keys.OFFSET)
         return seconds * 1000 + micros / 1000 + int(offset or 0)
 
-    def revive_due_retries(self) -> int:
-        """Put retries that are due back into their lanes; how many."""
-        return int(self._scripts.revive())
+    def revive_due_retries(self) -> tuple[int, int]:
+        """Put retries that are due back into their lanes: how many were due, and how many wait on for their budget."""
+        due, held_back = self._scripts.revive(args=[round(1000 * FIRSTS_S), RETRY_SHARE, LEAST_RETRIES])
+        return due, held_back
 
     def release_dead_workers(self) -> list[tuple[str, int]]:
         """Fence workers whose heartbeat stopped and release their claims: (incarnation, requests released) each."""
@@ -67,10 +78,14 @@ class Sweeping:
             released.append((name, count))
         return released
 
-    def release_overdue_batches(self) -> int:
-        """Release batches that run past the hard limit although their worker beats; how many requests."""
+    def release_overdue_batches(self, *, longer: bool = False) -> int:
+        """Release batches that run past the hard limit although their worker beats; how many requests.
+
+        ``longer``: they may have begun with the limits of degraded mode.
+        """
         # A job may have begun up to ``job_s`` before the batch: its time limits leave room for that.
-        overdue_ms = round((self._settings.hard_limit_s + self._settings.job_s) * 1000) + 5000
+        limit_s = self._settings.hard_limit_s * (LONGER if longer else 1)
+        overdue_ms = round((limit_s + self._settings.job_s) * 1000) + 5000
         released = 0
         for incarnation in self._client.zrangebyscore(keys.BEATS, "(0", "+inf"):
             reason = f"ran longer than the hard limit of {self._settings.hard_limit_s:g} s"
@@ -135,11 +150,6 @@ class Sweeping:
     def trim_letters(self) -> None:
         """Drop dead letters that are too old or too many."""
         self._scripts.trim(args=[round(self._settings.dead_max_age * 1000), self._settings.dead_max_count])
-
-    def settled_totals(self) -> dict[str, int]:
-        """How many requests each stage has settled so far."""
-        totals = self._client.hmget(keys.COUNTS, [f"{stage}:settled" for stage in Stage])
-        return {str(stage): int(total or 0) for stage, total in zip(Stage, totals, strict=True)}
 
 
 def _readable(blob: bytes | None) -> Entry:

@@ -91,6 +91,7 @@ class LocalStack:
                 "SCORELINE_DURABILITY": self.durability,
                 "SCORELINE_MODEL_STORE": str(model_store),
                 "SCORELINE_CHAOS_MODEL": str(chaos_model),
+                "SCORELINE_EXPECTED_SCORING_WORKERS": str(scoring_workers),
                 "FLOWER_BASIC_AUTH": f"{self.flower_user}:{self.flower_password}",
                 **(environment or {}),
             },

@@ -13,6 +13,7 @@ from pipeline.ledger.keys import TAG
 from pipeline.ledger.parcels import Accepted, Known, Submission, idempotency
 from pipeline.ledger.releases import Release, publish
 from pipeline.ledger.scripts import Scripts
+from pipeline.outside import Outside
 from tests.conformance.conftest import FAILURE, Ledger, LedgerMaker
 
 SAME = {"n": -1}
@@ -31,7 +32,7 @@ def run_stages(ledger: Ledger, outcome: Outcome | None = None) -> None:
             outcomes = [outcome or Completed(Output(RESULT, [{"feature": "n", "kind": "outlier"}]))] * len(batch.works)
         ledger.settle(worker, batch, outcomes)
         if url and stage is Stage.POSTPROCESS:
-            CacheFiller(url, ledger.settings).fill(batch.works, outcomes)
+            CacheFiller(url, ledger.settings, Outside()).fill(batch.works, outcomes)
 
 
 def submit(ledger: Ledger, model: str = "m", **fields: Any) -> Any:

@@ -257,7 +257,7 @@ def test_a_retry_too_late_for_one_member_is_made_for_the_other(ledger: Ledger) -
     (status,) = ledger.read(*brief)
     assert "the last attempt failed: boom" in status["error"]["message"]
     ledger.turn_clock(10)
-    assert ledger.sweeping.revive_due_retries() == 1
+    assert ledger.sweeping.revive_due_retries() == (1, 0)
     finish(ledger, worker)
     assert ledger.states(*brief, *patient) == ["expired", "succeeded"]
     ends_alone(ledger)

@@ -208,7 +208,7 @@ def test_a_child_that_had_begun_nothing_is_not_charged(ledger: Ledger) -> None:
 
 
 def test_who_signs_off_gives_back_what_it_was_handed(ledger: Ledger) -> None:
-    incarnation = Incarnation("preprocess", "cpu")
+    incarnation = Incarnation("preprocess", "preprocess", "cpu")
     lingerer(ledger, incarnation.name)
     (request_id,) = ledger.accept()
     Heartbeat(incarnation, ledger.client, ledger.settings).stop("preprocess")
@@ -400,11 +400,11 @@ def test_a_retry_waits_until_it_is_due(ledger: Ledger) -> None:
     assert batch is not None
     attempts = Attempts().charge(1, "preprocess", "boom")
     ledger.settle(worker, batch, [RetryLater(60_000, attempts)])
-    assert ledger.sweeping.revive_due_retries() == 0
+    assert ledger.sweeping.revive_due_retries() == (0, 0)
     assert ledger.claim(worker) is None
     assert ledger.states(request_id) == ["preprocessing"]
     ledger.turn_clock(61)
-    assert ledger.sweeping.revive_due_retries() == 1
+    assert ledger.sweeping.revive_due_retries() == (1, 0)
     again = ledger.claim(worker)
     assert again is not None
     assert again.works[0].attempts == attempts

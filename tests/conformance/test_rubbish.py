@@ -77,7 +77,7 @@ def test_errors_with_text_that_is_no_unicode_do_not_stop_a_lane(ledger: Ledger) 
     ledger.settle(worker, batch, [retry])
     ledger.client.hset(f"{TAG}attempts", ids[1], b"not json")
     ledger.turn_clock(60)
-    assert ledger.sweeping.revive_due_retries() == 1
+    assert ledger.sweeping.revive_due_retries() == (1, 0)
     again = ledger.claim(worker)
     assert again is not None
     assert {work.id for work in again.works} == set(ids)

@@ -380,7 +380,7 @@ def make_machine(make_ledger: LedgerMaker) -> type[RuleBasedStateMachine]:
         @rule()
         def revive(self) -> None:
             self.ledger.turn_clock(2)
-            while self.ledger.sweeping.revive_due_retries():
+            while self.ledger.sweeping.revive_due_retries()[0]:
                 pass
             for flight in self.flights.values():
                 if flight.place and flight.place[0] == "later":

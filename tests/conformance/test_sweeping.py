@@ -160,7 +160,7 @@ def test_at_the_memory_limit_all_that_is_accepted_ends(ledger: Ledger) -> None:
         assert ledger.sweeping.shortage() == "full"
         with pytest.raises(StoreFull):
             ledger.run(ledger.producing.accept([Submission("m", {})]))
-        assert ledger.sweeping.lead("one", shortage="full", rates={"scoring": 1.0})
+        assert ledger.sweeping.lead("one", shortage="full")
         for stage in Stage:
             while batch := ledger.claim(worker, stage):
                 ledger.complete(worker, batch)

@@ -1,18 +1,22 @@
 -- Accept requests: record, waiting entry, deadline and bell; or what is there already for their keys.
 -- ARGV: epoch, max_waiting, receipt (16 random bytes), its life in ms, result_ttl ms, idempotency_ttl ms, the rest of the
---       record of who joins a flight, then five for each request: id tail (10 bytes), scoring lane ('' if the record is its
---       end, from the cache), priority, timeout_ms, record.
+--       record of who joins a flight, ms between two requests of one API key (0: any), unfinished requests of one API key
+--       (0: any), then five for each request: id tail (10 bytes), scoring lane ('' if the record is its end, from the
+--       cache), priority, timeout_ms, record.
 -- Returns {'stale'} (the releases changed: resolve again), or {'ok', answers, unfinished}: for each request 17 bytes, a
--- letter and an id: n new, j new and joined to a flight, e new and ended at once with an answer that was there, o old (the key is known), m mismatch (the
--- key is known, with another body), f full (as many wait as may), s short of memory. Refusals store nothing.
+-- letter and an id: n new, j new and joined to a flight, e new and ended at once with an answer that was there, o old
+-- (the key is known). Or a refusal, which stores nothing: m mismatch (the key is known, with another body), f full (as
+-- many are unfinished as may), s short of memory, d degraded (low priority is refused), and with ms in the place of the
+-- id: l its API key's rate is used up (until then), c its API key has as many unfinished as it may, u its deadline cannot
+-- be met (so long would it wait).
 -- The same receipt gives the same answers: who did not hear them sends again.
-local known = redis.call('MGET', P .. 'epoch', P .. 'full', P .. 'a:' .. ARGV[3])
+local known = redis.call('MGET', P .. 'epoch', P .. 'full', P .. 'a:' .. ARGV[3], P .. 'degraded', P .. 'pace')
 if known[3] then return { 'ok', known[3], 0 } end
 if (known[1] or '0') ~= ARGV[1] then return { 'stale' } end
 
 -- What the keys stand for: requests by idempotency key, flights by cache key.
 local requests_by, flights_by, keys = {}, {}, {}
-for i = 8, #ARGV, 5 do
+for i = 10, #ARGV, 5 do
   local key, cache_key = key_of(ARGV[i + 4]), cache_key_of(ARGV[i + 4])
   requests_by[i] = key and P .. 'k:' .. key
   flights_by[i] = cache_key and P .. 'f:' .. cache_key
@@ -64,9 +68,21 @@ local unfinished = redis.call('ZCARD', P .. 'open')
 local room = tonumber(ARGV[2]) - unfinished
 local none = string.rep('\0', 16)
 local answers, records, open, keep, lanes = {}, { 'MSET' }, { 'ZADD', P .. 'open' }, { 'MSET' }, {}
-local ended, ends, joins, order, fresh = {}, {}, {}, {}, 0
-for i = 8, #ARGV, 5 do
-  local scoring, record = ARGV[i + 1], ARGV[i + 4]
+local ended, ends, joins, order, fresh, owned = {}, {}, {}, {}, 0, {}
+local shares = make_shares(now, tonumber(ARGV[8]), tonumber(ARGV[9]))
+
+-- The refusal of a request whose deadline cannot be met, or false. Only where the sweeper has found a backlog.
+local paces, backlogs = known[5] and paces_of(known[5]), {}
+local function unreachable(scoring, score, timeout)
+  if not paces or scoring == '' then return false end
+  backlogs[scoring] = backlogs[scoring] or wait_ms(scoring, paces)
+  if backlogs[scoring] <= timeout then return false end
+  local wait = wait_ms(scoring, paces, score)
+  return wait > timeout and refusal('u', wait)
+end
+
+for i = 10, #ARGV, 5 do
+  local scoring, record, owner = ARGV[i + 1], ARGV[i + 4], owner_of(ARGV[i + 4])
   local key, flight_key = requests_by[i], flights_by[i]
   local old = key and held[key]
   if old then
@@ -77,19 +93,28 @@ for i = 8, #ARGV, 5 do
     answers[#answers + 1] = 's' .. none
   elseif room <= 0 then
     answers[#answers + 1] = 'f' .. none
+  elseif known[4] and ARGV[i + 2] == '2' then
+    answers[#answers + 1] = 'd' .. none
   else
     local id, deadline = stamp .. ARGV[i], now + ARGV[i + 3]
     local score = int(ARGV[i + 2] * BAND + deadline)
-    if key then
+    local flight = flight_key and held[flight_key] and string.sub(held[flight_key], 1, 16)
+    local state = flight and state_of(flight)
+    local letter = 'n'
+    local refused = owner and shares.refuses(owner) or not state and unreachable(scoring, score, tonumber(ARGV[i + 3]))
+    if key and not refused then
       local _, body = key_of(record)
       held[key] = id .. body
       keep[#keep + 1] = key
       keep[#keep + 1] = held[key]
     end
-    local flight = flight_key and held[flight_key] and string.sub(held[flight_key], 1, 16)
-    local state = flight and state_of(flight)
-    local letter = 'n'
-    if scoring == '' then
+    if owner and not refused then
+      shares.charge(owner, scoring == '' or (state and state ~= 'own' and state ~= 'live'))
+      owned[#owned + 1] = record
+    end
+    if refused then
+      letter, id = string.sub(refused, 1, 1), string.sub(refused, 2)
+    elseif scoring == '' then
       ended[#ended + 1] = id
       ends[#ends + 1] = record
     elseif state and state ~= 'own' and state ~= 'live' then
@@ -156,6 +181,8 @@ for _, join in ipairs(order) do
   reposition(flight, scoring)
 end
 for scoring in pairs(lanes) do ring('preprocess' .. string.match(scoring, '/.*$'), now) end
+count_owned(owned, 1)
+shares.keep()
 commit_ends(ended, ends, 'succeeded', ARGV[5], ARGV[6])
 redis.call('SET', P .. 'a:' .. ARGV[3], reply, 'PX', ARGV[4])
 count('accepted', fresh + #ended)

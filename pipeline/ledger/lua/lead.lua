@@ -1,13 +1,15 @@
 #!lua flags=allow-oom
--- Take or keep the lead of the sweepers. The leader leaves what it has measured.
--- ARGV: name, what is short because of the store's memory ('', 'lean': the cache; 'full': accepting, too), then stage and
---       requests per second, any number of pairs.
+-- Take or keep the lead of the sweepers. The leader says what is the case, for three seconds at a time.
+-- ARGV: name, what is short because of the store's memory ('', 'lean': the cache; 'full': accepting, too), lanes with a
+--       backlog and what they do per second (`LANE RATE` lines; '' if none has one), in degraded mode the time limits of
+--       stages as bells bring them ('' else).
 -- Returns 1, or 0 if another sweeper leads.
 local leader = redis.call('GET', P .. 'leader')
 if leader and leader ~= ARGV[1] then return 0 end
 redis.call('SET', P .. 'leader', ARGV[1], 'PX', 3000)
-redis.call('DEL', P .. 'lean', P .. 'full')
+redis.call('DEL', P .. 'lean', P .. 'full', P .. 'pace', P .. 'degraded')
 if ARGV[2] ~= '' then redis.call('SET', P .. 'lean', '1', 'PX', 3000) end
 if ARGV[2] == 'full' then redis.call('SET', P .. 'full', '1', 'PX', 3000) end
-for i = 3, #ARGV, 2 do redis.call('HSET', P .. 'rates', ARGV[i], ARGV[i + 1]) end
+if ARGV[3] ~= '' then redis.call('SET', P .. 'pace', ARGV[3], 'PX', 3000) end
+if ARGV[4] ~= '' then redis.call('SET', P .. 'degraded', ARGV[4], 'PX', 3000) end
 return 1

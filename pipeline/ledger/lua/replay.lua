@@ -10,11 +10,13 @@ local now = now_ms()
 local joined = redis.call('HEXISTS', P .. 'joined', flight) == 1 -- an earlier call has begun it
 local several = joined or ARGV[7] == '1'
 local ids, held, members, open = {}, {}, { 'ZADD', P .. 'm:' .. flight }, { 'ZADD', P .. 'open' }
+local records = {}
 for i = 8, #ARGV, 4 do
   local id, deadline, record = ARGV[i], now + ARGV[i + 2], ARGV[i + 3]
   redis.call('ZREM', P .. 'dm:' .. flight, id)
   if record ~= '' and not redis.call('ZSCORE', P .. 'open', id) then -- not by another replay already
     ids[#ids + 1] = id
+    records[#records + 1] = record
     redis.call('SET', P .. 'r:' .. id, record)
     local key, body = key_of(record)
     if key then held[#held + 1] = { P .. 'k:' .. key, id, body } end
@@ -26,6 +28,7 @@ for i = 8, #ARGV, 4 do
 end
 if #ids > 0 then
   hold_keys(held)
+  count_owned(records, 1)
   redis.call(unpack(open))
   if several then redis.call(unpack(members)) end
   if not joined then -- the first of them: the computation begins

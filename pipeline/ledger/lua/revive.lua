@@ -1,16 +1,42 @@
 #!lua flags=allow-oom
--- Move retries that are due into their lanes and ring them. Returns how many were due.
-local now = now_ms()
+-- Move retries that are due into their lanes and ring them, as far as each lane's retry budget allows: a share of the first
+-- attempts of a while. What is beyond it looks again a second later, with no attempt used up.
+-- ARGV: the while in ms, share, retries that are allowed in any case.
+-- Returns how many were due, and how many of them were held back.
+local now, window, share, least = now_ms(), tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local due = redis.call('ZRANGE', P .. 'later', '-inf', int(now), 'BYSCORE', 'LIMIT', 0, 128)
-local lanes = {}
-for _, entry in ipairs(due) do
+local lanes, held_back, room = {}, 0, {}
+
+-- How many more retries of a lane may go.
+local function room_of(lane)
+  if not room[lane] then
+    local gone = P .. 'again:' .. lane
+    redis.call('ZREMRANGEBYSCORE', gone, '-inf', int(now - window))
+    local firsts = tonumber(redis.call('HGET', P .. 'firsts', lane) or '0')
+    room[lane] = math.max(least, math.floor(share * firsts)) - redis.call('ZCARD', gone)
+  end
+  return room[lane]
+end
+
+for i, entry in ipairs(due) do
   local id = string.sub(entry, 1, 16)
-  local score, lane = string.match(string.sub(entry, 18), '^(%S+) (.*)$')
-  redis.call('ZREM', P .. 'later', entry)
-  if wanted_of({ id })[1] then -- not cancelled or expired while it waited
+  local score, lane, free = string.match(string.sub(entry, 18), '^(%S+) (%S+) ?(%S*)$')
+  if not wanted_of({ id })[1] then -- cancelled or expired while it waited
+    redis.call('ZREM', P .. 'later', entry)
+  elseif free == '' and room_of(lane) <= 0 then
+    held_back = held_back + 1
+    redis.call('ZADD', P .. 'later', int(now + 1000 + 7 * i), entry)
+  else
+    redis.call('ZREM', P .. 'later', entry)
     redis.call('ZADD', P .. 'q:' .. lane, waiting_score(id, score), id)
     lanes[lane] = true
+    if free == '' then
+      room[lane] = room[lane] - 1
+      redis.call('ZADD', P .. 'again:' .. lane, int(now), id .. int(now))
+      redis.call('PEXPIRE', P .. 'again:' .. lane, int(window))
+      redis.call('HINCRBY', P .. 'retried', lane, 1)
+    end
   end
 end
 for lane in pairs(lanes) do ring(lane, now) end
-return #due
+return { #due, held_back }

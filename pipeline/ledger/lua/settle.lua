@@ -4,8 +4,9 @@
 --       6 dead_max_age ms, 7 dead_max_count, 8 next field, 9 limit (0: claim no more),
 --       10 number of forwards, 11 of ends, 12 of retries, 13 of letters, 14 rows the model ran,
 --       15 entry with which the worker lingers if nothing is left (see join), 16 idempotency_ttl ms,
---       17 how long results may be given again (ms), 18 what the cache may take (bytes), then
---       forwards (id, score, output), ends (id, state, record), retries (id, score, delay ms, attempts JSON),
+--       17 how long results may be given again (ms), 18 what the cache may take (bytes), 19 ms that the stage worked, then
+--       forwards (id, score, output), ends (id, state, record), retries (id, score, delay ms, attempts JSON, 'free' if no
+--       attempt was used up: such a retry is not on its lane's budget),
 --       letters (id, letter).
 -- Returns {'lost'} if the claim is gone (the fence: another has this batch), else 'empty', 'lingers' (its worker does now)
 -- or 'batch', then joined flights that have ended (fan their outcomes out), then the batch as claim.
@@ -17,7 +18,7 @@ audit('what', 'settled', 'incarnation', incarnation, 'field', field)
 local stage = string.match(lane, '^%l+')
 local forwards, ended, retries, letters =
   tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13])
-local at = 19
+local at = 20
 local committed, to_fan = {}, {}
 
 if forwards > 0 then
@@ -73,13 +74,13 @@ if ended > 0 then
 end
 
 for _ = 1, retries do -- failures only: a call for each is no cost on the good path
-  local id, score, delay, attempts = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3]
+  local id, score, delay, attempts, free = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
   if wanted_of({ id })[1] then
     redis.call('HSET', P .. 'attempts', id, attempts)
-    redis.call('ZADD', P .. 'later', int(now + delay), id .. ' ' .. score .. ' ' .. lane)
+    redis.call('ZADD', P .. 'later', int(now + delay), id .. ' ' .. score .. ' ' .. lane .. ' ' .. free)
     if stage ~= 'postprocess' then uncommit(id, score) end -- it waits again: its deadline counts again
   end
-  at = at + 4
+  at = at + 5
 end
 
 for _ = 1, letters do
@@ -91,7 +92,8 @@ for _ = 1, letters do
 end
 if letters > 0 then trim_letters(now - ARGV[6], tonumber(ARGV[7])) end
 
-count(stage .. ':settled', forwards + ended + retries)
+redis.call('HINCRBY', P .. 'settled', lane, forwards + ended + retries)
+redis.call('HSET', P .. 'work', lane, ARGV[19])
 count(stage .. ':retried', retries)
 count('runs:' .. string.match(lane, '/([^#]+)'), tonumber(ARGV[14]))
 

@@ -68,10 +68,23 @@ local function cache_key_of(value)
   end
 end
 
+-- Where the owner is, if it has one.
+local function after_keys(value)
+  local flags = string.byte(value)
+  return after_flight(value) + (flags % 4 >= 2 and 32 or 0) + (flags % 8 >= 4 and 16 or 0)
+end
+
+-- The API key whose share of unfinished requests it is part of, or nil.
+local function owner_of(value)
+  if string.byte(value) >= 32 then
+    local at = after_keys(value)
+    return string.sub(value, at, at + 7)
+  end
+end
+
 -- Where the rest begins.
 local function rest_at(value)
-  local flags = string.byte(value)
-  local at = after_flight(value) + (flags % 4 >= 2 and 32 or 0) + (flags % 8 >= 4 and 16 or 0)
+  local at = after_keys(value) + (string.byte(value) >= 32 and 8 or 0)
   local high, low = string.byte(value, at, at + 1)
   return at + 2 + high * 256 + low
 end

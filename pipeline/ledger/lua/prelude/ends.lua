@@ -17,6 +17,14 @@ local function hold_keys(held, ...)
   redis.call(unpack(set))
 end
 
+-- Requests of API keys whose shares are limited have come (1) or ended (-1). records: any, most have no owner.
+local function count_owned(records, step)
+  for _, record in ipairs(records) do
+    local owner = owner_of(record)
+    if owner then redis.call('HINCRBY', P .. 'owned', owner, step) end
+  end
+end
+
 -- The ends of requests: each leaves `open` (the one terminal commit), its record becomes its end.
 -- ids: all still open (the caller has looked, in the same script). ends: their new records. The two lives in ms: a key
 -- never outlives what it stands for.
@@ -39,6 +47,7 @@ local function commit_ends(ids, ends, state, ttl, key_ttl)
     audit(unpack(entry))
   end
   hold_keys(held, 'PX', key_ttl)
+  count_owned(ends, -1)
   count(state, #ids)
   redis.call('PUBLISH', P .. 'ended', table.concat(ids))
 end

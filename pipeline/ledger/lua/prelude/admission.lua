@@ -1,0 +1,58 @@
+-- Who may come in: what accept asks of each new request beyond the bounds that hold for all. O(1), or O(log n) where a
+-- backlog is so long that the request's own place in it matters.
+
+-- What lanes with a backlog do per second, as the leading sweeper has measured it: `LANE RATE` lines.
+local function paces_of(text)
+  local paces = {}
+  for lane, rate in string.gmatch(text or '', '(%S+) (%S+)\n') do paces[lane] = tonumber(rate) end
+  return paces
+end
+
+-- How long it takes to work off what stands before a score (without one: all that waits), in ms: at the slowest of the
+-- three stages, whose backlog includes what the earlier ones still have to pass on. Stages without a pace don't count.
+local function wait_ms(scoring, paces, score)
+  local version = string.match(scoring, '/.*$')
+  local ahead, longest = 0, 0
+  for _, lane in ipairs({ 'preprocess' .. version, scoring, 'postprocess' .. version }) do
+    local waiting = P .. 'q:' .. lane
+    ahead = ahead + (score and redis.call('ZCOUNT', waiting, '-inf', '(' .. score) or redis.call('ZCARD', waiting))
+    if paces[lane] then longest = math.max(longest, 1000 * ahead / paces[lane]) end
+  end
+  return longest
+end
+
+-- A refusal's letter with a number of ms, in the 17 bytes of an answer.
+local function refusal(letter, ms) return letter .. string.format('%016.0f', math.min(ms, 1e12)) end
+
+-- Shares of API keys. every: ms between two requests of one key (0: as many as it likes), a second's worth of which may
+-- come at once (the generic cell rate algorithm, ITU-T I.371). most: its unfinished requests (0: any number).
+local function make_shares(now, every, most)
+  local shares = { due = {}, owned = {} }
+
+  -- The refusal of one more request of this owner, or nil.
+  function shares.refuses(owner)
+    if every > 0 then
+      local due = shares.due[owner] or tonumber(redis.call('HGET', P .. 'due', owner) or '0')
+      shares.due[owner] = math.max(now, due)
+      local early = shares.due[owner] - now - math.max(0, 1000 - every)
+      if early > 0 then return refusal('l', early) end
+    end
+    if most > 0 then
+      shares.owned[owner] = shares.owned[owner] or tonumber(redis.call('HGET', P .. 'owned', owner) or '0')
+      if shares.owned[owner] >= most then return refusal('c', 1000) end
+    end
+  end
+
+  -- It has come in. ended: with its answer, so that it is not unfinished.
+  function shares.charge(owner, ended)
+    if every > 0 then shares.due[owner] = shares.due[owner] + every end
+    if most > 0 and not ended then shares.owned[owner] = shares.owned[owner] + 1 end
+  end
+
+  function shares.keep()
+    if every == 0 then return end
+    for owner, due in pairs(shares.due) do redis.call('HSET', P .. 'due', owner, string.format('%.3f', due)) end
+  end
+
+  return shares
+end

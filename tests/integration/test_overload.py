@@ -1,0 +1,146 @@
+"""When too few work, too much comes, or something outside is away: said at once, and over by itself."""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from redis import Redis
+
+from pipeline.contracts.stages import Stage
+from pipeline.stack.local import LocalStack
+from tests.conftest import another_api, eventually
+from tests.integration.test_http import APPLICATION, submit
+from tests.integration.test_services import live, supervise
+
+__all__ = ["supervise"]
+
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def post(http: httpx.Client, **fields: Any) -> httpx.Response:
+    return http.post("/v1/scores", json={"model": "credit-default", "features": APPLICATION} | fields)
+
+
+def events(stack: LocalStack, name: str) -> list[dict[str, Any]]:
+    lines = (stack.data_dir / "logs" / "sweeper.log").read_text().splitlines()
+    known = [json.loads(line) for line in lines if line.startswith("{")]
+    return [event for event in known if event["event"] == name]
+
+
+def test_with_too_few_workers_low_priority_is_refused_until_they_are_back(
+    http: httpx.Client, stack: LocalStack, supervise: Callable[[str, str], None]
+) -> None:
+    eventually(lambda: not http.get("/v1/stats").json()["degraded"])  # as at the start, before any worker lives
+    begun, ended = len(events(stack, "degraded_mode_begins")), len(events(stack, "degraded_mode_ends"))
+    supervise("stop", Stage.SCORING)
+    eventually(lambda: http.get("/v1/stats").json()["degraded"])
+    refused = post(http, priority="low")
+    assert (refused.status_code, refused.headers["Retry-After"]) == (503, "5")
+    assert refused.json()["type"] == "urn:scoreline:problem:degraded"
+    ready = http.get("/readyz")
+    assert ready.status_code == 200
+    assert ready.json()["degraded"]
+    assert "low priority is refused" in ready.json()["reason"]
+    normal = post(http, timeout_s=60).json()
+    supervise("start", Stage.SCORING)
+    assert http.get(f"/v1/scores/{normal['request_id']}", params={"wait": 30}).json()["state"] == "succeeded"
+    eventually(lambda: not http.get("/v1/stats").json()["degraded"])
+    assert post(http, priority="low").status_code == 202
+    assert len(events(stack, "degraded_mode_begins")) == begun + 1
+    assert len(events(stack, "degraded_mode_ends")) == ended + 1, "both are logged, once"
+
+
+@pytest.fixture
+def second_version(stack: LocalStack, scoreline: Command) -> Iterator[Path]:
+    """Version 2 of the credit model, released; its folder."""
+    models = stack.settings.model_store / "credit-default"
+    folder = models / "2"
+    shutil.copytree(models / "1", folder)
+    manifest = json.loads((folder / "manifest.json").read_text()) | {"version": "2"}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert len(sha256((folder / "manifest.json").read_bytes()).hexdigest()) == 64
+    run = scoreline("publish", "--json")
+    assert run.returncode == 0, run.stderr
+    assert json.loads(run.stdout)["added"] == ["credit-default@2"]
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_while_the_model_store_is_away_requests_wait_without_an_attempt(
+    http: httpx.Client, second_version: Path
+) -> None:
+    """The folder answers with an error that says nothing of the artifact: as a mount does whose server is gone."""
+    aside = second_version.with_name("aside")
+    second_version.rename(aside)
+    second_version.symlink_to(second_version)  # ELOOP
+    try:
+        first = post(http, model="credit-default@2").json()["request_id"]
+        breakers = eventually(lambda: http.get("/v1/stats").json()["breakers"])
+        assert {(b["name"], b["stage"], b["state"]) for b in breakers} == {("model-store", "preprocess", "open")}  # type: ignore[attr-defined]
+        second = post(http, model="credit-default@2").json()["request_id"]
+        eventually(lambda: http.get("/v1/stats").json()["retries_waiting"] == 2)
+    finally:
+        os.unlink(second_version)
+        aside.rename(second_version)
+    ends = [http.get(f"/v1/scores/{request_id}", params={"wait": 30}).json() for request_id in (first, second)]
+    assert [end["state"] for end in ends] == ["succeeded", "succeeded"]
+    assert ends[0]["attempts"] <= 3
+    assert ends[1]["attempts"] == 1, "it has only waited"
+    eventually(lambda: not http.get("/v1/stats").json()["breakers"])
+
+
+def test_an_api_key_that_sends_too_much_gets_429_and_no_other_does(stack: LocalStack) -> None:
+    keys = {"greedy": sha256(b"greedy").hexdigest(), "modest": sha256(b"modest").hexdigest()}
+    environment = {
+        "SCORELINE_API_KEYS": ",".join(keys.values()),
+        "SCORELINE_KEY_IN_FLIGHT": "5",
+        "SCORELINE_MODEL_STORE": str(stack.settings.model_store),
+    }
+    slow = {"model": "chaos-probe", "features": {"x": 0, "do": "slow", "seconds": 2}, "no_cache": True}
+    for url in another_api(stack, **environment):
+        with httpx.Client(base_url=url, headers={"Authorization": "Bearer greedy"}) as greedy:
+            rows = greedy.post("/v1/scores/batch", json={"requests": [slow] * 8}).json()["results"]
+            assert [row["status"] for row in rows] == [202] * 5 + [429] * 3
+            refused = rows[5]["problem"]
+            assert refused["type"] == "urn:scoreline:problem:rate-limited"
+            one = greedy.post("/v1/scores", json={k: slow[k] for k in ("model", "features")})
+            assert (one.status_code, one.headers["Retry-After"]) == (429, "1")
+            other = httpx.post(
+                f"{url}/v1/scores",
+                json={"model": "credit-default", "features": APPLICATION},
+                headers={"Authorization": "Bearer modest"},
+            )
+            assert other.status_code in (200, 202)
+            for row in rows[:5]:
+                url_of = f"/v1/scores/{row['score']['request_id']}"
+                assert greedy.get(url_of, params={"wait": 30}, timeout=40).json()["state"] == "succeeded"
+            assert greedy.post("/v1/scores", json={k: slow[k] for k in ("model", "features")}).status_code == 202
+
+
+def test_workers_are_listed(http: httpx.Client, stack: LocalStack, scoreline: Command) -> None:
+    eventually(lambda: live(http) == set(Stage))
+    run = scoreline("workers")
+    assert run.returncode == 0, run.stderr
+    pids = {pid for stage in Stage for pid in stack.ready_document()["pids"][stage]}
+    assert all(str(pid) in run.stdout for pid in pids)
+    known = json.loads(scoreline("workers", "--json").stdout)["workers"]
+    assert {worker["pid"] for worker in known if worker["state"] == "live"} == pids
+
+
+def test_while_the_store_hangs_no_call_does(stack: LocalStack, http: httpx.Client) -> None:
+    """Calls that queue for one another are answered in time, too."""
+    assert submit(http).json()["state"] == "succeeded"
+    with ThreadPoolExecutor(20) as pool:
+        Redis.from_url(stack.store_url).client_pause(4000)
+        calls = [pool.submit(http.get, "/v1/stats"), *(pool.submit(post, http) for _ in range(19))]
+        problems = [call.result() for call in calls]
+    assert {problem.status_code for problem in problems} == {503}
+    eventually(lambda: http.get("/readyz").status_code == 200)
