@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from chaos.events import Claimed, Ended, Event, Released, Settled
+from chaos.events import Claimed, Ended, Event, Registered, Released, Settled
 
 WATCHED_MS = 5000
 """How long lanes are watched after what struck them: a worker that holds one may stay for seconds without a bell."""
@@ -54,6 +54,7 @@ class Log:
     closed: dict[tuple[str, str], Settled | Released] = field(default_factory=dict)
     starts: dict[bytes, list[tuple[int, str]]] = field(default_factory=lambda: defaultdict(list))
     by_lane: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    registered: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     ends: dict[bytes, int] = field(default_factory=dict)
     until: int = 0
 
@@ -68,6 +69,8 @@ class Log:
         elif isinstance(event, Ended):
             for request_id in event.records:
                 self.ends.setdefault(request_id, event.at)
+        elif isinstance(event, Registered):
+            self.registered[event.incarnation].append(event.at)
         else:
             self.closed.setdefault(event.claim, event)
 
@@ -127,10 +130,10 @@ def _released_with(request_id: bytes, log: Log) -> list[Claimed]:
 
 
 def outages(poison: bytes, log: Log) -> list[float]:
-    """For how long workers that a request has killed served nothing: from its claim to their next, in seconds."""
+    """For how long workers that a request has killed had no child: from its claim to the next one's, in seconds."""
     found = []
     for killed in _released_with(poison, log):
-        following = (claimed.at for claimed in log.claims[killed.incarnation] if claimed.at > killed.at)
+        following = (at for at in log.registered[killed.incarnation] if at > killed.at)
         found.append((next(following, log.until) - killed.at) / 1000)
     return found
 

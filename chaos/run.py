@@ -3,8 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,10 +114,10 @@ async def _strike(faults: Faults, alone: Outages, options: Options) -> None:
     ends_at = time.monotonic() + options.seconds
     missing = set(options.names)
 
-    async def loop(group: str, enter: Callable[[], AbstractAsyncContextManager[None]], pauses: Iterator[float]) -> None:
+    async def loop(group: str, pauses: Iterator[float]) -> None:
         can = {fault for fault in options.names if group in FAULTS[fault][2]}
         for fault in plan.of(group):
-            async with enter():
+            async with arena.alone() if group == "store" else arena.single(fault):
                 if time.monotonic() > ends_at:
                     if not missing & can:
                         return
@@ -136,11 +135,8 @@ async def _strike(faults: Faults, alone: Outages, options: Options) -> None:
 
     async with asyncio.TaskGroup() as loops:
         for group in GROUPS:
-            if group == "store":
-                low, high = (share * options.seconds for share in ALONE_PAUSE)
-                loops.create_task(loop(group, arena.alone, pauses(group, low, high)))
-            else:
-                loops.create_task(loop(group, arena.single, pauses(group, *PAUSE_S)))
+            low, high = (share * options.seconds for share in ALONE_PAUSE) if group == "store" else PAUSE_S
+            loops.create_task(loop(group, pauses(group, low, high)))
 
 
 def _unmet(faults: Faults, alone: Outages, tail: Tail) -> Iterator[str]:

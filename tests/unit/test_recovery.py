@@ -1,7 +1,7 @@
 """How long a fault was felt is read from the ledger's log."""
 
-from chaos.events import Claimed, Ended, Event, Released, Settled
-from chaos.recovery import Recovery, Strike, log_of, recovery
+from chaos.events import Claimed, Ended, Event, Registered, Released, Settled
+from chaos.recovery import Recovery, Strike, log_of, outages, recovery
 
 LANE = "scoring/m@1"
 ONE, TWO, THREE = (bytes([n]) * 16 for n in (1, 2, 3))
@@ -61,3 +61,18 @@ def test_lanes_are_out_for_the_longest_time_without_a_claim() -> None:
 
 def test_what_was_measured_on_the_spot_counts_as_well() -> None:
     assert felt(Strike("kill-api", 1000, took_s=2.0)) == Recovery(2.0, 0, 0)
+
+
+def test_poison_strikes_the_batches_it_was_in_from_when_they_were_claimed() -> None:
+    events = (
+        claimed(1000, "a", "1:1", ONE, TWO),
+        Released(1500, "a", "1:1", "start"),
+        claimed(1600, "b", "2:1", TWO),
+        Settled(1700, "b", "2:1"),
+        claimed(2000, "b", "2:2", ONE),
+        Released(2500, "b", "2:2", "start"),
+        Ended(2600, {ONE: b""}),
+        Registered(4500, "a"),
+    )
+    assert felt(Strike("poison", 900, poison=ONE), *events) == Recovery(1.0, 3, 2)
+    assert outages(ONE, log_of(events)) == [3.5, 2.5], "b has had no child since"
