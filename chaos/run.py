@@ -20,7 +20,7 @@ from chaos.recovery import outages
 from chaos.report import document_of
 from chaos.schedule import FAULTS, GROUPS, Arena, Plan
 from chaos.tail import Tail
-from chaos.victims import Victims
+from chaos.victims import GIVE_UP_S, Victims
 from pipeline.client.asynchronous import AsyncScoringClient
 from pipeline.contracts.ids import from_text
 from pipeline.contracts.problems import Problem
@@ -125,7 +125,10 @@ async def _strike(faults: Faults, alone: Outages, options: Options) -> None:
                         continue
                 missing.discard(fault)
                 log.info("strike", fault=fault, left_s=round(ends_at - time.monotonic()))
-                await (alone.strike(fault) if group == "store" else faults.strike(fault, group))
+                try:
+                    await (alone.strike(fault) if group == "store" else faults.strike(fault, group))
+                except TimeoutError as error:  # a finding; the others go on
+                    faults.unmet.append(f"{fault}: {error} within {GIVE_UP_S:g} s")
             await asyncio.sleep(next(pauses))
 
     def pauses(group: str, low: float, high: float) -> Iterator[float]:
