@@ -1,5 +1,6 @@
 """A worker service: one stage's Celery worker with its heartbeat, its watch over children, and its health port."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -40,6 +41,10 @@ class Children:
         self._known: dict[int, Any] = {}
         self._unreleased: dict[int, tuple[str, str]] = {}
 
+    def pids(self) -> list[int]:
+        """The children that lived when they were last looked at."""
+        return list(self._known)
+
     def watch(self, pool: Any) -> None:
         """Look once. Without it Celery's pool takes up to five seconds to notice a death."""
         pool.maintain_pool()
@@ -72,8 +77,10 @@ class Children:
         return signal.Signals(-code).name if code is not None and code < 0 else ""
 
 
-def last_resort(seconds: float, end: Callable[[int], object] = os._exit) -> threading.Timer:
-    """End this process if stopping it has not done so by then.
+def last_resort(
+    seconds: float, children: Callable[[], list[int]], end: Callable[[int], object] = os._exit
+) -> threading.Timer:
+    """End this process if stopping it has not done so by then, and its children, which have its ports open as well.
 
     Celery stops by itself after an error that it does not understand, and may wait for its child for ever. A parent
     that waits beats on, so that nobody takes its place.
@@ -81,6 +88,9 @@ def last_resort(seconds: float, end: Callable[[int], object] = os._exit) -> thre
 
     def now() -> None:
         log.critical("worker_did_not_stop", seconds=seconds)
+        for pid in children():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         end(1)
 
     timer = threading.Timer(seconds, now)
@@ -109,7 +119,7 @@ def _make_step(queue: str, incarnation: Incarnation, pulse: Pulse, settings: Set
             if consumer.blueprint.state != bootsteps.RUN:  # for good, not to connect again
                 told = state.should_stop is not None or state.should_terminate is not None
                 limit_s = settings.job_s + STOP_S + (settings.hard_limit_s if told else 0)
-                last_resort(limit_s)
+                last_resort(limit_s, self._children.pids)
 
     return Watch
 

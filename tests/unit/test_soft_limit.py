@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -30,13 +32,15 @@ def test_what_comes_after_a_bell_is_not(monkeypatch: pytest.MonkeyPatch) -> None
     os.kill(os.getpid(), signal.SIGUSR1)
 
 
-def test_a_worker_that_does_not_stop_is_ended() -> None:
+def test_a_worker_that_does_not_stop_is_ended_with_its_children() -> None:
     ended, codes = threading.Event(), []
+    child_process = subprocess.Popen([sys.executable, "-c", "import signal; signal.pause()"])
 
     def end(code: int) -> None:
         codes.append(code)
         ended.set()
 
-    worker.last_resort(0.01, end)
+    worker.last_resort(0.01, lambda: [child_process.pid], end)
+    assert child_process.wait(30) == -signal.SIGKILL
     assert ended.wait(30)
     assert codes == [1]
