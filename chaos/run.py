@@ -84,6 +84,7 @@ async def prove(ground: Ground, options: Options) -> dict[str, Any]:
             "durability": stack.durability,
             "saturation_per_s": saturation and round(saturation),
             "rate_per_s": round(rate),
+            "held_back": producer.held_back,
             "longest_call_s": round(producer.longest_call_s, 3),
         }
         await store.aclose()
