@@ -19,7 +19,9 @@ SHOWN = 20
 """Findings of each kind that are shown; the counts have all."""
 
 
-def document_of(verdict: Verdict, strikes: Sequence[Strike], log: Log, facts: Mapping[str, Any]) -> dict[str, Any]:
+def document_of(
+    verdict: Verdict, strikes: Sequence[Strike], log: Log, facts: Mapping[str, Any], slow: Sequence[str]
+) -> dict[str, Any]:
     """Everything about a run, for machines."""
     recoveries: dict[str, list[Recovery]] = defaultdict(list)
     for strike in strikes:
@@ -34,7 +36,7 @@ def document_of(verdict: Verdict, strikes: Sequence[Strike], log: Log, facts: Ma
     return {
         **{name: getattr(verdict, name) for name in counts},
         **facts,
-        "goals_missed": missed,
+        "goals_missed": [*missed, *slow],
         "findings": _some_of_each(verdict.findings),
         "faults": faults,
         "strikes": [

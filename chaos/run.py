@@ -75,7 +75,7 @@ async def prove(ground: Ground, options: Options) -> dict[str, Any]:
         left = await leftovers(store)
         following.cancel()
         await tail.catch_up()
-        witness = Witness(left, letters, producer.hung, [*faults.unmet, *alone.unmet, *_unmet(faults, alone, tail)])
+        witness = Witness(left, letters, producer.hung, [*faults.unmet, *alone.unmet, *_unmet(alone, tail)])
         verdict = check(producer.sent, tail.commits, offline(producer), tail.claims, witness)
         strikes = [*faults.strikes, *alone.strikes]
         facts = {
@@ -88,7 +88,7 @@ async def prove(ground: Ground, options: Options) -> dict[str, Any]:
             "longest_call_s": round(producer.longest_call_s, 3),
         }
         await store.aclose()
-        return document_of(verdict, strikes, tail.log, facts)
+        return document_of(verdict, strikes, tail.log, facts, list(_slow(faults, tail)))
 
 
 async def _under_load(
@@ -143,13 +143,17 @@ async def _strike(faults: Faults, alone: Outages, options: Options) -> None:
             loops.create_task(loop(group, pauses(group, low, high)))
 
 
-def _unmet(faults: Faults, alone: Outages, tail: Tail) -> Iterator[str]:
-    """What the log says of faults: what must hold of them, and did not."""
+def _slow(faults: Faults, tail: Tail) -> Iterator[str]:
+    """Children that were missing for longer than promised after a batch that hung."""
     for strike in faults.strikes:
         if strike.fault == "hang" and strike.poison is not None:
             for seconds in outages(strike.poison, tail.log):
                 if seconds > REPLACED_S:
                     yield f"hang: a worker was out for {seconds:.1f} s, more than {REPLACED_S} s"
+
+
+def _unmet(alone: Outages, tail: Tail) -> Iterator[str]:
+    """What the log says of faults: what must hold of them, and did not."""
     for began, ended in alone.uncharged:
         charged = [
             event
