@@ -27,7 +27,7 @@ def main() -> None:
         "--settle", type=float, default=60, help="seconds that requests have to end after the last fault"
     )
     parser.add_argument("--durability", choices=["process", "disk"], default="process")
-    parser.add_argument("--no-goals", action="store_true", help="recoveries slower than promised do not fail the run")
+    parser.add_argument("--no-goals", action="store_true", help="slow recoveries and calls do not fail the run")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there")
     parser.add_argument("--logs", type=Path, metavar="FOLDER", help="leave the logs of all processes there")
     arguments = parser.parse_args()
@@ -42,8 +42,10 @@ def main() -> None:
     if arguments.json:
         arguments.json.write_text(json.dumps(document, indent=1) + "\n")
     show(document)
+    # How long things take is asked of a machine that does nothing else.
+    ignored = {"hung"} if arguments.no_goals else set()
     missed = bool(document["goals_missed"]) and not arguments.no_goals
-    sys.exit(missed or any(document[name] for name in BAD))
+    sys.exit(missed or any(document[name] for name in BAD if name not in ignored))
 
 
 if __name__ == "__main__":

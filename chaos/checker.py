@@ -183,7 +183,7 @@ def check(
         if key and len(ids) > 1
     ]
     doubled += claims.doubled
-    stuck += claims.stuck
+    stuck = claims.stuck + stuck  # the cause before its consequences
     wrong += _unheard(sent, commits, expected)
     wrong += claims.charged_twice({one.request_id for one in sent if one.poison})
     committed = {commit.request_id for commit in commits}

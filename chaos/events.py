@@ -53,6 +53,14 @@ class Released:
 
 
 @dataclass(frozen=True, slots=True)
+class Registered:
+    """A worker's child is ready for bells: its first one, or the one after a death."""
+
+    at: int
+    incarnation: str
+
+
+@dataclass(frozen=True, slots=True)
 class Ended:
     """Requests ended, with these records: each is a terminal commit."""
 
@@ -60,7 +68,7 @@ class Ended:
     records: Mapping[bytes, bytes]
 
 
-Event = Claimed | Settled | Released | Ended
+Event = Claimed | Settled | Released | Registered | Ended
 
 
 def event_of(entry_id: bytes, entry: Mapping[bytes, bytes]) -> Event:
@@ -69,7 +77,9 @@ def event_of(entry_id: bytes, entry: Mapping[bytes, bytes]) -> Event:
     what = entry[b"what"].decode()
     if what == "ended":
         return Ended(at, {request_id: record for request_id, record in entry.items() if request_id != b"what"})
-    incarnation, field = entry[b"incarnation"].decode(), entry[b"field"].decode()
+    incarnation, field = entry[b"incarnation"].decode(), entry.get(b"field", b"").decode()
+    if what == "registered":
+        return Registered(at, incarnation)
     if what == "claimed":
         ids = entry[b"ids"]
         each = tuple(ids[place : place + 16] for place in range(0, len(ids), 16))

@@ -168,8 +168,9 @@ class Faults:
         logs = self._ground.logs(WORKERS[Stage.SCORING])
         began = now_ms()
         one = await self._producer.poison(do, seconds, next(self._numbers))
-        if one.answer != "accepted":
-            return  # another fault was faster; it comes round again
+        while one.answer != "accepted":  # another fault is under way
+            await asyncio.sleep(1)
+            one = await self._producer.poison(do, seconds, next(self._numbers))
         self.strikes.append(Strike(fault, began, poison=request_id_of(one)))
 
         async def ended() -> bool:

@@ -24,6 +24,7 @@ CALL_S = 35.0
 LIMIT_S = 2.0
 TOLERANCE_S = 1.0
 """A call may take LIMIT_S beyond what it asks to wait; TOLERANCE_S is for the scheduling of a busy machine."""
+MOST_CALLS = 512
 READ_AGAIN = 1000
 PART = 512
 REPEATED = 0.1
@@ -44,6 +45,9 @@ class Producer:
         self._http: aiohttp.ClientSession | None = None
         self.sent: list[Sent] = []
         self.hung: list[str] = []
+        self._under_way = 0
+        self.held_back = 0
+        """Requests that were due while MOST_CALLS were under way, and were not sent."""
         self.longest_call_s = 0.0
         """The longest any call took beyond what it asked to wait."""
 
@@ -88,6 +92,9 @@ class Producer:
                     await asyncio.sleep(due - now)
                     continue
                 due += self._rng.expovariate(rate)
+                if self._under_way >= MOST_CALLS:
+                    self.held_back += 1  # or this process would be busy with its own calls for minutes after an outage
+                    continue
                 calls.create_task(self._send_and_read(self._features()))
 
     async def _send_and_read(self, features: dict[str, Any]) -> None:
@@ -174,12 +181,14 @@ class Producer:
         assert self._http is not None
         began = time.monotonic()
         answered = "no answer"
+        self._under_way += 1
         try:
             timeout = aiohttp.ClientTimeout(CALL_S)
             async with self._http.request(method, self._url + path, timeout=timeout, **options) as answer:
                 answered = str(answer.status)
                 return answer.status, orjson.loads(await answer.read())
         finally:
+            self._under_way -= 1
             took = time.monotonic() - began - wait
             self.longest_call_s = max(self.longest_call_s, took)
             if took > LIMIT_S + TOLERANCE_S:

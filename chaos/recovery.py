@@ -8,9 +8,12 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
+from itertools import pairwise
 
-from chaos.events import Claimed, Ended, Event, Released, Settled
+from chaos.events import Claimed, Ended, Event, Registered, Released, Settled
 
+WATCHED_MS = 5000
+"""How long lanes are watched after what struck them: a worker that holds one may stay for seconds without a bell."""
 GRACE_MS = 2000
 """What a victim had sent before it died may reach the store a little later: until then its claims count as struck."""
 
@@ -20,7 +23,8 @@ class Strike:
     """One strike.
 
     ``at``: when (the server's ms). ``victims``: the incarnations struck. ``pid``: of that child of theirs alone.
-    ``lanes``: lanes that were struck. ``poison``: the request that struck all batches that it was claimed in.
+    ``lanes``: lanes that were struck, with work coming all the time. ``poison``: the request that struck all batches
+    that it was claimed in.
     ``took_s``: measured on the spot, for what strikes no batch.
     """
 
@@ -50,6 +54,7 @@ class Log:
     closed: dict[tuple[str, str], Settled | Released] = field(default_factory=dict)
     starts: dict[bytes, list[tuple[int, str]]] = field(default_factory=lambda: defaultdict(list))
     by_lane: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
+    registered: dict[str, list[int]] = field(default_factory=lambda: defaultdict(list))
     ends: dict[bytes, int] = field(default_factory=dict)
     until: int = 0
 
@@ -64,6 +69,8 @@ class Log:
         elif isinstance(event, Ended):
             for request_id in event.records:
                 self.ends.setdefault(request_id, event.at)
+        elif isinstance(event, Registered):
+            self.registered[event.incarnation].append(event.at)
         else:
             self.closed.setdefault(event.claim, event)
 
@@ -79,7 +86,7 @@ def log_of(events: Iterable[Event]) -> Log:
 def recovery(strike: Strike, log: Log) -> Recovery:
     """What came of one strike."""
     seconds = [strike.took_s]
-    seconds += [(_next_claim(log, lane, strike.at) - strike.at) / 1000 for lane in strike.lanes]
+    seconds += [_longest_gap(log, lane, strike.at) / 1000 for lane in strike.lanes]
     struck = again = 0
     for claimed in _struck(strike, log):
         released = log.closed.get(claimed.claim)
@@ -123,15 +130,23 @@ def _released_with(request_id: bytes, log: Log) -> list[Claimed]:
 
 
 def outages(poison: bytes, log: Log) -> list[float]:
-    """For how long workers that a request has killed served nothing: from its claim to their next, in seconds."""
+    """For how long workers that a request has killed had no child: from its claim to the next one's, in seconds."""
     found = []
     for killed in _released_with(poison, log):
-        following = (claimed.at for claimed in log.claims[killed.incarnation] if claimed.at > killed.at)
+        following = (at for at in log.registered[killed.incarnation] if at > killed.at)
         found.append((next(following, log.until) - killed.at) / 1000)
     return found
 
 
-def _next_claim(log: Log, lane: str, after: float) -> float:
+def _longest_gap(log: Log, lane: str, since: float) -> float:
+    """The longest time without a claim from a lane after a strike: who serves it may go on for a while."""
     claims = log.by_lane.get(lane, [])
-    place = bisect_right(claims, after)
-    return claims[place] if place < len(claims) else log.until
+    first = bisect_right(claims, since)
+    seen = [since]
+    for at in claims[first:]:
+        seen.append(at)
+        if at > since + WATCHED_MS:
+            break
+    else:
+        seen.append(max(seen[-1], min(log.until, since + WATCHED_MS)))
+    return max(later - earlier for earlier, later in pairwise(seen))

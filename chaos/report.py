@@ -1,7 +1,7 @@
 """The result of a run: as a document, and as a table."""
 
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -15,10 +15,13 @@ from chaos.recovery import Log, Recovery, Strike, recovery
 BAD = ("lost", "doubled", "stuck", "wrong", "hung", "unmet")
 GOALS_S = {"kill-child": 5.0, "kill-worker": 5.0, "kill-api": 5.0, "kill-sweeper": 5.0, "drop-bells": 2.0}
 """Recovery p99 that is promised: with two workers a stage, from the strike to the last struck request's next start."""
-SHOWN = 100
+SHOWN = 20
+"""Findings of each kind that are shown; the counts have all."""
 
 
-def document_of(verdict: Verdict, strikes: Sequence[Strike], log: Log, facts: Mapping[str, Any]) -> dict[str, Any]:
+def document_of(
+    verdict: Verdict, strikes: Sequence[Strike], log: Log, facts: Mapping[str, Any], slow: Sequence[str]
+) -> dict[str, Any]:
     """Everything about a run, for machines."""
     recoveries: dict[str, list[Recovery]] = defaultdict(list)
     for strike in strikes:
@@ -33,13 +36,24 @@ def document_of(verdict: Verdict, strikes: Sequence[Strike], log: Log, facts: Ma
     return {
         **{name: getattr(verdict, name) for name in counts},
         **facts,
-        "goals_missed": missed,
-        "findings": list(verdict.findings[:SHOWN]),
+        "goals_missed": [*missed, *slow],
+        "findings": _some_of_each(verdict.findings),
         "faults": faults,
         "strikes": [
             {"fault": strike.fault, "at_ms": round(strike.at), **asdict(recovery(strike, log))} for strike in strikes
         ],
     }
+
+
+def _some_of_each(findings: Sequence[str]) -> list[str]:
+    shown: Counter[str] = Counter()
+    some = []
+    for finding in findings:
+        kind = finding.split(":")[0]
+        shown[kind] += 1
+        if shown[kind] <= SHOWN:
+            some.append(finding)
+    return some
 
 
 def _felt(recoveries: Sequence[Recovery]) -> dict[str, Any]:

@@ -3,8 +3,7 @@
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import AbstractAsyncContextManager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +18,9 @@ from chaos.load import Producer
 from chaos.outages import Outages
 from chaos.recovery import outages
 from chaos.report import document_of
-from chaos.schedule import GROUPS, Arena, Plan
+from chaos.schedule import FAULTS, GROUPS, Arena, Plan
 from chaos.tail import Tail
-from chaos.victims import Victims
+from chaos.victims import GIVE_UP_S, Victims
 from pipeline.client.asynchronous import AsyncScoringClient
 from pipeline.contracts.ids import from_text
 from pipeline.contracts.problems import Problem
@@ -76,7 +75,7 @@ async def prove(ground: Ground, options: Options) -> dict[str, Any]:
         left = await leftovers(store)
         following.cancel()
         await tail.catch_up()
-        witness = Witness(left, letters, producer.hung, [*faults.unmet, *alone.unmet, *_unmet(faults, alone, tail)])
+        witness = Witness(left, letters, producer.hung, [*faults.unmet, *alone.unmet, *_unmet(alone, tail)])
         verdict = check(producer.sent, tail.commits, offline(producer), tail.claims, witness)
         strikes = [*faults.strikes, *alone.strikes]
         facts = {
@@ -85,10 +84,11 @@ async def prove(ground: Ground, options: Options) -> dict[str, Any]:
             "durability": stack.durability,
             "saturation_per_s": saturation and round(saturation),
             "rate_per_s": round(rate),
+            "held_back": producer.held_back,
             "longest_call_s": round(producer.longest_call_s, 3),
         }
         await store.aclose()
-        return document_of(verdict, strikes, tail.log, facts)
+        return document_of(verdict, strikes, tail.log, facts, list(_slow(faults, tail)))
 
 
 async def _under_load(
@@ -115,24 +115,21 @@ async def _strike(faults: Faults, alone: Outages, options: Options) -> None:
     ends_at = time.monotonic() + options.seconds
     missing = set(options.names)
 
-    async def loop(
-        dealt: Iterator[str],
-        enter: Callable[[], AbstractAsyncContextManager[None]],
-        strike: Callable[[str], Awaitable[None]],
-        pauses: Iterator[float],
-    ) -> None:
-        mine: set[str] = set()
-        for fault in dealt:
-            mine.add(fault)
-            if time.monotonic() > ends_at:
-                if not missing & mine:
-                    return
-                if fault not in missing:
-                    continue
-            async with enter():
+    async def loop(group: str, pauses: Iterator[float]) -> None:
+        can = {fault for fault in options.names if group in FAULTS[fault][2]}
+        for fault in plan.of(group):
+            async with arena.alone() if group == "store" else arena.single(fault):
+                if time.monotonic() > ends_at:
+                    if not missing & can:
+                        return
+                    if fault not in missing:
+                        continue
                 missing.discard(fault)
                 log.info("strike", fault=fault, left_s=round(ends_at - time.monotonic()))
-                await strike(fault)
+                try:
+                    await (alone.strike(fault) if group == "store" else faults.strike(fault, group))
+                except TimeoutError as error:  # a finding; the others go on
+                    faults.unmet.append(f"{fault}: {error} within {GIVE_UP_S:g} s")
             await asyncio.sleep(next(pauses))
 
     def pauses(group: str, low: float, high: float) -> Iterator[float]:
@@ -142,24 +139,21 @@ async def _strike(faults: Faults, alone: Outages, options: Options) -> None:
 
     async with asyncio.TaskGroup() as loops:
         for group in GROUPS:
-            if group == "store":
-                low, high = (share * options.seconds for share in ALONE_PAUSE)
-                loops.create_task(loop(plan.of(group), arena.alone, alone.strike, pauses(group, low, high)))
-            else:
-
-                async def single(fault: str, group: str = group) -> None:
-                    await faults.strike(fault, group)
-
-                loops.create_task(loop(plan.of(group), arena.single, single, pauses(group, *PAUSE_S)))
+            low, high = (share * options.seconds for share in ALONE_PAUSE) if group == "store" else PAUSE_S
+            loops.create_task(loop(group, pauses(group, low, high)))
 
 
-def _unmet(faults: Faults, alone: Outages, tail: Tail) -> Iterator[str]:
-    """What the log says of faults: what must hold of them, and did not."""
+def _slow(faults: Faults, tail: Tail) -> Iterator[str]:
+    """Children that were missing for longer than promised after a batch that hung."""
     for strike in faults.strikes:
         if strike.fault == "hang" and strike.poison is not None:
             for seconds in outages(strike.poison, tail.log):
                 if seconds > REPLACED_S:
                     yield f"hang: a worker was out for {seconds:.1f} s, more than {REPLACED_S} s"
+
+
+def _unmet(alone: Outages, tail: Tail) -> Iterator[str]:
+    """What the log says of faults: what must hold of them, and did not."""
     for began, ended in alone.uncharged:
         charged = [
             event

@@ -37,6 +37,10 @@ FAULTS: dict[str, tuple[int, float, tuple[str, ...]]] = {
 }
 
 
+LONG_S = 12
+"""What takes so long is not waited for by what strikes all: nothing else would be struck meanwhile."""
+
+
 class Plan:
     """What each group is struck with, one after the other, without end."""
 
@@ -73,26 +77,30 @@ class Arena:
     def __init__(self) -> None:
         self._changed = asyncio.Condition()
         self._single = 0
+        self._long = 0
         self._all = False
 
     @asynccontextmanager
-    async def single(self) -> AsyncIterator[None]:
+    async def single(self, fault: str) -> AsyncIterator[None]:
         """Strike one victim; others may be struck meanwhile."""
+        takes_long = FAULTS[fault][1] >= LONG_S
         async with self._changed:
             await self._changed.wait_for(lambda: not self._all)
             self._single += 1
+            self._long += takes_long
         try:
             yield
         finally:
             async with self._changed:
                 self._single -= 1
+                self._long -= takes_long
                 self._changed.notify_all()
 
     @asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:
-        """Strike all at once, when nobody else is being struck; who comes later waits."""
+        """Strike all at once, when nobody else is being struck; who comes later waits, but not for something long."""
         async with self._changed:
-            await self._changed.wait_for(lambda: not self._all)
+            await self._changed.wait_for(lambda: not self._all and not self._long)
             self._all = True
             await self._changed.wait_for(lambda: not self._single)
         try:

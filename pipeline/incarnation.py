@@ -27,17 +27,17 @@ log = structlog.get_logger()
 _NAME_BYTES = 32
 _READY = _NAME_BYTES
 _RUNNING = slice(_READY + 1, _READY + 1 + 32)
-_CHILD = slice(_RUNNING.stop, _RUNNING.stop + 8)
-_BREAKERS = slice(_CHILD.stop, _CHILD.stop + 512)
+_BREAKERS = slice(_RUNNING.stop, _RUNNING.stop + 512)
+_CHILD = slice(_BREAKERS.stop, _BREAKERS.stop + 8)
 
 
 class Incarnation:
     """The name of this worker now, shared with the children that are forked after it was made."""
 
     def __init__(self, stage: str, queue: str, device: str) -> None:
-        # The name; one byte that a child sets once it can answer bells; the field of the batch that it runs; its pid;
-        # its breakers that are not closed, as JSON.
-        self._shared = mmap.mmap(-1, _BREAKERS.stop)
+        # The name; one byte that a child sets once it can answer bells; the field of the batch that it runs; its
+        # breakers that are not closed, as JSON; its pid.
+        self._shared = mmap.mmap(-1, _CHILD.stop)
         self._description: dict[str, Any] = {
             "stage": stage,
             "queue": queue,
@@ -89,8 +89,7 @@ class Incarnation:
         """What operators see of this worker, as JSON."""
         with suppress(ValueError):  # the child is writing: the next heartbeat has it
             self._description["breakers"] = json.loads(self._shared[_BREAKERS].rstrip(b"\0") or b"[]")
-        self._description["child"] = int.from_bytes(self._shared[_CHILD], "big")
-        return json.dumps(self._description)
+        return json.dumps(self._description | {"child": int.from_bytes(self._shared[_CHILD], "big")})
 
 
 class Heartbeat(threading.Thread):

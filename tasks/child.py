@@ -42,17 +42,26 @@ class _Child:
         service = _Limited(load_stage(stage, settings, outside))
         self.runner = Runner(service, self.claims, cache, settings, failpoints(settings.failpoints))
         self.debt = Debt(self.claims)
-        self._dumps = False
+        self._hears = False
+        self.answering = False
         _register(incarnation, client)
 
-    def dump_stacks_at_limit(self) -> None:
+    def hear_soft_limit(self) -> None:
         """At the soft time limit, write the stacks of all threads to the log, even out of a call that never returns.
 
-        Not before the first bell: the pool installs its own handler, which then raises, after a child has started.
+        Not before the first bell: the pool installs its own handler after a child has started.
         """
-        if not self._dumps:
+        if not self._hears:
+            signal.signal(signal.SIGUSR1, _soft_limit)
             faulthandler.register(signal.SIGUSR1, all_threads=True, chain=True)
-            self._dumps = True
+            self._hears = True
+
+
+def _soft_limit(*_: object) -> None:
+    # Between two bells this process may be telling its parent of the last one, which does not read while the store is
+    # away. An exception there would leave half a message in the pipe, and the parent could never read on.
+    if _child is not None and _child.answering:
+        raise SoftTimeLimitExceeded
 
 
 _child: _Child | None = None
@@ -83,7 +92,8 @@ def start(stage: Stage, incarnation: Incarnation, settings: Settings) -> None:
 def answer(lane: str) -> Served:
     """Answer a bell. Whatever interrupts it, this process holds no claim when it returns."""
     assert _child is not None, "the child was not started: start workers with `scoreline worker STAGE`"
-    _child.dump_stacks_at_limit()
+    _child.hear_soft_limit()
+    _child.answering = True
     try:
         _child.debt.pay()
         return _child.runner.serve(parse_lane(lane))
@@ -93,6 +103,8 @@ def answer(lane: str) -> Served:
     except BaseException:
         _child.debt.owe()
         raise
+    finally:
+        _child.answering = False
 
 
 @retry(retry=_OUTAGE, wait=_PAUSE)

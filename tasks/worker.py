@@ -1,13 +1,17 @@
 """A worker service: one stage's Celery worker with its heartbeat, its watch over children, and its health port."""
 
+import contextlib
 import os
 import signal
 import socket
+import threading
+from collections.abc import Callable
 from typing import Any
 
 import structlog
 from celery import Celery, bootsteps
 from celery.signals import worker_process_init
+from celery.worker import state
 from redis.exceptions import RedisError
 
 from pipeline.contracts.stages import Stage
@@ -22,6 +26,8 @@ from tasks import child
 
 log = structlog.get_logger()
 WATCH_S = 0.2
+STOP_S = 5.0
+"""How long a worker that stops may take beyond what it is working on."""
 
 
 class Children:
@@ -34,6 +40,10 @@ class Children:
         self._limit_ms = round(settings.hard_limit_s * 1000)
         self._known: dict[int, Any] = {}
         self._unreleased: dict[int, tuple[str, str]] = {}
+
+    def pids(self) -> list[int]:
+        """The children that lived when they were last looked at."""
+        return list(self._known)
 
     def watch(self, pool: Any) -> None:
         """Look once. Without it Celery's pool takes up to five seconds to notice a death."""
@@ -67,6 +77,28 @@ class Children:
         return signal.Signals(-code).name if code is not None and code < 0 else ""
 
 
+def last_resort(
+    seconds: float, children: Callable[[], list[int]], end: Callable[[int], object] = os._exit
+) -> threading.Timer:
+    """End this process if stopping it has not done so by then, and its children, which have its ports open as well.
+
+    Celery stops by itself after an error that it does not understand, and may wait for its child for ever. A parent
+    that waits beats on, so that nobody takes its place.
+    """
+
+    def now() -> None:
+        log.critical("worker_did_not_stop", seconds=seconds)
+        for pid in children():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        end(1)
+
+    timer = threading.Timer(seconds, now)
+    timer.daemon = True
+    timer.start()
+    return timer
+
+
 def _make_step(queue: str, incarnation: Incarnation, pulse: Pulse, settings: Settings) -> type:
     class Watch(bootsteps.StartStopStep):
         """Runs with the consumer's event loop: starts again after each reconnection."""
@@ -82,8 +114,12 @@ def _make_step(queue: str, incarnation: Incarnation, pulse: Pulse, settings: Set
             consumer.hub.call_repeatedly(1.0, pulse.turn)
             consumer.hub.call_repeatedly(WATCH_S, self._children.watch, consumer.pool._pool)
 
-        def stop(self, consumer: Any) -> None:  # noqa: ARG002
+        def stop(self, consumer: Any) -> None:
             pulse.pause()
+            if consumer.blueprint.state != bootsteps.RUN:  # for good, not to connect again
+                told = state.should_stop is not None or state.should_terminate is not None
+                limit_s = settings.job_s + STOP_S + (settings.hard_limit_s if told else 0)
+                last_resort(limit_s, self._children.pids)
 
     return Watch
 

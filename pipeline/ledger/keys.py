@@ -50,6 +50,7 @@ key               type    life                         what
 ``events``        stream  while the proof runs         ``what``, then for ``claimed``: incarnation, field,
                                                        lane, ids; ``settled``: incarnation, field;
                                                        ``released``: incarnation, field, charge;
+                                                       ``registered``: incarnation, whose child is ready;
                                                        ``ended``: ID -> record, for each terminal commit
 ``confirm``       string  for ever                     written to wait for what was written before it
 ``full``          string  3 s, while it is true        the store's memory is nearly used up: accept refuses

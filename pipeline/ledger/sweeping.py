@@ -1,6 +1,10 @@
 """The sweeper's side of the ledger: everything that must happen when nobody else is there to do it."""
 
+from contextlib import suppress
 from typing import Literal, NamedTuple
+
+import structlog
+from redis.exceptions import ResponseError
 
 from pipeline.contracts.stages import Priority, State
 from pipeline.contracts.status import Failure
@@ -14,6 +18,7 @@ from pipeline.ledger.records import ACCEPTED, End, Entry, pack_front, unpack_att
 from pipeline.ledger.scripts import Scripts
 from pipeline.settings import Settings
 
+log = structlog.get_logger()
 MEMORY_FOR_CACHE, MEMORY_FOR_ACCEPT = 0.75, 0.85
 """Shares of the store's memory limit from which on the cache takes nothing more, and nothing more is accepted."""
 
@@ -39,6 +44,7 @@ class Sweeping:
         self._client = client
         self._settings = settings
         self._scripts = Scripts(client)
+        self._log_failed = False
 
     def lead(self, name: str, *, shortage: Shortage = "", backlogs: str = "", degraded: bool = False) -> Lead:
         """Take or keep the lead for three seconds; not ``leads`` if another sweeper has it.
@@ -59,11 +65,26 @@ class Sweeping:
 
     def shortage(self) -> Shortage:
         """Whether the store has used so much of its limit that what is accepted needs the rest."""
-        memory = self._client.info("memory")
-        used, limit = memory["used_memory"], memory["maxmemory"]
+        facts = self._client.info("memory", "persistence")
+        self._mend_log(failing=facts.get("aof_last_write_status", "ok") != "ok")
+        used, limit = facts["used_memory"], facts["maxmemory"]
         if not limit or used <= MEMORY_FOR_CACHE * limit:
             return ""
         return "full" if used > MEMORY_FOR_ACCEPT * limit else "lean"
+
+    def _mend_log(self, *, failing: bool) -> None:
+        """Have the append-only file written anew once the disk takes it again.
+
+        Valkey 9.1 cuts off what it could not write in whole, but goes on writing behind that: a file with a hole, which
+        it cannot load. (It opens the file that follows a rewrite without O_APPEND.)
+        """
+        if failing:
+            self._log_failed = True
+        elif self._log_failed:
+            with suppress(ResponseError):  # one is under way, perhaps from before: again when it is done
+                self._client.bgrewriteaof()
+                self._log_failed = False
+                log.warning("append_only_file_rewritten", reason="a write to it had failed")
 
     def server_ms(self) -> float:
         """The server's time (Unix milliseconds), as the scripts know it."""

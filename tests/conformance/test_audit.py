@@ -20,7 +20,8 @@ def test_claims_settles_releases_and_ends_are_logged_a_batch_each(ledger: Ledger
             release_claims(ledger.scripts, "w1", charge="loss", reason="it vanished")
             batch = ledger.claim(worker, stage)
         ledger.complete(worker, batch)
-    log = logged(ledger)
+    registered, *log = logged(ledger)
+    assert (registered[b"what"], registered[b"incarnation"]) == (b"registered", b"w1")
     each = [(entry[b"what"], entry.get(b"charge")) for entry in log]
     claimed, settled, released = (b"claimed", None), (b"settled", None), (b"released", b"loss")
     assert each == [

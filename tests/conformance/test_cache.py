@@ -169,7 +169,7 @@ def test_what_the_ledger_keeps_is_bounded(make_ledger: LedgerMaker) -> None:
 
 
 def test_the_cache_yields_first_when_memory_is_short(ledger: Ledger) -> None:
-    assert ledger.sweeping.lead("one", shortage="lean")
+    assert ledger.sweeping.lead("one", shortage="lean").leads
     submit(ledger)
     run_stages(ledger)
     (key,) = ledger.client.keys(f"{TAG}f:*")

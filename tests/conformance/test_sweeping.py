@@ -118,22 +118,22 @@ def test_a_lane_is_rung_though_bells_of_others_wait(make_ledger: LedgerMaker) ->
 
 
 def test_one_sweeper_leads(ledger: Ledger) -> None:
-    assert ledger.sweeping.lead("one")
-    assert not ledger.sweeping.lead("two")
-    assert ledger.sweeping.lead("one")
+    assert ledger.sweeping.lead("one").leads
+    assert not ledger.sweeping.lead("two").leads
+    assert ledger.sweeping.lead("one").leads
     ledger.client.delete(f"{TAG}leader")
-    assert ledger.sweeping.lead("two")
+    assert ledger.sweeping.lead("two").leads
 
 
 def test_nothing_is_accepted_while_the_store_is_short_of_memory(ledger: Ledger) -> None:
     (before,) = ledger.accept()
-    assert ledger.sweeping.lead("one", shortage="full")
+    assert ledger.sweeping.lead("one", shortage="full").leads
     (refused,) = ledger.run(ledger.producing.accept([Submission("m", {})]))
     assert isinstance(refused, StoreFull)
     worker = ledger.worker()
     ledger.pass_stages(worker, *Stage)
     assert ledger.states(before) == ["succeeded"]
-    assert ledger.sweeping.lead("one")
+    assert ledger.sweeping.lead("one").leads
     ledger.accept()
 
 
@@ -160,7 +160,7 @@ def test_at_the_memory_limit_all_that_is_accepted_ends(ledger: Ledger) -> None:
         assert ledger.sweeping.shortage() == "full"
         with pytest.raises(StoreFull):
             ledger.run(ledger.producing.accept([Submission("m", {})]))
-        assert ledger.sweeping.lead("one", shortage="full")
+        assert ledger.sweeping.lead("one", shortage="full").leads
         for stage in Stage:
             while batch := ledger.claim(worker, stage):
                 ledger.complete(worker, batch)

@@ -1,7 +1,7 @@
 """How long a fault was felt is read from the ledger's log."""
 
-from chaos.events import Claimed, Ended, Event, Released, Settled
-from chaos.recovery import Recovery, Strike, log_of, recovery
+from chaos.events import Claimed, Ended, Event, Registered, Released, Settled
+from chaos.recovery import Recovery, Strike, log_of, outages, recovery
 
 LANE = "scoring/m@1"
 ONE, TWO, THREE = (bytes([n]) * 16 for n in (1, 2, 3))
@@ -48,10 +48,31 @@ def test_a_child_alone_is_struck_by_its_own_fields() -> None:
     assert felt(Strike("kill-child", 1000, ["a"], pid=1), *events) == Recovery(0.3, 1, 1)
 
 
-def test_lanes_are_back_with_their_next_claim() -> None:
-    events = (claimed(900, "a", "1:1", ONE), claimed(2100, "a", "1:2", TWO), claimed(1500, "a", "1:3", lane="other"))
-    assert felt(Strike("drop-bells", 1000, lanes=[LANE]), *events).seconds == 1.1
+def test_lanes_are_out_for_the_longest_time_without_a_claim() -> None:
+    def served(*times: int) -> list[Event]:
+        return [claimed(at, "a", f"1:{at}", ONE) for at in times]
+
+    other = claimed(4000, "a", "1:0", lane="other")
+    strike = Strike("drop-bells", 1000, lanes=[LANE])
+    assert felt(strike, *served(900, 2100, 2500), other).seconds == 1.5, "and nothing more to the end of the log"
+    assert felt(strike, *served(900, 1100, 2600, 3000, 4000), other).seconds == 1.5, "it was held for a while"
+    assert felt(strike, *served(900, 2100, 4000, 6100, 9900)).seconds == 2.1, "what comes long after is another matter"
 
 
 def test_what_was_measured_on_the_spot_counts_as_well() -> None:
     assert felt(Strike("kill-api", 1000, took_s=2.0)) == Recovery(2.0, 0, 0)
+
+
+def test_poison_strikes_the_batches_it_was_in_from_when_they_were_claimed() -> None:
+    events = (
+        claimed(1000, "a", "1:1", ONE, TWO),
+        Released(1500, "a", "1:1", "start"),
+        claimed(1600, "b", "2:1", TWO),
+        Settled(1700, "b", "2:1"),
+        claimed(2000, "b", "2:2", ONE),
+        Released(2500, "b", "2:2", "start"),
+        Ended(2600, {ONE: b""}),
+        Registered(4500, "a"),
+    )
+    assert felt(Strike("poison", 900, poison=ONE), *events) == Recovery(1.0, 3, 2)
+    assert outages(ONE, log_of(events)) == [3.5, 2.5], "b has had no child since"

@@ -39,7 +39,7 @@ def test_what_strikes_all_strikes_alone() -> None:
         arena, told, begun, end = Arena(), [], asyncio.Event(), asyncio.Event()
 
         async def single(name: str) -> None:
-            async with arena.single():
+            async with arena.single("kill-api"):
                 told.append(f"{name} begins")
                 begun.set()
                 await end.wait()

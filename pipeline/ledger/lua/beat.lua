@@ -5,4 +5,5 @@ local beat = redis.call('ZSCORE', P .. 'beats', ARGV[1])
 if (not beat and ARGV[3] ~= '1') or (beat and tonumber(beat) <= 0) then return 0 end
 redis.call('ZADD', P .. 'beats', int(now_ms()), ARGV[1])
 redis.call('HSET', P .. 'workers', ARGV[1], ARGV[2])
+if ARGV[3] == '1' then audit('what', 'registered', 'incarnation', ARGV[1]) end
 return 1

@@ -14,7 +14,7 @@ local function room_of(lane)
     redis.call('ZREMRANGEBYSCORE', gone, '-inf', int(now - window))
     local firsts = tonumber(redis.call('HGET', P .. 'firsts', lane) or '0')
     room[lane] = math.max(least, math.floor(share * firsts)) - redis.call('ZCARD', gone)
-    again_at[lane] = (redis.call('ZRANGE', gone, 0, 0, 'WITHSCORES')[2] or now - window) + window
+    again_at[lane] = (redis.call('ZRANGE', gone, 0, 0, 'WITHSCORES')[2] or now) + window
   end
   return room[lane]
 end
@@ -26,7 +26,7 @@ for i, entry in ipairs(due) do
     redis.call('ZREM', P .. 'later', entry)
   elseif free == '' and room_of(lane) <= 0 then
     held_back = held_back + 1
-    redis.call('ZADD', P .. 'later', int(math.max(again_at[lane], now + 250) + i), entry)
+    redis.call('ZADD', P .. 'later', int(math.max(again_at[lane], now) + i), entry)
   else
     redis.call('ZREM', P .. 'later', entry)
     redis.call('ZADD', P .. 'q:' .. lane, waiting_score(id, score), id)
