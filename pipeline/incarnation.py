@@ -79,7 +79,7 @@ class Incarnation:
         self._shared[:_NAME_BYTES] = secrets.token_hex(16).encode()
         self._description["started_ms"] = round(time.time() * 1000)
 
-    def tell(self, breakers: list[dict[str, str]]) -> None:
+    def tell(self, breakers: list[dict[str, Any]]) -> None:
         """A child's breakers that are not closed: seen by operators with the next heartbeat."""
         text = json.dumps(breakers).encode()
         size = _BREAKERS.stop - _BREAKERS.start

@@ -4,6 +4,7 @@ Every file is checked against the manifest, and the manifest against the digest 
 parsed. Nothing that can run code is ever loaded: JSON and safetensors only.
 """
 
+import errno
 import hashlib
 import json
 from dataclasses import dataclass
@@ -23,15 +24,18 @@ REQUIRED = ("architecture", "input_schema", "files")
 
 PAUSE_S = 5.0
 """How long a folder that cannot be read is left alone."""
-ABSENT = (FileNotFoundError, NotADirectoryError)
-"""The folder answers: there is no such file."""
+DOWN = {
+    errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.ENODEV, errno.ENXIO, errno.ECONNREFUSED,
+    errno.ECONNRESET, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH,
+}  # fmt: skip
+"""What a mount answers whose server is gone. Everything else is about one file."""
 
 
 class _Folder:
     """Reads files; behind a circuit breaker, for the folder may be a mount that comes and goes."""
 
     def __init__(self, outside: Outside) -> None:
-        self._breaker = outside.breaker("model-store", failures=3, pause_s=PAUSE_S, answers=ABSENT)
+        self._breaker = outside.breaker("model-store", pause_s=PAUSE_S, is_down=_is_down)
 
     def read(self, path: Path) -> bytes:
         """A file's content; ArtifactMissing, OutsideDown."""
@@ -70,6 +74,10 @@ class Artifact:
                 f"{self.folder / name} is not the file that the manifest names (SHA-256 differs): restore the artifact"
             )
         return content
+
+
+def _is_down(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in DOWN
 
 
 class ModelStore:

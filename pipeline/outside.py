@@ -5,7 +5,8 @@ what needs it waits (``OutsideDown``), what can do without goes on. Operators se
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+import time
+from collections.abc import Callable
 from typing import Any
 
 import pybreaker
@@ -17,38 +18,42 @@ log = structlog.get_logger()
 class Outside:
     """The breakers of one process. ``tell`` hears the states of those that are not closed, whenever one changes."""
 
-    def __init__(self, tell: Callable[[list[dict[str, str]]], None] = lambda _: None) -> None:
+    def __init__(self, tell: Callable[[list[dict[str, Any]]], None] = lambda _: None) -> None:
         self._tell = tell
-        self._states: dict[str, str] = {}
+        self._states: dict[str, dict[str, Any]] = {}
 
     def breaker(
-        self, name: str, *, failures: int, pause_s: float, answers: Iterable[type[BaseException]] = ()
+        self, name: str, *, pause_s: float, is_down: Callable[[BaseException], bool] = lambda _: True
     ) -> pybreaker.CircuitBreaker:
-        """A breaker that opens after so many failures in a row, and lets one call try again after ``pause_s``.
+        """A breaker that opens with the first failure, and lets one call try again after ``pause_s``.
 
-        ``answers``: exceptions that say something of the call and nothing of the service.
+        ``is_down``: whether an exception says that the service is down; others are its answers.
         """
-        # A caller that is cancelled says nothing of the service either.
-        excluded: list[Any] = [asyncio.CancelledError, *answers]
+
+        def says_nothing(error: BaseException) -> bool:
+            return isinstance(error, asyncio.CancelledError) or not is_down(error)
+
+        listener = _Listener(lambda state: self._changed(name, state, pause_s))
         return pybreaker.CircuitBreaker(
-            fail_max=failures, reset_timeout=pause_s, exclude=excluded, name=name, listeners=[_Listener(self._changed)]
+            fail_max=1, reset_timeout=pause_s, exclude=[says_nothing], name=name, listeners=[listener]
         )
 
-    def states(self) -> list[dict[str, str]]:
-        """Name and state (``open``, ``half-open``) of each breaker that is not closed."""
-        return [
-            {"name": name, "state": state} for name, state in self._states.items() if state != pybreaker.STATE_CLOSED
-        ]
+    def states(self) -> list[dict[str, Any]]:
+        """Name and state of each breaker that is not closed, since when (Unix seconds), and how long it is left alone.
 
-    def _changed(self, name: str, state: str) -> None:
+        After that the next call tries again; until one comes, nobody knows.
+        """
+        return [state for state in self._states.values() if state["state"] != pybreaker.STATE_CLOSED]
+
+    def _changed(self, name: str, state: str, pause_s: float) -> None:
         log.warning("breaker", name=name, state=state)
-        self._states[name] = state
+        self._states[name] = {"name": name, "state": state, "since": round(time.time(), 3), "pause_s": pause_s}
         self._tell(self.states())
 
 
 class _Listener(pybreaker.CircuitBreakerListener):
-    def __init__(self, changed: Callable[[str, str], None]) -> None:
+    def __init__(self, changed: Callable[[str], None]) -> None:
         self._changed = changed
 
     def state_change(self, cb: Any, old_state: Any, new_state: Any) -> None:  # noqa: ARG002
-        self._changed(cb.name, new_state.name)
+        self._changed(new_state.name)

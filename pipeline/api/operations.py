@@ -9,7 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from pipeline.api.bodies import JsonResponse
-from pipeline.api.scores import in_time
+from pipeline.api.scores import answer_by, in_time
 from pipeline.contracts.ids import from_text
 from pipeline.contracts.problems import InvalidRequest
 from pipeline.ledger.overview import read_overview
@@ -21,7 +21,7 @@ router = APIRouter()
 async def models(request: Request) -> Response:
     """Every released version, its state and its input schema."""
     request.app.state.access.producer(request)
-    table = await request.app.state.client.releases()
+    table = await in_time(request.app.state.client.releases(), answer_by(request))
     return JsonResponse({"models": table.documents()})
 
 
@@ -30,7 +30,7 @@ async def stats(request: Request) -> Response:
     """What waits, what is claimed, who works."""
     request.app.state.access.producer(request)
     state = request.app.state
-    overview = await in_time(request, read_overview(state.client.store, state.settings))
+    overview = await in_time(read_overview(state.client.store, state.settings), answer_by(request))
     overview["breakers"] += [{**breaker, "worker": "api", "stage": None} for breaker in state.outside.states()]
     return JsonResponse(overview)
 
@@ -49,9 +49,8 @@ async def dead_letters(
     if not 1 <= limit <= 500:
         message = f"limit was {limit}; allowed: 1 to 500"
         raise InvalidRequest(message, errors=[{"pointer": "/limit", "message": message}])
-    letters, following = await request.app.state.letters.page(
-        model=model, stage=stage, category=category, cursor=cursor, limit=limit
-    )
+    page = request.app.state.letters.page(model=model, stage=stage, category=category, cursor=cursor, limit=limit)
+    letters, following = await in_time(page, answer_by(request))
     return JsonResponse({"items": [letter.document() for letter in letters], "next": following})
 
 
@@ -63,15 +62,17 @@ async def replay(request: Request, letter_id: str) -> Response:
         request_id = from_text(letter_id)
     except ValueError as error:
         raise InvalidRequest(str(error), errors=[{"pointer": "/id", "message": str(error)}]) from None
-    await request.app.state.letters.replay(request_id)
-    status = await request.app.state.client.get(letter_id)
+    until = answer_by(request)
+    await in_time(request.app.state.letters.replay(request_id), until)
+    status = await in_time(request.app.state.client.get(letter_id), until)
     return JsonResponse(status, status_code=202, headers={"Location": f"/v1/scores/{letter_id}"})
 
 
 @router.get("/metrics", tags=["operations"], include_in_schema=False)
 async def metrics(request: Request) -> Response:
     """The same counts for Prometheus."""
-    overview = await read_overview(request.app.state.client.store, request.app.state.settings)
+    state = request.app.state
+    overview = await in_time(read_overview(state.client.store, state.settings), answer_by(request))
     registry = CollectorRegistry()
     registry.register(_Overview(overview))
     return Response(generate_latest(registry), media_type="text/plain; version=0.0.4; charset=utf-8")

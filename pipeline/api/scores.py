@@ -1,6 +1,7 @@
 """``/v1/scores``: submit one or many, read, wait."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable
 from typing import Any, TypeVar
 
@@ -66,14 +67,19 @@ def _client(request: Request) -> AsyncScoringClient:
     return request.app.state.client
 
 
-async def in_time(request: Request, call: Awaitable[Answer], wait_s: float = 0.0) -> Answer:
-    """What ``call`` gives; StoreUnavailable if it takes longer than a call to the store may, and ``wait_s``."""
-    limit_s = ANSWER_SHARE * request.app.state.settings.store_timeout_s
+def answer_by(request: Request) -> float:
+    """When a call that begins now must be answered (the event loop's seconds), beyond what it asks to wait."""
+    limit_s: float = ANSWER_SHARE * request.app.state.settings.store_timeout_s
+    return asyncio.get_running_loop().time() + limit_s
+
+
+async def in_time(call: Awaitable[Answer], until: float) -> Answer:
+    """What ``call`` gives; StoreUnavailable if it is not there by then."""
     try:
-        async with asyncio.timeout(limit_s + wait_s):
+        async with asyncio.timeout_at(until):
             return await call
     except TimeoutError:
-        raise StoreUnavailable(f"the store did not answer within {limit_s:g} s") from None
+        raise StoreUnavailable("the store did not answer in time") from None
 
 
 @router.post(
@@ -83,13 +89,14 @@ async def submit(request: Request) -> Response:
     """Hand in one request. 202 with its status document and Location; with ``wait``, 200 if it ended in time."""
     state = request.app.state
     scope = state.access.producer(request)
-    seconds = wait_seconds(request)
+    seconds, until = wait_seconds(request), answer_by(request)
     key = idempotency_key(request)
     envelope = check_envelope(await read_json(request, state.settings.max_body_bytes))
     call = _client(request).submit_request(envelope, key, scope=scope, no_cache=no_cache(request))
-    status = await in_time(request, call)
+    status = await in_time(call, until)
     if seconds and not has_ended(status):
-        status = await _wait(request, status, seconds)
+        with contextlib.suppress(StoreUnavailable):  # it is accepted, and its producer has to know its id
+            status = await _wait(request, status, seconds, until)
     headers = {"Location": f"/v1/scores/{status['request_id']}"}
     return JsonResponse(status, status_code=200 if has_ended(status) else 202, headers=headers)
 
@@ -102,6 +109,7 @@ async def submit_batch(request: Request) -> Response:
     rows = _rows(await read_json(request, state.settings.max_body_bytes), state.settings.max_rows)
     if no_cache(request):
         rows = [{**row, "no_cache": True} if isinstance(row, dict) else row for row in rows]
+    until = answer_by(request)
     results: list[dict[str, Any]] = []
 
     async def submit_all() -> None:
@@ -109,7 +117,7 @@ async def submit_batch(request: Request) -> Response:
             results.append(_row(len(results), answer))
 
     try:
-        await in_time(request, submit_all())
+        await in_time(submit_all(), until)
     except Problem as problem:
         # The store went away in between: what was accepted before must not be unsaid.
         if not results:
@@ -143,10 +151,10 @@ def _rows(document: Any, limit: int) -> list[Any]:
 async def read(request: Request, request_id: str) -> Response:
     """How a request stands; with ``wait``, as soon as it has ended."""
     request.app.state.access.producer(request)
-    seconds = wait_seconds(request)
-    status = await in_time(request, _client(request).get(request_id))
+    seconds, until = wait_seconds(request), answer_by(request)
+    status = await in_time(_client(request).get(request_id), until)
     if seconds and not has_ended(status):
-        status = await _wait(request, status, seconds)
+        status = await _wait(request, status, seconds, until)
     return JsonResponse(status)
 
 
@@ -154,17 +162,17 @@ async def read(request: Request, request_id: str) -> Response:
 async def cancel(request: Request, request_id: str) -> Response:
     """End a request that scoring has not begun. 409 if it has ended otherwise, or is being scored."""
     request.app.state.access.producer(request)
-    return JsonResponse(await in_time(request, _client(request).cancel(request_id)))
+    return JsonResponse(await in_time(_client(request).cancel(request_id), answer_by(request)))
 
 
-async def _wait(request: Request, status: Status, seconds: float) -> Status:
+async def _wait(request: Request, status: Status, seconds: float, until: float) -> Status:
     """The end, if it comes in time; at once as it stands if as many wait as may. DeadlineExceeded."""
     state = request.app.state
     if state.waits >= state.settings.max_waits:
         return status
     state.waits += 1
     try:
-        status = await in_time(request, _client(request).wait_on(status, seconds), seconds)
+        status = await in_time(_client(request).wait_on(status, seconds), until + seconds)
     finally:
         state.waits -= 1
     if status["state"] == "expired":

@@ -52,7 +52,7 @@ class Hit(NamedTuple):
 
 
 def _breaker(outside: Outside) -> pybreaker.CircuitBreaker:
-    return outside.breaker("cache", failures=1, pause_s=PAUSE_S)
+    return outside.breaker("cache", pause_s=PAUSE_S)
 
 
 def _its_own(url: str, settings: Settings) -> Settings:
