@@ -148,7 +148,7 @@ class Outages:
 
 def _forbid_growth(pid: int, folder: Path) -> int:
     """From now on this process can make no file larger than its append-only file is; that size."""
-    size = max(file.stat().st_size for file in (folder / "appendonlydir").iterdir())
+    size = max(file.stat().st_size for file in (folder / "appendonlydir").glob("*.incr.aof"))
     process = psutil.Process(pid)
     _, hard = process.rlimit(psutil.RLIMIT_FSIZE)
     process.rlimit(psutil.RLIMIT_FSIZE, (size, hard))

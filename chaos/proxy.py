@@ -10,7 +10,6 @@ that: it succeeds, and the first call then gets no answer.
 """
 
 import asyncio
-import contextlib
 import json
 import subprocess
 import sys
@@ -45,8 +44,10 @@ class Way:
         async def read() -> None:
             chunk = b"-"
             while chunk:
-                with contextlib.suppress(ConnectionError):
+                try:
                     chunk = await source.read(CHUNK)
+                except ConnectionError:
+                    chunk = b""  # reset: what had come before it is delivered, once
                 await arrived.put((loop.time() + (self.delay_s if delayed else 0.0), chunk))
 
         reading = asyncio.create_task(read())

@@ -153,7 +153,8 @@ class Sweeper:
     def _ring_idle_lanes(self) -> None:
         now, idle_s = self._clock(), self._settings.lane_idle_s
         self._rings = {
-            lane: self._rings.get(lane) or _Rings(now + idle_s, now + idle_s, idle_s)
+            # Seen in two rounds at least: one may come between a bell and its claim.
+            lane: self._rings.get(lane) or _Rings(now + idle_s / 8, now + idle_s, idle_s)
             for lane in self._sweeping.lanes_with_work()
         }
         for lane, rings in self._rings.items():

@@ -1,6 +1,7 @@
 """The pool's child: one runner for its stage, made when the child starts, used by every bell it answers."""
 
 import faulthandler
+import importlib
 import os
 import signal
 import threading
@@ -81,6 +82,14 @@ def load_stage(stage: Stage, settings: Settings, outside: Outside | None = None)
     from postprocess.service import Postprocess
 
     return Postprocess(store)
+
+
+def preload(stage: Stage) -> None:
+    """Import, in the parent, what its children need: one that replaces another then serves seconds earlier.
+
+    Importing torch starts no threads and touches no device; models are loaded, and CUDA begins, in the children.
+    """
+    importlib.import_module(f"{stage}.service")
 
 
 def start(stage: Stage, incarnation: Incarnation, settings: Settings) -> None:

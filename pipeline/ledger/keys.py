@@ -45,7 +45,7 @@ key               type    life                         what
 ``degraded``      string  3 s, while it is true        too few workers live: the limits that bells bring meanwhile
 ``owned``         hash    for ever (few)               OWNER -> unfinished requests of an API key with a limit
 ``due``           hash    for ever (few)               OWNER -> when its next request is due at its rate (ms)
-``leader``        string  3 s                          the sweeper that leads
+``leader``        string  1.5 s                        the sweeper that leads
 ``audit``         string  while the proof runs         what befalls batches and requests is logged in ``events``
 ``events``        stream  while the proof runs         ``what``, then for ``claimed``: incarnation, field,
                                                        lane, ids; ``settled``: incarnation, field;

@@ -124,7 +124,7 @@ def test_a_scoring_worker_alone_holds_torch(stack: LocalStack) -> None:
     def has_torch(pid: int) -> bool:
         return any("libtorch" in mapped.path for mapped in psutil.Process(pid).memory_maps())
 
-    parents = [pid_of(stack, name) for name in ("preprocess", "scoring", "postprocess", "api", "sweeper")]
+    parents = [pid_of(stack, name) for name in ("preprocess", "postprocess", "api", "sweeper")]
     children = [child_of(stack, stage).pid for stage in (Stage.PREPROCESS, Stage.POSTPROCESS)]
     assert not any(has_torch(pid) for pid in parents + children)
     assert has_torch(child_of(stack, Stage.SCORING).pid)

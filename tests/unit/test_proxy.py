@@ -1,6 +1,7 @@
 """The chaos stack's network: a cut keeps everything back and loses nothing, even from who has gone."""
 
 import socket
+import struct
 import threading
 from collections.abc import Iterator
 
@@ -70,3 +71,14 @@ def test_slowness_delays_answers_and_keeps_their_order(server: socket.socket, pr
         received += near.recv(10)
     sending.join()
     assert received == b"0123456789"
+
+
+def test_what_came_before_a_reset_is_delivered_once(server: socket.socket, proxy: ProxyProcess) -> None:
+    """A store that is killed resets its connections: its last answer must not be taken for the next one."""
+    near, far = connected(server, proxy, "a")
+    near.sendall(b"unread")
+    far.sendall(b"answer")
+    assert near.recv(10) == b"answer"
+    far.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    far.close()
+    assert near.recv(10) == b""

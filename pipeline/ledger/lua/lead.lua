@@ -6,7 +6,7 @@
 -- Returns whether it leads, and whether the mode is degraded. A new leader finds that as the one before it has left it.
 local leader = redis.call('GET', P .. 'leader')
 if leader and leader ~= ARGV[1] then return { 0, 0 } end
-redis.call('SET', P .. 'leader', ARGV[1], 'PX', 3000)
+redis.call('SET', P .. 'leader', ARGV[1], 'PX', 1500)
 redis.call('DEL', P .. 'lean', P .. 'full', P .. 'pace')
 if leader then redis.call('DEL', P .. 'degraded') end
 if ARGV[2] ~= '' then redis.call('SET', P .. 'lean', '1', 'PX', 3000) end
