@@ -55,7 +55,7 @@ class Faults:
         if fault in ("kill-child", "kill-worker", "pause"):
             worker = await self._victims.worker(self._rngs["worker"].choice(WORKERS[Stage(group)]))
             await getattr(self, f"_{fault.replace('-', '_')}")(worker)
-            await self._victims.worker(worker.name)
+            await self._victims.worker(worker.name, after=None if fault == "pause" else worker)
         elif fault in ("partition", "slow-net"):
             await self._network(fault, group)
         elif fault == "clock":

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 
 from chaos.load import Producer
-from chaos.recovery import Strike
+from chaos.recovery import WATCHED_MS, Strike
 from chaos.victims import POLL_S, Victims, now_ms, until
 from pipeline.contracts.stages import Stage
 from pipeline.ledger import keys
@@ -76,7 +76,7 @@ class Outages:
         began = now_ms()
         await self._store.delete(*(keys.TAG + stage for stage in Stage))
         self.strikes.append(Strike("drop-bells", began, lanes=lanes))
-        await asyncio.sleep(2.5)
+        await asyncio.sleep(WATCHED_MS / 1000 + 1)  # nobody else is to be the reason that a lane is not claimed from
 
     async def _restart_store(self) -> None:
         """``kill -9`` of the store, ten seconds without it, with a process that keeps the disk busy all the while."""

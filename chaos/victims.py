@@ -73,8 +73,8 @@ class Victims:
             raise TimeoutError(f"{name} does not run")
         return found
 
-    async def worker(self, name: str) -> Worker:
-        """A worker that runs and serves."""
+    async def worker(self, name: str, *, after: Worker | None = None) -> Worker:
+        """A worker that runs and serves; with another child than the one it had, if ``after`` says which that was."""
         found: Worker | None = None
 
         async def serves() -> bool:
@@ -83,7 +83,8 @@ class Victims:
             for incarnation, described in await self._registered():
                 if described["pid"] == parent.pid and psutil.pid_exists(described["child"]):
                     found = Worker(name, parent, psutil.Process(described["child"]), incarnation)
-                    return found.child.status() != psutil.STATUS_ZOMBIE
+                    another = after is None or found.child.pid != after.child.pid
+                    return another and found.child.status() != psutil.STATUS_ZOMBIE
             return False
 
         if not await until(serves) or found is None:

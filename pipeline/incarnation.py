@@ -62,6 +62,11 @@ class Incarnation:
         """The field of the batch that a child began last: suspect if the child dies. Empty: it has begun none."""
         return self._shared[_RUNNING].rstrip(b"\0").decode()
 
+    @property
+    def child(self) -> int:
+        """The process id of the child that registered last; 0 if none has."""
+        return int.from_bytes(self._shared[_CHILD], "big")
+
     def began(self, field: str) -> None:
         """A child begins to run the batch of this field."""
         self._shared[_RUNNING] = field.encode().ljust(32, b"\0")
@@ -89,7 +94,7 @@ class Incarnation:
         """What operators see of this worker, as JSON."""
         with suppress(ValueError):  # the child is writing: the next heartbeat has it
             self._description["breakers"] = json.loads(self._shared[_BREAKERS].rstrip(b"\0") or b"[]")
-        return json.dumps(self._description | {"child": int.from_bytes(self._shared[_CHILD], "big")})
+        return json.dumps(self._description | {"child": self.child})
 
 
 class Heartbeat(threading.Thread):

@@ -39,18 +39,26 @@ class Children:
         self._scripts = Scripts(client)
         self._limit_ms = round(settings.hard_limit_s * 1000)
         self._known: dict[int, Any] = {}
+        self._gone: set[int] = set()
         self._unreleased: dict[int, tuple[str, str]] = {}
 
     def pids(self) -> list[int]:
         """The children that lived when they were last looked at."""
         return list(self._known)
 
+    def meet(self, pool: Any) -> None:
+        """Know the children that are there: one may die before the first look."""
+        self._known |= {process.pid: process for process in pool._pool}
+
     def watch(self, pool: Any) -> None:
         """Look once. Without it Celery's pool takes up to five seconds to notice a death."""
         pool.maintain_pool()
         living = {process.pid: process for process in pool._pool}
-        for pid in self._known.keys() - living.keys():
-            self._unreleased[pid] = self._cause(self._known[pid]), self._incarnation.running
+        # The pool looks by itself as well: a child may have come and gone in between, and only have registered.
+        gone = ({self._incarnation.child, *self._known} - living.keys() - {0}) - self._gone
+        for pid in gone:
+            self._unreleased[pid] = self._cause(self._known.get(pid)), self._incarnation.running
+        self._gone = (self._gone | gone) - living.keys()  # a process id may be given again
         self._known = living
         for pid, (cause, running) in list(self._unreleased.items()):
             reason = f"the process died under it ({cause})" if cause else "the process exited under it"
@@ -73,7 +81,7 @@ class Children:
 
     @staticmethod
     def _cause(process: Any) -> str:
-        code = process.exitcode
+        code = process and process.exitcode
         return signal.Signals(-code).name if code is not None and code < 0 else ""
 
 
@@ -111,6 +119,7 @@ def _make_step(queue: str, incarnation: Incarnation, pulse: Pulse, settings: Set
 
         def start(self, consumer: Any) -> None:
             pulse.turn()
+            self._children.meet(consumer.pool._pool)
             consumer.hub.call_repeatedly(1.0, pulse.turn)
             consumer.hub.call_repeatedly(WATCH_S, self._children.watch, consumer.pool._pool)
 
