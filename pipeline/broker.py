@@ -6,28 +6,16 @@ So there is no result backend, no retry of tasks, and no restoring of messages t
 
 from celery import Celery
 from kombu import Queue
-from kombu.transport import redis as kombu_redis
-from redis.exceptions import ResponseError
 
 from pipeline.contracts.stages import Stage
 from pipeline.ledger import keys
 from pipeline.settings import Settings
 
 
-class Transport(kombu_redis.Transport):
-    """Kombu's own. What the store refuses (its memory or its disk is full) may pass: connect again, as after an outage.
-
-    To Celery it would be an error that nobody understands, and the worker would end.
-    """
-
-    connection_errors = (*kombu_redis.Transport.connection_errors, ResponseError)
-
-
 def make_app(settings: Settings) -> Celery:
     """The Celery app that all services share."""
     app = Celery("scoreline", broker=settings.store_url, backend=None)
     app.conf.update(
-        broker_transport=f"{__name__}:{Transport.__name__}",
         broker_transport_options={
             # All keys under the ledger's tag: broker and ledger are one server, settle and bell one script.
             "global_keyprefix": keys.TAG,
