@@ -73,8 +73,8 @@ def test_a_build_whose_settle_does_not_check_its_claim_fails(build: Path) -> Non
 def test_a_build_whose_sweeper_does_nothing_fails(build: Path) -> None:
     change(
         build / "pipeline" / "sweeper.py",
-        "        leads = self._sweeping.lead(\n",
-        "        return\n        leads = self._sweeping.lead(\n",
+        "        leads, degraded = self._sweeping.lead(\n",
+        "        return\n        leads, degraded = self._sweeping.lead(\n",
     )
     code, document = chaos(build, "kill-worker")
     assert code == 1
