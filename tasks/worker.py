@@ -136,7 +136,8 @@ def _make_step(queue: str, incarnation: Incarnation, pulse: Pulse, settings: Set
 def run_worker(app: Celery, stage: Stage, settings: Settings, *, health_port: int | None, pool: str | None) -> None:
     """Run one stage's worker until it is told to stop; TERM lets the batch under way finish."""
     configure_logging(f"worker-{stage}")
-    child.preload(stage)
+    with contextlib.suppress(Exception):  # the child fails on it too, says so, and ends us
+        child.preload(stage)
     queue = f"{stage}.{pool}" if pool else str(stage)
     incarnation = Incarnation(stage, queue, "cpu")
     pulse = Pulse()
