@@ -117,6 +117,19 @@ def test_a_lane_is_rung_though_bells_of_others_wait(make_ledger: LedgerMaker) ->
     assert ledger.bells() == 21
 
 
+@pytest.mark.parametrize("make_ledger", ["valkey"], indirect=True)
+def test_a_new_leader_leaves_batches_alone_that_may_have_begun_with_longer_limits(make_ledger: LedgerMaker) -> None:
+    ledger = make_ledger()
+    worker = ledger.worker("w1")
+    ledger.accept()
+    assert ledger.claim(worker) is not None
+    ledger.turn_clock(100)  # past the hard limit of 90 s, and not past twice that
+    ledger.scripts.beat(args=["w1", "{}", "0"])
+    Sweeper(ledger.client, ledger.settings, SteppedClock()).sweep()
+    assert ledger.client.hlen(f"{TAG}c:w1") == 1
+    assert ledger.sweeping.release_overdue_batches() == 1, "with the usual limits it would be too late"
+
+
 def test_one_sweeper_leads(ledger: Ledger) -> None:
     assert ledger.sweeping.lead("one").leads
     assert not ledger.sweeping.lead("two").leads
