@@ -53,11 +53,13 @@ class Carry(NamedTuple):
 
     ``entered_ms``: when it began to wait for the present stage (Unix milliseconds, server's clock).
     ``timings``: ``[stage, waited_ms, worked_ms]`` of each stage passed. ``anomalies``: see the status document.
+    ``scored_by``: the model version that answered in place of the pinned one; empty if that did itself.
     """
 
     entered_ms: float
     timings: Sequence[Sequence[Any]] = ()
     anomalies: Sequence[dict[str, Any]] = ()
+    scored_by: str = ""
 
 
 class Attempt(NamedTuple):
@@ -116,10 +118,14 @@ class Work:
 
 @dataclass(slots=True)
 class Output:
-    """What a stage made of one request: the body for the next stage, or the result after the last."""
+    """What a stage made of one request: the body for the next stage, or the result after the last.
+
+    ``scored_by``: ``NAME@VERSION`` of the model that answered in place of the pinned one; the answer is degraded then.
+    """
 
     body: Any
     anomalies: Sequence[dict[str, Any]] = ()
+    scored_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)

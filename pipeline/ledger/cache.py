@@ -97,11 +97,16 @@ class CacheFiller:
         self._breaker = _breaker(outside)
 
     def fill(self, works: Sequence[Work], outcomes: Sequence[Outcome]) -> None:
-        """Keep the results of a batch that is settled, those that may be given again. No matter if that fails."""
+        """Keep the results of a batch that is settled, those that may be given again. No matter if that fails.
+
+        A degraded answer may not.
+        """
         hits: dict[float, list[object]] = {}
         for work, outcome in zip(works, outcomes, strict=True):
             cache_key, ttl_s = ties_of(work.front).cache_key, work.header.cache_s
             if cache_key and ttl_s and isinstance(outcome, Completed):
+                if work.carry.scored_by or outcome.output.scored_by:
+                    continue
                 anomalies = (*work.carry.anomalies, *outcome.output.anomalies)
                 hit = Hit(outcome.output.body, anomalies, f"{work.header.model}@{work.header.version}")
                 try:

@@ -19,6 +19,7 @@ from pipeline.ledger.letters import pack_letter
 from pipeline.ledger.records import (
     End,
     end_of,
+    for_itself_alone,
     pack_attempts,
     pack_entry,
     pack_front,
@@ -139,9 +140,14 @@ class Claims:
             entered = carry.entered_ms or int.from_bytes(work.id[:6], "big")
             timings = (*carry.timings, (str(stage), max(0, round(batch.claimed_ms - entered, 3)), worked_ms))
             if isinstance(outcome, Completed):
-                anomalies = (*carry.anomalies, *outcome.output.anomalies)
-                done = carry._replace(entered_ms=now_ms, timings=timings, anomalies=anomalies)
-                packed = self._pack(batch, work, done, outcome.output, now_ms)
+                output = outcome.output
+                done = Carry(
+                    entered_ms=now_ms,
+                    timings=timings,
+                    anomalies=(*carry.anomalies, *output.anomalies),
+                    scored_by=output.scored_by or carry.scored_by,
+                )
+                packed = self._pack(batch, work, done, output, now_ms)
                 if following:
                     forwards += work.id, work.score, packed
                 else:
@@ -229,8 +235,9 @@ class Claims:
         stage, model = batch.lane.stage, batch.lane.model
         if stage.following:
             return pack_entry(str(stage), work.front, carry, output.body)
-        end = End(now_ms, output.body, None, work.attempts.starts + 1, f"{model.name}@{model.version}")
-        return end_of(State.SUCCEEDED, work.front, carry, end)
+        scored_by, degraded = carry.scored_by or f"{model.name}@{model.version}", bool(carry.scored_by)
+        end = End(now_ms, output.body, None, work.attempts.starts + 1, scored_by, degraded)
+        return end_of(State.SUCCEEDED, for_itself_alone(work.front) if degraded else work.front, carry, end)
 
     @staticmethod
     def _end(work: Work, outcome: Ended, carry: Carry, now_ms: float) -> tuple[bytes, str, bytes]:

@@ -33,7 +33,7 @@ from pipeline.contracts.work import NO_ATTEMPTS, Attempt, Attempts, Carry, Heade
 ACCEPTED = "accepted"
 NEW = Carry(0)
 NO_TIES = Ties()
-_JOINED, _CACHED = 1, 16
+_JOINED, _LASTING, _CACHED = 1, 8, 16
 MAX_DEPTH = 32
 _END_KINDS = frozenset(str(state) for state in ENDS)
 
@@ -100,6 +100,11 @@ def pack_front(header: Header, ties: Ties = NO_TIES, *, cached: bool = False) ->
     pinned = _pack_header(header)
     flags = bool(ties.flight) | bool(ties.key) << 1 | bool(ties.cache_key) << 2 | bool(header.cache_s) << 3
     return b"%c%b%b%b%b%b" % (flags | cached << 4 | bool(ties.owner) << 5, *ties, pinned)
+
+
+def for_itself_alone(front: bytes) -> bytes:
+    """The front of a request whose answer may not be given again: a lesser model's is never cached as a good one."""
+    return b"%c%b" % (front[0] & ~_LASTING, front[1:])
 
 
 @lru_cache(maxsize=1024)

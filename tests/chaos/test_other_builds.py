@@ -79,7 +79,8 @@ def test_a_build_whose_sweeper_does_nothing_fails(build: Path) -> None:
     code, document = chaos(build, "kill-worker")
     assert code == 1
     assert document["stuck"] > 0
-    assert any("neither settled nor released" in finding for finding in document["findings"])
+    # A batch that nobody takes back, or a lane whose bell has died with its worker: which comes first is chance.
+    assert any(finding.startswith("stuck: left in the ledger") for finding in document["findings"])
 
 
 def test_the_unbroken_build_passes_what_the_broken_ones_fail(build: Path) -> None:

@@ -20,14 +20,18 @@ SAME = {"n": -1}
 RESULT = {"score": 0.25, "decision": "approve"}
 
 
-def run_stages(ledger: Ledger, outcome: Outcome | None = None) -> None:
-    """Let what waits pass all stages, as a worker with a cache elsewhere would, if there is one."""
+def run_stages(ledger: Ledger, outcome: Outcome | None = None, *, scored_by: str = "") -> None:
+    """Let what waits pass all stages, as a worker with a cache elsewhere would, if there is one.
+
+    ``scored_by``: the model that answers at scoring in place of the pinned one.
+    """
     worker, url = ledger.worker(), ledger.settings.cache_url
     for stage in Stage:
         batch = ledger.claim(worker, stage)
         if batch is None:
             continue
-        outcomes: list[Outcome] = [Completed(Output(b"body"))] * len(batch.works)
+        fallback = scored_by if stage is Stage.SCORING else ""
+        outcomes: list[Outcome] = [Completed(Output(b"body", scored_by=fallback))] * len(batch.works)
         if stage is Stage.POSTPROCESS:
             outcomes = [outcome or Completed(Output(RESULT, [{"feature": "n", "kind": "outlier"}]))] * len(batch.works)
         ledger.settle(worker, batch, outcomes)
@@ -125,6 +129,24 @@ def test_failures_are_not_kept(cached: Ledger, state: State) -> None:
     ledger, _ = cached, submit(cached)
     run_stages(ledger, Ended(state, FAILURE))
     assert not was_there(ledger, submit(ledger))
+
+
+@HERE_AND_ELSEWHERE
+def test_a_degraded_answer_is_not_kept(cached: Ledger) -> None:
+    """Neither that of one request nor that of a flight; its own producers get it, and it says what it is."""
+    ledger, alone = cached, submit(cached)
+    run_stages(ledger, scored_by="small@1")
+    first, member = submit(ledger), submit(ledger)
+    run_stages(ledger, scored_by="small@1")
+    for status, joined in zip(ledger.read(alone.id, first.id, member.id), (False, False, True), strict=True):
+        assert (status["state"], status["degraded"], status["scored_by"]) == ("succeeded", True, "small@1")
+        assert (status["result"], status["cached"], status["joined"]) == (RESULT, False, joined)
+    again = submit(ledger)
+    assert not was_there(ledger, again)
+    run_stages(ledger)
+    (status,) = ledger.read(again.id)
+    assert (status["degraded"], status["scored_by"]) == (False, "m@1")
+    assert was_there(ledger, submit(ledger))
 
 
 @HERE_AND_ELSEWHERE
