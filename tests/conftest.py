@@ -81,21 +81,27 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
         yield running
 
 
-def another_api(stack: LocalStack, **environment: str) -> Iterator[str]:
-    """One more API process over the stack's store; its URL."""
+def api_over(store_url: str, **environment: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
+    """One more API process; its URL, and itself."""
     port = free_port()
     process = subprocess.Popen(
         [sys.executable, "-m", "pipeline.api", "--port", str(port)],
-        env={**os.environ, "SCORELINE_STORE_URL": stack.store_url, **environment},
+        env={**os.environ, "SCORELINE_STORE_URL": store_url, **environment},
         stderr=subprocess.DEVNULL,
     )
     url = f"http://127.0.0.1:{port}"
     try:
         eventually(lambda: httpx.get(f"{url}/readyz").status_code == 200)
-        yield url
+        yield url, process
     finally:
         process.terminate()
         process.wait(20)
+
+
+def another_api(stack: LocalStack, **environment: str) -> Iterator[str]:
+    """One more API process over the stack's store; its URL."""
+    for url, _ in api_over(stack.store_url, **environment):
+        yield url
 
 
 @pytest.fixture

@@ -74,15 +74,16 @@ async def metrics(request: Request) -> Response:
     state = request.app.state
     overview = await in_time(read_overview(state.client.store, state.settings), answer_by(request))
     registry = CollectorRegistry()
-    registry.register(_Overview(overview))
+    registry.register(_Overview(overview, state.waits))
     return Response(generate_latest(registry), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
 class _Overview(Collector):
     """Stats as metrics. Labels are stages, states and models: few, and known beforehand."""
 
-    def __init__(self, overview: dict[str, Any]) -> None:
+    def __init__(self, overview: dict[str, Any], waits: int) -> None:
         self._overview = overview
+        self._waits = waits
 
     def collect(self) -> Iterator[Metric]:
         waiting = GaugeMetricFamily("scoreline_waiting", "Requests that wait for a stage.", labels=["stage"])
@@ -107,5 +108,6 @@ class _Overview(Collector):
             runs.add_metric([model], number)
         yield from (waiting, claimed, oldest, workers, events, runs)
         yield GaugeMetricFamily("scoreline_degraded", "1 in degraded mode.", value=int(self._overview["degraded"]))
+        yield GaugeMetricFamily("scoreline_waits", "Calls to this API that wait for an end.", value=self._waits)
         yield GaugeMetricFamily("scoreline_unfinished", "Accepted, not ended.", value=self._overview["unfinished"])
         yield GaugeMetricFamily("scoreline_dead_letters", "Dead letters kept.", value=self._overview["dead_letters"])

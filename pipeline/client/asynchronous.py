@@ -25,7 +25,7 @@ from pipeline.contracts.stages import ENDS, Priority
 from pipeline.contracts.status import Status
 from pipeline.ledger import keys
 from pipeline.ledger.connection import connect_async
-from pipeline.ledger.endings import Endings
+from pipeline.ledger.endings import Endings, looks
 from pipeline.ledger.parcels import Accepted, Known, Submission, idempotency
 from pipeline.ledger.producing import Producing
 from pipeline.ledger.releases import ReleaseTable
@@ -63,11 +63,9 @@ class AsyncScoringClient:
         if store_url is not None:
             settings = settings.model_copy(update={"store_url": store_url})
         self.store = connect_async(settings)
-        # The channel of endings is one blocking read: it has a connection of its own, without a time limit.
-        self._listening = connect_async(settings.model_copy(update={"store_timeout_s": 3600}))
         self._producing = Producing(self.store, settings, outside)
         self._persistence = Persistence(self._producing, retry_for_s)
-        self._endings = Endings(self._listening)
+        self._endings = Endings(self.store)
         self._accept: Gathering[Submission, Accepted | Known]
         self._accept = Gathering(self._persistence.accept_once, keys.SCRIPT_LIMIT)
         self._read: Gathering[bytes, Status] = Gathering(self._persistence.read, READ_LIMIT)
@@ -86,7 +84,6 @@ class AsyncScoringClient:
         await self._endings.stop()
         await self._producing.close()
         await self.store.aclose()
-        await self._listening.aclose()
 
     async def submit(
         self,
@@ -265,9 +262,10 @@ class AsyncScoringClient:
         known = {answer.id for answer in answers if isinstance(answer, Known)}
         if known:
             await look(list(known))
+        rely_s = looks()
         while places:
             ids = list(places)
-            await self._endings.wait(ids, self._endings.LOOK_S)
+            await self._endings.wait(ids, next(rely_s))
             self._endings.forget(ids)
             await look(ids)
         return ends
@@ -301,9 +299,9 @@ class AsyncScoringClient:
         """The same for a request whose unfinished status was just read or returned by ``submit``."""
         await self._listen()
         request_id = from_text(status["request_id"])
-        until = time.monotonic() + timeout_s
+        until, rely_s = time.monotonic() + timeout_s, looks()
         while not has_ended(status) and (left := until - time.monotonic()) > 0:
-            await self._endings.wait([request_id], left)
+            await self._endings.wait([request_id], min(left, next(rely_s)))
             self._endings.forget([request_id])
             status = await self._read(request_id)
         return status

@@ -1,8 +1,9 @@
 """Endings: the producers' side hears when requests end."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 from redis.exceptions import RedisError
@@ -11,16 +12,29 @@ from pipeline.ledger import keys
 from pipeline.ledger.connection import AsyncClient
 
 log = structlog.get_logger()
+SIGN_S = 1.0
+"""A channel that gives no sign for so long is asked for one, and taken for dead if it gives none for as long again."""
+FIRST_LOOK_S, RARE_LOOK_S = 1.0, 10.0
+
+
+def looks() -> Iterator[float]:
+    """For how long to rely on announcements, in seconds, before looking oneself: time after time, ever longer.
+
+    Who begins to wait may have missed one, and thousands who looked each second would be the store's main work.
+    """
+    seconds = FIRST_LOOK_S
+    while True:
+        yield seconds
+        seconds = min(2 * seconds, RARE_LOOK_S)
 
 
 class Endings:
     """Hears which requests end, from the channel on which every settle announces its ends.
 
-    One subscription serves any number of waiters; a waiter costs one entry in a dictionary. An announcement can be
-    missed while the connection is down, so ``wait`` also looks for itself once a second.
+    One subscription serves any number of waiters; a waiter costs one entry in a dictionary. An announcement is missed
+    while the channel is down: then all who wait are woken, to look for themselves, and once more when it is back.
     """
 
-    LOOK_S = 1.0
     REMEMBER = 50_000
 
     def __init__(self, client: AsyncClient) -> None:
@@ -48,7 +62,7 @@ class Endings:
             self._listener = None
 
     async def wait(self, request_ids: Sequence[bytes], seconds: float) -> None:
-        """Wait until all are announced as ended, or ``seconds`` or LOOK_S have passed: then look, and come again."""
+        """Wait until all are announced as ended, or ``seconds`` have passed, or less: then look, and come again."""
         missing = [request_id for request_id in request_ids if request_id not in self._heard]
         if not missing:
             return
@@ -56,7 +70,7 @@ class Endings:
         for request_id in missing:
             self._waits.setdefault(request_id, []).append(wait)
         try:
-            await asyncio.wait_for(wait.done, min(seconds, self.LOOK_S))
+            await asyncio.wait_for(wait.done, seconds if self._ready.is_set() else min(seconds, FIRST_LOOK_S))
         except TimeoutError:
             return
         finally:
@@ -76,16 +90,34 @@ class Endings:
     async def _listen(self) -> None:
         while True:
             try:
-                async with self._client.pubsub(ignore_subscribe_messages=True) as channel:
+                async with self._client.pubsub() as channel:
                     await channel.subscribe(keys.ENDED)
-                    self._ready.set()
-                    async for message in channel.listen():
-                        self._announce(message["data"])
+                    await self._follow(channel)
             except (RedisError, OSError) as error:
-                # The waiters look for themselves meanwhile.
                 log.warning("endings_interrupted", error=str(error))
             self._ready.clear()
+            self._wake_all()
             await asyncio.sleep(0.5)
+
+    async def _follow(self, channel: Any) -> None:
+        asked = False
+        while True:
+            message = await channel.get_message(timeout=SIGN_S)
+            if message is None:
+                if asked:
+                    raise TimeoutError(f"the channel of ends gives no sign for {2 * SIGN_S:g} s")
+                await channel.ping()
+            elif message["type"] == "subscribe":
+                self._ready.set()
+                self._wake_all()
+            elif message["type"] == "message":
+                self._announce(message["data"])
+            asked = message is None
+
+    def _wake_all(self) -> None:
+        for wait in {wait for waits in self._waits.values() for wait in waits}:
+            if not wait.done.done():
+                wait.done.set_result(None)
 
     def _announce(self, ids: bytes) -> None:
         for start in range(0, len(ids), 16):

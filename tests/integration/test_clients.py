@@ -205,7 +205,8 @@ def test_each_problem_has_its_exception(client: ScoringClient) -> None:
 
 
 def test_a_store_that_is_away_is_one_exception() -> None:
-    with ScoringClient(f"redis://127.0.0.1:{free_port()}/0") as client, pytest.raises(StoreUnavailable):
+    url = f"redis://127.0.0.1:{free_port()}/0"
+    with ScoringClient(url, retry_for_s=0.5) as client, pytest.raises(StoreUnavailable):
         client.submit("credit-default", APPLICATION)
 
 

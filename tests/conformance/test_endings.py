@@ -1,0 +1,84 @@
+"""Who waits for an end is woken by it; and to look for itself when the channel of ends may have missed one."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+import pytest
+
+from chaos.proxy import ProxyProcess
+from pipeline.ledger.connection import connect_async
+from pipeline.ledger.endings import Endings, looks
+from pipeline.ledger.keys import ENDED
+from pipeline.settings import read_settings
+
+FOR_EVER_S = 3600.0  # a test that waits for so long has failed
+ONE, OTHER = b"1" * 16, b"2" * 16
+
+
+@pytest.fixture
+def network(valkey: str) -> Iterator[ProxyProcess]:
+    with ProxyProcess(["listener"]) as proxy:
+        proxy.target(int(valkey.rsplit(":", 1)[1].split("/", maxsplit=1)[0]))
+        yield proxy
+
+
+async def told(endings: Endings, meanwhile: Callable[[], Coroutine[Any, Any, object]]) -> None:
+    """Wait for ONE for ever while something happens."""
+    waiting = asyncio.create_task(endings.wait([ONE], FOR_EVER_S))
+    await asyncio.sleep(0)  # it has begun to wait
+    await meanwhile()
+    await waiting
+
+
+def with_endings(url: str, test: Callable[[Endings], Coroutine[Any, Any, None]]) -> None:
+    async def run() -> None:
+        client = connect_async(read_settings({"SCORELINE_STORE_URL": url}))
+        endings = Endings(client)
+        await endings.start()
+        try:
+            await test(endings)
+        finally:
+            await endings.stop()
+            await client.aclose()
+
+    asyncio.run(run())
+
+
+def test_an_announcement_wakes_and_is_remembered(valkey: str) -> None:
+    store = connect_async(read_settings({"SCORELINE_STORE_URL": valkey}))
+
+    async def test(endings: Endings) -> None:
+        await told(endings, lambda: store.publish(ENDED, OTHER + ONE))
+        await endings.wait([ONE, OTHER], FOR_EVER_S)
+        endings.forget([ONE])
+        await told(endings, lambda: store.publish(ENDED, ONE))
+        await store.aclose()
+
+    with_endings(valkey, test)
+
+
+def test_a_lost_connection_wakes_all_to_look_and_announcements_come_again(valkey: str) -> None:
+    store = connect_async(read_settings({"SCORELINE_STORE_URL": valkey}))
+
+    async def test(endings: Endings) -> None:
+        await told(endings, lambda: store.execute_command("CLIENT", "KILL", "TYPE", "pubsub"))
+        await told(endings, lambda: asyncio.sleep(0))  # woken by the new connection
+        await told(endings, lambda: store.publish(ENDED, ONE))
+        await store.aclose()
+
+    with_endings(valkey, test)
+
+
+def test_a_connection_that_has_fallen_silent_is_taken_for_lost(valkey: str, network: ProxyProcess) -> None:
+    async def test(endings: Endings) -> None:
+        await told(endings, lambda: asyncio.to_thread(network.cut, "listener"))
+        network.mend("listener")
+        await told(endings, lambda: asyncio.sleep(0))
+
+    with_endings(f"redis://127.0.0.1:{network.ports['listener']}/0", test)
+
+
+def test_who_waits_long_looks_rarely() -> None:
+    rely_s = looks()
+    assert [next(rely_s) for _ in range(6)] == [1, 2, 4, 8, 10, 10]
