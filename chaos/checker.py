@@ -183,7 +183,8 @@ def check(
         if key and len(ids) > 1
     ]
     doubled += claims.doubled
-    stuck = claims.stuck + stuck  # the cause before its consequences
+    left = [f"left in the ledger: {text}" for text in witness.leftovers]
+    stuck = claims.stuck + left + stuck  # the cause before its consequences
     wrong += _unheard(sent, commits, expected)
     wrong += claims.charged_twice({one.request_id for one in sent if one.poison})
     committed = {commit.request_id for commit in commits}
@@ -200,7 +201,7 @@ def check(
         ended=sum(one.answer == "accepted" and bool(one.read) for one in sent),
         lost=len(lost),
         doubled=len(doubled),
-        stuck=len(stuck) + len(witness.leftovers),
+        stuck=len(stuck),
         wrong=len(wrong),
         hung=len(witness.hung),
         unmet=len(witness.unmet),
@@ -208,7 +209,6 @@ def check(
             *(f"lost: {text}" for text in lost),
             *(f"doubled: {text}" for text in doubled),
             *(f"stuck: {text}" for text in stuck),
-            *(f"stuck: left in the ledger: {text}" for text in witness.leftovers),
             *(f"wrong: {text}" for text in wrong),
             *(f"hung: {text}" for text in witness.hung),
             *(f"unmet: {text}" for text in witness.unmet),

@@ -4,8 +4,6 @@ import contextlib
 import os
 import signal
 import socket
-import threading
-from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -23,6 +21,7 @@ from pipeline.ledger.scripts import Scripts
 from pipeline.settings import Settings
 from pipeline.telemetry import configure_logging
 from tasks import child
+from tasks.watchdog import Watchdog, last_resort
 
 log = structlog.get_logger()
 WATCH_S = 0.2
@@ -85,50 +84,26 @@ class Children:
         return signal.Signals(-code).name if code is not None and code < 0 else ""
 
 
-def last_resort(
-    seconds: float, children: Callable[[], list[int]], end: Callable[[int], object] = os._exit
-) -> threading.Timer:
-    """End this process if stopping it has not done so by then, and its children, which have its ports open as well.
-
-    Celery stops by itself after an error that it does not understand, and may wait for its child for ever. A parent
-    that waits beats on, so that nobody takes its place.
-    """
-
-    def now() -> None:
-        log.critical("worker_did_not_stop", seconds=seconds)
-        for pid in children():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        end(1)
-
-    timer = threading.Timer(seconds, now)
-    timer.daemon = True
-    timer.start()
-    return timer
-
-
-def _make_step(queue: str, incarnation: Incarnation, pulse: Pulse, settings: Settings) -> type:
+def _make_step(children: Children, watchdog: Watchdog, pulse: Pulse, settings: Settings) -> type:
     class Watch(bootsteps.StartStopStep):
         """Runs with the consumer's event loop: starts again after each reconnection."""
 
         requires = ("celery.worker.consumer.tasks:Tasks",)
 
-        def __init__(self, consumer: Any, **kwargs: Any) -> None:
-            super().__init__(consumer, **kwargs)
-            self._children = Children(incarnation, queue, connect(settings), settings)
-
         def start(self, consumer: Any) -> None:
             pulse.turn()
-            self._children.meet(consumer.pool._pool)
+            watchdog.listen(consumer)
+            children.meet(consumer.pool._pool)
             consumer.hub.call_repeatedly(1.0, pulse.turn)
-            consumer.hub.call_repeatedly(WATCH_S, self._children.watch, consumer.pool._pool)
+            consumer.hub.call_repeatedly(WATCH_S, children.watch, consumer.pool._pool)
 
         def stop(self, consumer: Any) -> None:
             pulse.pause()
+            watchdog.pause()
             if consumer.blueprint.state != bootsteps.RUN:  # for good, not to connect again
                 told = state.should_stop is not None or state.should_terminate is not None
                 limit_s = settings.job_s + STOP_S + (settings.hard_limit_s if told else 0)
-                last_resort(limit_s, self._children.pids)
+                last_resort(limit_s, children.pids)
 
     return Watch
 
@@ -152,7 +127,10 @@ def run_worker(app: Celery, stage: Stage, settings: Settings, *, health_port: in
             os._exit(1)
 
     worker_process_init.connect(start_child, weak=False, dispatch_uid="scoreline-child")
-    app.steps["consumer"].add(_make_step(queue, incarnation, pulse, settings))
+    children = Children(incarnation, queue, connect(settings), settings)
+    watchdog = Watchdog(connect(settings), queue, settings, pulse, children.pids)
+    watchdog.start()
+    app.steps["consumer"].add(_make_step(children, watchdog, pulse, settings))
     heartbeat = Heartbeat(incarnation, connect(settings), settings)
     heartbeat.start()
     health = None
@@ -176,6 +154,7 @@ def run_worker(app: Celery, stage: Stage, settings: Settings, *, health_port: in
             ]
         )
     finally:
+        watchdog.stop()
         heartbeat.stop(queue)
         if health is not None:
             health.stop()

@@ -194,6 +194,28 @@ def test_a_worker_whose_child_cannot_start_ends_instead_of_failing_bells(stack: 
     assert "no torch on this machine" in worker.stderr + worker.stdout
 
 
+DEAF = """
+import sys, kombu.transport.redis, tasks.watchdog
+kombu.transport.redis.Channel._brpop_start = lambda *_, **__: None  # it never asks for a message
+tasks.watchdog.DEAF_S = 2.0
+sys.argv = ["worker", "scoring", "--pool", "deaf"]
+import tasks.__main__
+"""
+
+
+def test_a_worker_that_hears_no_bell_ends_and_says_why(stack: LocalStack) -> None:
+    environment = {**os.environ, "SCORELINE_STORE_URL": stack.store_url}
+    with redis.Redis.from_url(stack.store_url) as store:
+        store.lpush(TAG + "scoring.deaf", b"a bell")
+        worker = subprocess.run(
+            [sys.executable, "-c", DEAF], env=environment, capture_output=True, text=True, timeout=60, check=False
+        )
+        assert store.delete(TAG + "scoring.deaf") == 1
+    assert worker.returncode == 1
+    assert "worker_deaf" in worker.stderr + worker.stdout
+    assert "most recent call first" in worker.stderr, "the stacks say where it stands"
+
+
 def test_what_scoring_has_done_is_not_done_again(
     http: httpx.Client, stack: LocalStack, supervise: Callable[[str, str], None]
 ) -> None:

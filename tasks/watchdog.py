@@ -1,0 +1,119 @@
+"""Ends a worker that would live on to no purpose: its supervisor starts another, and the sweeper has its work redone.
+
+Two are known. One that is told to stop, or stops by itself after an error that Celery does not understand, may wait for
+its child for ever. And one may be deaf: it runs and beats, so that nobody takes its place, but hears no bell. With late
+acks and a prefetch of one, an ack that the store refuses is enough for that.
+"""
+
+import contextlib
+import faulthandler
+import os
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import structlog
+from celery.worker import state
+from redis.exceptions import RedisError
+
+from pipeline.health import Pulse
+from pipeline.ledger import keys
+from pipeline.ledger.connection import Client
+from pipeline.settings import Settings
+
+log = structlog.get_logger()
+LOOK_S = 1.0
+DEAF_S = 15.0
+"""An idle worker hears a bell within milliseconds. Bells that wait so long, at each look, wait in vain."""
+
+
+def end_now(children: Callable[[], list[int]], end: Callable[[int], object] = os._exit) -> None:
+    """End this process and its children, which have its ports open as well."""
+    for pid in children():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    end(1)
+
+
+def last_resort(
+    seconds: float, children: Callable[[], list[int]], end: Callable[[int], object] = os._exit
+) -> threading.Timer:
+    """End this process if stopping it has not done so by then."""
+
+    def now() -> None:
+        log.critical("worker_did_not_stop", seconds=seconds)
+        end_now(children, end)
+
+    timer = threading.Timer(seconds, now)
+    timer.daemon = True
+    timer.start()
+    return timer
+
+
+class Watchdog(threading.Thread):
+    """Looks once a second whether its worker is deaf, and ends it then.
+
+    A thread of its own: the worker's event loop may be what has stopped.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        queue: str,
+        settings: Settings,
+        pulse: Pulse,
+        children: Callable[[], list[int]],
+        end: Callable[[int], object] = os._exit,
+    ) -> None:
+        super().__init__(name="watchdog", daemon=True)
+        self._client = client
+        self._queue = queue
+        self._longest_job_s = 2 * settings.hard_limit_s + settings.job_s  # doubled in degraded mode
+        self._pulse = pulse
+        self._children = children
+        self._end = end
+        self._consumer: Any = None
+        self._heard = -1
+        self._in_vain_s = 0.0
+        self._halt = threading.Event()
+
+    def listen(self, consumer: Any) -> None:
+        """From now on its worker should hear bells."""
+        self._consumer, self._in_vain_s = consumer, 0.0
+
+    def pause(self) -> None:
+        """Its worker stops, or connects again: nobody expects it to hear anything."""
+        self._consumer = None
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._halt.set()
+
+    def run(self) -> None:
+        """Look every LOOK_S."""
+        while not self._halt.wait(LOOK_S):
+            if self.is_deaf():
+                log.critical("worker_deaf", queue=self._queue, seconds=self._in_vain_s)
+                faulthandler.dump_traceback(2, all_threads=True)
+                end_now(self._children, self._end)
+                return
+
+    def is_deaf(self) -> bool:
+        """Look once. Looks are counted, not seconds: a process that was suspended has missed nothing."""
+        heard = state.all_total_count[0]
+        if heard != self._heard or not self._bells_wait():
+            self._heard, self._in_vain_s = heard, 0.0
+            return False
+        self._in_vain_s += LOOK_S
+        busy = self._pulse.beating and len(state.reserved_requests) > 0
+        return self._in_vain_s > DEAF_S + (self._longest_job_s if busy else 0.0)
+
+    def _bells_wait(self) -> bool:
+        consumer = self._consumer
+        if consumer is None or not consumer.task_consumer.consuming_from(self._queue):
+            return False
+        try:
+            return bool(self._client.llen(keys.TAG + self._queue))
+        except (RedisError, OSError):
+            return False  # nobody hears anything
