@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 
+from chaos.ground import WORKERS
 from chaos.load import Producer
 from chaos.recovery import WATCHED_MS, Strike
 from chaos.victims import POLL_S, Victims, now_ms, until
@@ -47,9 +48,12 @@ class Outages:
         """From when to when nothing may be charged (ms)."""
 
     async def strike(self, fault: str) -> None:
-        """One fault."""
+        """One fault. It is over when everybody serves again: who is struck next is to be the only one who does not."""
         await getattr(self, f"_{fault.replace('-', '_')}")()
         await until(self._victims.api_is_ready)
+        for name in (name for names in WORKERS.values() for name in names):
+            await self._victims.worker(name)
+        await until(self._mode_is_usual)
 
     async def _accepted(self) -> bool:
         return (await self._producer.probe()).answer == "accepted"
@@ -140,6 +144,10 @@ class Outages:
         await self._since("disk-full", began, lanes)
         # The sweeper has the file written anew; until that is done a kill of the store would be a second fault at once.
         await until(self._file_is_whole)
+
+    async def _mode_is_usual(self) -> bool:
+        """Limits are doubled in degraded mode."""
+        return not await self._store.exists(keys.DEGRADED)
 
     async def _file_is_whole(self) -> bool:
         facts = await self._store.info("persistence")

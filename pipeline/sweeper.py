@@ -55,6 +55,7 @@ class Sweeper:
         self._degraded = False
         self._strong_at = self._longer_until = -math.inf
         self._retries_wait = False
+        self._excused_until = -math.inf
         self._turned = time.monotonic()
         self.leads = False
 
@@ -65,7 +66,7 @@ class Sweeper:
                 self.sweep()
             except (RedisError, OSError) as error:
                 log.warning("sweep_failed", error=str(error))
-                self._rings.clear()
+                self.store_was_away()
             self._turned = time.monotonic()
             self._halt.wait(self._settings.sweep_s)
 
@@ -77,6 +78,11 @@ class Sweeper:
     def stop(self) -> None:
         """Let ``run`` return after the present round."""
         self._halt.set()
+
+    def store_was_away(self) -> None:
+        """Workers could not beat either: silence counts from its return, or each outage would cost all of them."""
+        self._rings.clear()
+        self._excused_until = self._clock() + self._settings.lease_ttl_s
 
     def sweep(self) -> None:
         """One round, if this sweeper leads."""
@@ -144,8 +150,9 @@ class Sweeper:
             log.info("flights_fanned_out", requests=ended)
 
     def _release_claims(self) -> None:
-        for name, released in self._sweeping.release_dead_workers():
-            log.warning("worker_dead", incarnation=name, released=released)
+        if self._clock() >= self._excused_until:
+            for name, released in self._sweeping.release_dead_workers():
+                log.warning("worker_dead", incarnation=name, released=released)
         overdue = self._sweeping.release_overdue_batches(longer=self._clock() < self._longer_until)
         if overdue:
             log.warning("batch_overdue", released=overdue)

@@ -97,14 +97,21 @@ class Sweeping:
         return due, held_back
 
     def release_dead_workers(self) -> list[tuple[str, int]]:
-        """Fence workers whose heartbeat stopped and release their claims: (incarnation, requests released) each."""
+        """Fence workers whose heartbeat stopped and release their claims: (incarnation, requests released) each.
+
+        So are those of workers fenced before: who did that may have died, or had no answer, before it came to them.
+        """
         silent_ms = round(self._settings.lease_ttl_s * 1000)
         silent = self._client.zrangebyscore(keys.BEATS, "(0", self.server_ms() - silent_ms)
         # All are fenced before the first is released: else its work might be handed to the next dead one.
         fenced = self._scripts.fence(args=[silent_ms, *silent]) if silent else []
+        dead = self._client.zrangebyscore(keys.BEATS, "-inf", 0)
+        pipe = self._client.pipeline(transaction=False)
+        for incarnation in dead:
+            pipe.exists(keys.claims(incarnation.decode()))
+        holding = [incarnation for incarnation, holds in zip(dead, pipe.execute(), strict=True) if holds]
         released = []
-        for incarnation in fenced:
-            name = incarnation.decode()
+        for name in sorted({incarnation.decode() for incarnation in (*fenced, *holding)}):
             count = release_claims(self._scripts, name, charge="loss", reason="the worker vanished", fence=True)
             released.append((name, count))
         return released
@@ -128,8 +135,6 @@ class Sweeping:
         """Drop the descriptions of fenced workers some minutes after they died."""
         dead_since = self.server_ms() - after_s * 1000
         for incarnation in self._client.zrangebyscore(keys.BEATS, -dead_since, 0):
-            # Its sweeper may have died between fencing and releasing: its claims go with the name.
-            release_claims(self._scripts, incarnation.decode(), charge="loss", reason="the worker vanished")
             self._client.zrem(keys.BEATS, incarnation)
             self._client.hdel(keys.WORKERS, incarnation)
 

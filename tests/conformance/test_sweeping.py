@@ -30,6 +30,37 @@ def test_a_silent_worker_is_fenced_for_ever(make_ledger: LedgerMaker) -> None:
     assert ledger.claim(renamed) is not None
 
 
+def test_claims_of_the_fenced_are_released_though_their_sweeper_died_before_it_came_to_that(ledger: Ledger) -> None:
+    workers = [ledger.worker(name) for name in ("w1", "w2")]
+    ledger.accept(2)
+    for worker in workers:
+        assert ledger.claim(worker, limit=1) is not None
+    ledger.turn_clock(60)
+    assert ledger.scripts.fence(args=[3000, "w1", "w2"]) == [b"w1", b"w2"]
+    assert ledger.sweeping.release_dead_workers() == [("w1", 1), ("w2", 1)]
+    assert ledger.sweeping.release_dead_workers() == []
+
+
+@pytest.mark.parametrize("make_ledger", ["valkey"], indirect=True)
+def test_after_an_outage_workers_have_a_lease_to_be_heard_of_again(make_ledger: LedgerMaker) -> None:
+    ledger, clock = make_ledger(), SteppedClock()
+    sweeper = Sweeper(ledger.client, ledger.settings, clock)
+    worker = ledger.worker("w1")
+    ledger.accept()
+    batch = ledger.claim(worker)
+    assert batch is not None
+    sweeper.store_was_away()
+    ledger.turn_clock(10)  # so long it was
+    sweeper.sweep()
+    assert ledger.scripts.beat(args=["w1", "{}", "0"]) == 1
+    clock.now += ledger.settings.lease_ttl_s
+    sweeper.sweep()
+    ledger.complete(worker, batch)
+    ledger.turn_clock(10)
+    sweeper.sweep()
+    assert ledger.scripts.beat(args=["w1", "{}", "0"]) == 0, "and no longer"
+
+
 def test_a_heartbeat_in_the_last_moment_keeps_the_claims(make_ledger: LedgerMaker) -> None:
     ledger = make_ledger()
     worker = ledger.worker("w1")
