@@ -10,7 +10,7 @@ from fastapi import APIRouter, Request, Response
 from pipeline.api.bodies import JsonResponse, idempotency_key, no_cache, read_json, wait_seconds
 from pipeline.client.asynchronous import AsyncScoringClient, has_ended
 from pipeline.contracts.envelope import ScoreRequest, ScoreRow, check_envelope
-from pipeline.contracts.problems import DeadlineExceeded, InvalidRequest, Problem, StoreUnavailable
+from pipeline.contracts.problems import DeadlineExceeded, InvalidRequest, Overloaded, Problem, StoreUnavailable
 from pipeline.contracts.status import Status
 
 router = APIRouter(prefix="/v1/scores", tags=["scores"])
@@ -74,7 +74,7 @@ def answer_by(request: Request) -> float:
 
 
 async def in_time(call: Awaitable[Answer], until: float) -> Answer:
-    """What ``call`` gives; StoreUnavailable if it is not there by then."""
+    """What ``call`` gives; StoreUnavailable if it is not there by then. The hot calls have cheaper means: ``by``."""
     try:
         async with asyncio.timeout_at(until):
             return await call
@@ -92,10 +92,9 @@ async def submit(request: Request) -> Response:
     seconds, until = wait_seconds(request), answer_by(request)
     key = idempotency_key(request)
     envelope = check_envelope(await read_json(request, state.settings.max_body_bytes))
-    call = _client(request).submit_request(envelope, key, scope=scope, no_cache=no_cache(request))
-    status = await in_time(call, until)
+    status = await _client(request).submit_request(envelope, key, scope=scope, no_cache=no_cache(request), by=until)
     if seconds and not has_ended(status):
-        with contextlib.suppress(StoreUnavailable):  # it is accepted, and its producer has to know its id
+        with contextlib.suppress(StoreUnavailable, Overloaded):  # it is accepted, and its producer has to know its id
             status = await _wait(request, status, seconds, until)
     headers = {"Location": f"/v1/scores/{status['request_id']}"}
     return JsonResponse(status, status_code=200 if has_ended(status) else 202, headers=headers)
@@ -152,7 +151,7 @@ async def read(request: Request, request_id: str) -> Response:
     """How a request stands; with ``wait``, as soon as it has ended."""
     request.app.state.access.producer(request)
     seconds, until = wait_seconds(request), answer_by(request)
-    status = await in_time(_client(request).get(request_id), until)
+    status = await _client(request).get(request_id, by=until)
     if seconds and not has_ended(status):
         status = await _wait(request, status, seconds, until)
     return JsonResponse(status)
@@ -172,7 +171,7 @@ async def _wait(request: Request, status: Status, seconds: float, until: float) 
         return status
     state.waits += 1
     try:
-        status = await in_time(_client(request).wait_on(status, seconds), until + seconds)
+        status = await _client(request).wait_on(status, seconds, by=until + seconds)
     finally:
         state.waits -= 1
     if status["state"] == "expired":

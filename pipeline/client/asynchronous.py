@@ -114,12 +114,22 @@ class AsyncScoringClient:
         return await self.submit_request(check_envelope(document), key, no_cache=no_cache)
 
     async def submit_request(
-        self, request: ScoreRequest, key: str | None = None, *, scope: str = "", no_cache: bool = False
+        self,
+        request: ScoreRequest,
+        key: str | None = None,
+        *,
+        scope: str = "",
+        no_cache: bool = False,
+        by: float | None = None,
     ) -> Status:
-        """The same for a checked request. ``scope``: whose key it is (the digest of an API key in hex; '' for none)."""
+        """The same for a checked request. ``scope``: whose key it is (the digest of an API key in hex; '' for none).
+
+        ``by``: when the store must have answered (the event loop's time), here and in other methods: else
+        StoreUnavailable, or Overloaded at once if it is clear that it will not.
+        """
         submission = _submission(request, key, scope, no_cache=no_cache)
-        accepted = await self._persistence.until_accepted(lambda: self._accept(submission))
-        return accepted.status() if isinstance(accepted, Accepted) else await self._read(accepted.id)
+        accepted = await self._persistence.until_accepted(lambda: self._accept(submission, by))
+        return accepted.status() if isinstance(accepted, Accepted) else await self._read(accepted.id, by)
 
     async def submit_many(
         self, requests: Iterable[Request] | AsyncIterable[Request], *, chunk: int = keys.SCRIPT_LIMIT, scope: str = ""
@@ -270,9 +280,9 @@ class AsyncScoringClient:
             await look(ids)
         return ends
 
-    async def get(self, request_id: str) -> Status:
+    async def get(self, request_id: str, *, by: float | None = None) -> Status:
         """How a request stands; NotFound, Gone, InvalidRequest (malformed id)."""
-        return await self._read(_id(request_id))
+        return await self._read(_id(request_id), by)
 
     async def get_many(self, request_ids: Sequence[str]) -> list[Status | Problem]:
         """How many requests stand, in order; NotFound or Gone in the place of those without a record."""
@@ -295,7 +305,7 @@ class AsyncScoringClient:
         status = await self.get(request_id)
         return status if has_ended(status) else await self.wait_on(status, timeout_s)
 
-    async def wait_on(self, status: Status, timeout_s: float) -> Status:
+    async def wait_on(self, status: Status, timeout_s: float, *, by: float | None = None) -> Status:
         """The same for a request whose unfinished status was just read or returned by ``submit``."""
         await self._listen()
         request_id = from_text(status["request_id"])
@@ -303,7 +313,7 @@ class AsyncScoringClient:
         while not has_ended(status) and (left := until - time.monotonic()) > 0:
             await self._endings.wait([request_id], min(left, next(rely_s)))
             self._endings.forget([request_id])
-            status = await self._read(request_id)
+            status = await self._read(request_id, by)
         return status
 
     async def score(

@@ -5,6 +5,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
+from pipeline.client.patience import Patience
+
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 
@@ -21,10 +23,13 @@ class Gathering(Generic[Item, Answer]):
         self._limit = limit
         self._queue: deque[tuple[Item, asyncio.Future[Answer]]] = deque()
         self._sender: asyncio.Task[None] | None = None
+        self._patience = Patience()
 
-    async def __call__(self, item: Item) -> Answer:
-        """The answer to one item."""
+    async def __call__(self, item: Item, by: float | None = None) -> Answer:
+        """The answer to one item; StoreUnavailable if there is none ``by`` then (the loop's time), Overloaded."""
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        if by is not None:
+            self._patience.expect(future, by)
         self._queue.append((item, future))
         if self._sender is None:
             self._sender = asyncio.create_task(self._drain())

@@ -66,14 +66,17 @@ class Endings:
         missing = [request_id for request_id in request_ids if request_id not in self._heard]
         if not missing:
             return
-        wait = _Wait(asyncio.get_running_loop().create_future(), len(missing))
+        loop = asyncio.get_running_loop()
+        wait = _Wait(loop.create_future(), len(missing))
         for request_id in missing:
             self._waits.setdefault(request_id, []).append(wait)
+        # Not wait_for: it costs three times as much, and every waiter of an API pays for it.
+        rely_s = seconds if self._ready.is_set() else min(seconds, FIRST_LOOK_S)
+        give_up = loop.call_later(rely_s, _wake, wait)
         try:
-            await asyncio.wait_for(wait.done, seconds if self._ready.is_set() else min(seconds, FIRST_LOOK_S))
-        except TimeoutError:
-            return
+            await wait.done
         finally:
+            give_up.cancel()
             if wait.missing:
                 for request_id in missing:
                     waits = self._waits.get(request_id)
@@ -116,8 +119,7 @@ class Endings:
 
     def _wake_all(self) -> None:
         for wait in {wait for waits in self._waits.values() for wait in waits}:
-            if not wait.done.done():
-                wait.done.set_result(None)
+            _wake(wait)
 
     def _announce(self, ids: bytes) -> None:
         for start in range(0, len(ids), 16):
@@ -125,8 +127,8 @@ class Endings:
             self._heard[request_id] = None
             for wait in self._waits.pop(request_id, ()):
                 wait.missing -= 1
-                if not wait.missing and not wait.done.done():
-                    wait.done.set_result(None)
+                if not wait.missing:
+                    _wake(wait)
         while len(self._heard) > self.REMEMBER:
             del self._heard[next(iter(self._heard))]
 
@@ -137,3 +139,8 @@ class _Wait:
 
     done: asyncio.Future[None]
     missing: int
+
+
+def _wake(wait: _Wait) -> None:
+    if not wait.done.done():
+        wait.done.set_result(None)
