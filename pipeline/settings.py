@@ -55,6 +55,7 @@ class Settings(BaseSettings):
 
     soft_limit_s: float = Field(60, gt=0, description="A batch that runs longer is interrupted.")
     hard_limit_s: float = Field(90, gt=0, description="A batch that runs longer is killed with its process.")
+    start_limit_s: float = Field(300, gt=0, description="A child that has not loaded its stage by then is replaced.")
     visibility_timeout_s: float = Field(3_600, gt=0, description="When the broker gives an unanswered bell back.")
     heartbeat_s: float = Field(1.0, gt=0, description="How often a worker says that it lives.")
     lease_ttl_s: float = Field(3.0, gt=0, description="Silence after which a worker's claims are released.")

@@ -11,7 +11,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 from celery.worker import state
@@ -51,6 +51,16 @@ def last_resort(
     return timer
 
 
+class Children(Protocol):
+    """What it has to know of the worker's children."""
+
+    def pids(self) -> list[int]:
+        """Those that live."""
+
+    def starting(self) -> bool:
+        """Whether one of them is still starting: that has a limit of its own."""
+
+
 class Watchdog(threading.Thread):
     """Looks once a second whether its worker is deaf, and ends it then.
 
@@ -63,7 +73,7 @@ class Watchdog(threading.Thread):
         queue: str,
         settings: Settings,
         pulse: Pulse,
-        children: Callable[[], list[int]],
+        children: Children,
         end: Callable[[int], object] = os._exit,
     ) -> None:
         super().__init__(name="watchdog", daemon=True)
@@ -96,13 +106,13 @@ class Watchdog(threading.Thread):
             if self.is_deaf():
                 log.critical("worker_deaf", queue=self._queue, seconds=self._in_vain_s)
                 faulthandler.dump_traceback(2, all_threads=True)
-                end_now(self._children, self._end)
+                end_now(self._children.pids, self._end)
                 return
 
     def is_deaf(self) -> bool:
         """Look once. Looks are counted, not seconds: a process that was suspended has missed nothing."""
         heard = state.all_total_count[0]
-        if heard != self._heard or not self._bells_wait():
+        if heard != self._heard or self._children.starting() or not self._bells_wait():
             self._heard, self._in_vain_s = heard, 0.0
             return False
         self._in_vain_s += LOOK_S

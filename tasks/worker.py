@@ -1,9 +1,11 @@
 """A worker service: one stage's Celery worker with its heartbeat, its watch over children, and its health port."""
 
 import contextlib
+import faulthandler
 import os
 import signal
 import socket
+import time
 from typing import Any
 
 import structlog
@@ -25,6 +27,7 @@ from tasks.watchdog import Watchdog, last_resort
 
 log = structlog.get_logger()
 WATCH_S = 0.2
+STDERR = 2
 STOP_S = 5.0
 """How long a worker that stops may take beyond what it is working on."""
 
@@ -37,7 +40,9 @@ class Children:
         self._queue = queue
         self._scripts = Scripts(client)
         self._limit_ms = round(settings.hard_limit_s * 1000)
+        self._start_limit_s = settings.start_limit_s
         self._known: dict[int, Any] = {}
+        self._met: dict[int, float] = {}
         self._gone: set[int] = set()
         self._unreleased: dict[int, tuple[str, str]] = {}
 
@@ -45,9 +50,23 @@ class Children:
         """The children that lived when they were last looked at."""
         return list(self._known)
 
+    def starting(self) -> bool:
+        """Whether one of them has not registered yet: it loads its stage."""
+        return any(pid != self._incarnation.child for pid in self._known)
+
     def meet(self, pool: Any) -> None:
         """Know the children that are there: one may die before the first look."""
         self._known |= {process.pid: process for process in pool._pool}
+
+    def _end_slow_starters(self) -> None:
+        """A child of a process with threads may inherit a lock that nobody will ever release."""
+        now = time.monotonic()
+        self._met = {pid: self._met.get(pid, now) for pid in self._known}
+        for pid, since in self._met.items():
+            if pid != self._incarnation.child and now - since > self._start_limit_s:
+                log.error("child_not_ready", pid=pid, seconds=round(now - since, 1))
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
     def watch(self, pool: Any) -> None:
         """Look once. Without it Celery's pool takes up to five seconds to notice a death."""
@@ -59,6 +78,7 @@ class Children:
             self._unreleased[pid] = self._cause(self._known.get(pid)), self._incarnation.running
         self._gone = (self._gone | gone) - living.keys()  # a process id may be given again
         self._known = living
+        self._end_slow_starters()
         for pid, (cause, running) in list(self._unreleased.items()):
             reason = f"the process died under it ({cause})" if cause else "the process exited under it"
             try:
@@ -118,6 +138,7 @@ def run_worker(app: Celery, stage: Stage, settings: Settings, *, health_port: in
     pulse = Pulse()
 
     def start_child(**_: object) -> None:
+        faulthandler.dump_traceback_later(0.9 * settings.start_limit_s, file=STDERR)
         try:
             child.start(stage, incarnation, settings)
         except BaseException:
@@ -125,10 +146,11 @@ def run_worker(app: Celery, stage: Stage, settings: Settings, *, health_port: in
             log.exception("child_not_started", stage=str(stage))
             os.kill(os.getppid(), signal.SIGTERM)
             os._exit(1)
+        faulthandler.cancel_dump_traceback_later()
 
     worker_process_init.connect(start_child, weak=False, dispatch_uid="scoreline-child")
     children = Children(incarnation, queue, connect(settings), settings)
-    watchdog = Watchdog(connect(settings), queue, settings, pulse, children.pids)
+    watchdog = Watchdog(connect(settings), queue, settings, pulse, children)
     watchdog.start()
     app.steps["consumer"].add(_make_step(children, watchdog, pulse, settings))
     heartbeat = Heartbeat(incarnation, connect(settings), settings)

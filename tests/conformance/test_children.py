@@ -1,5 +1,7 @@
 """A parent and its children: what a dead child had claimed is released at once, whoever has seen it die."""
 
+import subprocess
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,7 +9,7 @@ from pipeline.incarnation import Incarnation
 from pipeline.ledger.claiming import Claims
 from pipeline.ledger.keys import TAG
 from tasks.worker import Children
-from tests.conformance.conftest import Ledger
+from tests.conformance.conftest import Ledger, LedgerMaker
 
 PID = 4_000_001
 
@@ -52,3 +54,21 @@ def test_a_child_that_dies_before_the_first_look_is_known_by_its_signal(ledger: 
     again = ledger.claim(ledger.worker("other"))
     assert again is not None
     assert [error.signal for error in again.works[0].attempts.errors] == ["SIGKILL"]
+
+
+def test_a_child_that_does_not_become_ready_is_replaced(make_ledger: LedgerMaker) -> None:
+    ledger = make_ledger(start_limit_s="0.01")
+    incarnation = Incarnation("preprocess", "preprocess", "cpu")
+    children = Children(incarnation, "preprocess", ledger.client, ledger.settings)
+    ready, stuck = (subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) for _ in range(2))
+    try:
+        incarnation.register(ledger.client, child=ready.pid)
+        while stuck.poll() is None:
+            children.watch(pool(*(SimpleNamespace(pid=child.pid, exitcode=None) for child in (ready, stuck))))
+            assert children.starting()
+        children.watch(pool(SimpleNamespace(pid=ready.pid, exitcode=None)))
+        assert not children.starting()
+        assert ready.poll() is None
+    finally:
+        ready.kill()
+        ready.wait()

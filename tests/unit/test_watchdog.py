@@ -33,7 +33,7 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 @pytest.fixture
 def watchdog(store: Any) -> Watchdog:
-    dog = Watchdog(store, "preprocess", SETTINGS, Pulse(), list)
+    dog = Watchdog(store, "preprocess", SETTINGS, Pulse(), SimpleNamespace(pids=list, starting=lambda: False))
     dog.listen(consumer("preprocess"))
     assert not dog.is_deaf()
     return dog
@@ -74,11 +74,15 @@ def test_without_bells_nobody_is_deaf(watchdog: Watchdog, store: Any) -> None:
     assert looks_until_deaf(watchdog) is None
 
 
-@pytest.mark.parametrize("why", ["it connects again", "an operator took its queue away", "the store is away"])
+@pytest.mark.parametrize(
+    "why", ["it connects again", "its child starts", "an operator took its queue away", "the store is away"]
+)
 def test_who_should_hear_nothing_is_not_deaf(watchdog: Watchdog, why: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if why == "it connects again":
         watchdog.pause()
-    elif why == "an operator took its queue away":
+    elif why == "its child starts":
+        watchdog._children.starting = lambda: True  # type: ignore[method-assign]
+    elif why == "its queue was taken away":
         watchdog.listen(consumer())
     else:
 
