@@ -110,6 +110,22 @@ def test_an_idle_lane_is_rung_though_its_bell_was_lost(make_ledger: LedgerMaker)
     assert ledger.sweeping.ring_idle(ledger.lane().name, unless_bells_wait=True) == "bells"
 
 
+def test_where_one_bell_was_lost_the_next_stages_are_rung_as_soon_as_they_have_work(ledger: Ledger) -> None:
+    worker = ledger.worker()
+    ledger.accept(2)
+    batch = ledger.claim(worker, limit=1)
+    assert batch is not None
+    ledger.complete(worker, batch)
+    assert ledger.bells("scoring") == 1
+    ledger.client.delete(f"{TAG}preprocess", f"{TAG}scoring")
+    ledger.turn_clock(60)
+    assert ledger.sweeping.ring_idle(ledger.lane().name) == "rung"
+    batch = ledger.claim(worker)
+    assert batch is not None
+    ledger.complete(worker, batch)
+    assert ledger.bells("scoring") == 1
+
+
 class SteppedClock:
     def __init__(self) -> None:
         self.now = 0.0

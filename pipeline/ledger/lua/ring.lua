@@ -8,5 +8,13 @@ local now = now_ms()
 if now - last < tonumber(ARGV[2]) then return 'served' end
 if ARGV[3] == '1' and redis.call('LLEN', P .. string.match(ARGV[1], '^[^/]+')) > 0 then return 'bells' end
 redis.call('SREM', P .. 'rung', ARGV[1])
+-- Where one bell was lost others may be, and marks without a bell would keep the next stages from being rung. A bell that
+-- is in a worker's hands just now is marked, too: one more finds nothing to do.
+local empty = {}
+for _, lane in ipairs(redis.call('SMEMBERS', P .. 'rung')) do
+  local queue = string.match(lane, '^[^/]+')
+  if empty[queue] == nil then empty[queue] = redis.call('LLEN', P .. queue) == 0 end
+  if empty[queue] then redis.call('SREM', P .. 'rung', lane) end
+end
 ring(ARGV[1], now)
 return 'rung'
