@@ -28,7 +28,7 @@ FAULTS: dict[str, tuple[int, float, tuple[str, ...]]] = {
     "slow-net": (1, 8, _ANY_PROCESS),
     "pause": (1, 9, STAGES),
     "drop-bells": (1, 5, ("store",)),
-    "clock": (1, 10, STAGES),
+    "clock": (1, 10, ("preprocess", "postprocess")),  # see ground.TURNABLE
     "poison": (1, 12, ("scoring",)),
     "hang": (1, 30, ("scoring",)),
     "term": (1, 14, ("store",)),

@@ -18,6 +18,8 @@ from pipeline.stack.local import LocalStack
 from pipeline.stack.store_server import server_command
 
 REPOSITORY = Path(__file__).parent.parent
+JOB_S = 2.0
+"""How long a bell is answered at most, in the shared stack: tests that look at jobs wait for that."""
 
 # Each run of a commit tries the same cases, so that it passes or fails by what changed, not by chance.
 # To look for new ones: pytest --hypothesis-profile=explore
@@ -76,6 +78,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
         "SCORELINE_BACKOFF_BASE_S": "0.05",
         "SCORELINE_SOFT_LIMIT_S": "3",
         "SCORELINE_HARD_LIMIT_S": "5",
+        "SCORELINE_JOB_S": str(JOB_S),
     }
     with LocalStack(read_settings({}), data_dir=folder, chaos_model=True, environment=environment) as running:
         yield running

@@ -15,7 +15,7 @@ from pipeline.contracts.problems import Gone
 from pipeline.settings import read_settings
 from pipeline.stack.local import LocalStack
 from pipeline.stack.store_server import server_command
-from tests.conftest import another_api, eventually, free_port
+from tests.conftest import JOB_S, another_api, eventually, free_port
 from tests.integration.test_http import APPLICATION
 from tests.integration.test_services import supervise  # noqa: F401 - a fixture
 
@@ -39,12 +39,10 @@ def application(price: float) -> dict:
 class ScoredRows:
     """Rows that the scoring processes run from now on, by their own count: each job's result, as Flower shows it."""
 
-    LONGEST_JOB_S = 10
-
     def __init__(self, stack: LocalStack) -> None:
         self._flower = stack.flower_url, (stack.flower_user, stack.flower_password)
         # A job that lingers from before could serve what comes now.
-        eventually(lambda: self._all_done(time.time() - self.LONGEST_JOB_S))
+        eventually(lambda: self._all_done(time.time() - 2 * JOB_S))
         self._since = time.time()
 
     def _jobs(self, since: float) -> list[dict]:
