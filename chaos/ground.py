@@ -19,9 +19,9 @@ WORKERS = {stage: names_of(stage, 2) for stage in Stage}
 SWEEPERS = names_of("sweeper", 2)
 PROGRAMS = [*(name for names in WORKERS.values() for name in names), *SWEEPERS, "api"]
 TURNABLE = [WORKERS[stage][1] for stage in (Stage.PREPROCESS, Stage.POSTPROCESS)]
-"""Workers whose clock can be turned; beside each there is one whose clock is right. libfaketime has a lock of its own: 3 of
-25 children that a busy process with threads forked under it hung from their first look at the time (0 of 300 without).
-Where children hang and are replaced on purpose, at scoring, that would be measured instead."""
+"""Workers whose clock can be turned; beside each there is one whose clock is right. libfaketime has a lock of its own:
+3 of 25 children that a busy process with threads forked under it hung from their first look at the time (0 of 300
+without). Where children hang and are replaced on purpose, at scoring, that would be measured instead."""
 LIMITS = {
     "SCORELINE_SOFT_LIMIT_S": "4",
     "SCORELINE_HARD_LIMIT_S": "6",
