@@ -10,8 +10,10 @@ from fastapi import APIRouter, Request, Response
 from pipeline.api.bodies import JsonResponse, idempotency_key, no_cache, read_json, wait_seconds
 from pipeline.client.asynchronous import AsyncScoringClient, has_ended
 from pipeline.contracts.envelope import ScoreRequest, ScoreRow, check_envelope
+from pipeline.contracts.ids import from_text
 from pipeline.contracts.problems import DeadlineExceeded, InvalidRequest, Overloaded, Problem, StoreUnavailable
 from pipeline.contracts.status import Status
+from pipeline.ledger.parcels import Accepted
 
 router = APIRouter(prefix="/v1/scores", tags=["scores"])
 
@@ -92,10 +94,15 @@ async def submit(request: Request) -> Response:
     seconds, until = wait_seconds(request), answer_by(request)
     key = idempotency_key(request)
     envelope = check_envelope(await read_json(request, state.settings.max_body_bytes))
-    status = await _client(request).submit_request(envelope, key, scope=scope, no_cache=no_cache(request), by=until)
-    if seconds and not has_ended(status):
+    client = _client(request)
+    accepted = await client.accept_request(envelope, key, scope=scope, no_cache=no_cache(request), by=until)
+    begins = isinstance(accepted, Accepted) and not accepted.end  # who waits for it has no use for its first status
+    status = None if seconds and begins else await client.status_of(accepted, by=until)
+    if seconds and (status is None or not has_ended(status)):
         with contextlib.suppress(StoreUnavailable, Overloaded):  # it is accepted, and its producer has to know its id
-            status = await _wait(request, status, seconds, until)
+            status = await _wait(request, accepted.id, seconds, until) or status
+    if status is None:
+        status = await client.status_of(accepted, by=until)
     headers = {"Location": f"/v1/scores/{status['request_id']}"}
     return JsonResponse(status, status_code=200 if has_ended(status) else 202, headers=headers)
 
@@ -153,7 +160,7 @@ async def read(request: Request, request_id: str) -> Response:
     seconds, until = wait_seconds(request), answer_by(request)
     status = await _client(request).get(request_id, by=until)
     if seconds and not has_ended(status):
-        status = await _wait(request, status, seconds, until)
+        status = await _wait(request, from_text(request_id), seconds, until) or status
     return JsonResponse(status)
 
 
@@ -164,17 +171,17 @@ async def cancel(request: Request, request_id: str) -> Response:
     return JsonResponse(await in_time(_client(request).cancel(request_id), answer_by(request)))
 
 
-async def _wait(request: Request, status: Status, seconds: float, until: float) -> Status:
-    """The end, if it comes in time; at once as it stands if as many wait as may. DeadlineExceeded."""
+async def _wait(request: Request, request_id: bytes, seconds: float, until: float) -> Status | None:
+    """The end if it comes in time, else the latest status read; None if as many wait as may. DeadlineExceeded."""
     state = request.app.state
     if state.waits >= state.settings.max_waits:
-        return status
+        return None
     state.waits += 1
     try:
-        status = await _client(request).wait_on(status, seconds, by=until + seconds)
+        status = await _client(request).wait_for(request_id, seconds, by=until + seconds)
     finally:
         state.waits -= 1
-    if status["state"] == "expired":
+    if status is not None and status["state"] == "expired":
         detail = status["error"]["message"] if status["error"] else "its deadline has passed"
         raise DeadlineExceeded(f"{status['request_id']}: {detail}")
     return status

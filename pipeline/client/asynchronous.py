@@ -111,9 +111,9 @@ class AsyncScoringClient:
             "allow_degraded": allow_degraded,
         }
         key = None if idempotency_key is None else check_key(idempotency_key)
-        return await self.submit_request(check_envelope(document), key, no_cache=no_cache)
+        return await self.status_of(await self.accept_request(check_envelope(document), key, no_cache=no_cache))
 
-    async def submit_request(
+    async def accept_request(
         self,
         request: ScoreRequest,
         key: str | None = None,
@@ -121,14 +121,17 @@ class AsyncScoringClient:
         scope: str = "",
         no_cache: bool = False,
         by: float | None = None,
-    ) -> Status:
-        """The same for a checked request. ``scope``: whose key it is (the digest of an API key in hex; '' for none).
+    ) -> Accepted | Known:
+        """Hand in a checked request. ``scope``: whose key it is (the digest of an API key in hex; '' for none).
 
         ``by``: when the store must have answered (the event loop's time), here and in other methods: else
         StoreUnavailable, or Overloaded at once if it is clear that it will not.
         """
         submission = _submission(request, key, scope, no_cache=no_cache)
-        accepted = await self._persistence.until_accepted(lambda: self._accept(submission, by))
+        return await self._persistence.until_accepted(lambda: self._accept(submission, by))
+
+    async def status_of(self, accepted: Accepted | Known, *, by: float | None = None) -> Status:
+        """The status of what was just accepted."""
         return accepted.status() if isinstance(accepted, Accepted) else await self._read(accepted.id, by)
 
     async def submit_many(
@@ -305,12 +308,18 @@ class AsyncScoringClient:
         status = await self.get(request_id)
         return status if has_ended(status) else await self.wait_on(status, timeout_s)
 
-    async def wait_on(self, status: Status, timeout_s: float, *, by: float | None = None) -> Status:
+    async def wait_on(self, status: Status, timeout_s: float) -> Status:
         """The same for a request whose unfinished status was just read or returned by ``submit``."""
+        if has_ended(status):
+            return status
+        return await self.wait_for(from_text(status["request_id"]), timeout_s) or status
+
+    async def wait_for(self, request_id: bytes, timeout_s: float, *, by: float | None = None) -> Status | None:
+        """The same by id, for a request that has not ended; None if ``timeout_s`` pass before it was looked at."""
         await self._listen()
-        request_id = from_text(status["request_id"])
         until, rely_s = time.monotonic() + timeout_s, looks()
-        while not has_ended(status) and (left := until - time.monotonic()) > 0:
+        status: Status | None = None
+        while (status is None or not has_ended(status)) and (left := until - time.monotonic()) > 0:
             await self._endings.wait([request_id], min(left, next(rely_s)))
             self._endings.forget([request_id])
             status = await self._read(request_id, by)
