@@ -1,4 +1,4 @@
-"""Calls that share round trips: who has gone before the next one begins is not part of it."""
+"""Calls that share round trips: who has gone before the next one begins is not part of it; each has its time."""
 
 import asyncio
 from collections.abc import Sequence
@@ -10,52 +10,50 @@ from pipeline.client.gathering import Gathering
 from pipeline.contracts.problems import Overloaded, StoreUnavailable
 
 
+class Held:
+    """A round trip that takes until it is released, and what has been sent so."""
+
+    def __init__(self) -> None:
+        self.sent: list[list[int]] = []
+        self.under_way, self.release = asyncio.Event(), asyncio.Event()
+
+    async def send(self, items: Sequence[int]) -> list[int]:
+        self.sent.append(list(items))
+        self.under_way.set()
+        await self.release.wait()
+        return list(items)
+
+
 def test_a_call_that_was_given_up_while_it_queued_is_never_sent() -> None:
     async def check() -> list[list[int]]:
-        sent: list[list[int]] = []
-        under_way, release = asyncio.Event(), asyncio.Event()
-
-        async def send(items: Sequence[int]) -> list[int]:
-            sent.append(list(items))
-            under_way.set()
-            await release.wait()
-            return list(items)
-
-        gathering: Gathering[int, int] = Gathering(send, 10)
+        held = Held()
+        gathering: Gathering[int, int] = Gathering(held.send, 10)
         first = asyncio.create_task(gathering(1))
-        await under_way.wait()
+        await held.under_way.wait()
         given_up, kept = asyncio.create_task(gathering(2)), asyncio.create_task(gathering(3))
         await asyncio.sleep(0)  # both have begun to queue
         given_up.cancel()
         await asyncio.gather(given_up, return_exceptions=True)
-        release.set()
+        held.release.set()
         assert await asyncio.gather(first, kept) == [1, 3]
-        return sent
+        return held.sent
 
     assert asyncio.run(check()) == [[1], [3]]
 
 
 def test_calls_that_have_no_answer_by_their_time_are_told_so_and_what_queued_is_never_sent() -> None:
     async def check() -> list[list[int]]:
-        sent: list[list[int]] = []
-        under_way, release = asyncio.Event(), asyncio.Event()
-
-        async def send(items: Sequence[int]) -> list[int]:
-            sent.append(list(items))
-            under_way.set()
-            await release.wait()
-            return list(items)
-
-        gathering: Gathering[int, int] = Gathering(send, 10)
+        held = Held()
+        gathering: Gathering[int, int] = Gathering(held.send, 10)
         now = asyncio.get_running_loop().time()
         first = asyncio.create_task(gathering(1, now + 0.05))
-        await under_way.wait()
+        await held.under_way.wait()
         queued, patient = asyncio.create_task(gathering(2, now + 0.05)), asyncio.create_task(gathering(3, now + 60))
         outcomes = await asyncio.gather(first, queued, return_exceptions=True)
         assert [type(outcome) for outcome in outcomes] == [StoreUnavailable, StoreUnavailable]
-        release.set()
+        held.release.set()
         assert await patient == 3
-        return sent
+        return held.sent
 
     assert asyncio.run(check()) == [[1], [3]]
 
@@ -64,20 +62,14 @@ def test_while_a_call_has_waited_for_too_long_others_are_refused_at_once(monkeyp
     monkeypatch.setattr(patience, "BEHIND_S", 0.0)
 
     async def check() -> None:
-        under_way, release = asyncio.Event(), asyncio.Event()
-
-        async def send(items: Sequence[int]) -> list[int]:
-            under_way.set()
-            await release.wait()
-            return list(items)
-
-        gathering: Gathering[int, int] = Gathering(send, 10)
+        held = Held()
+        gathering: Gathering[int, int] = Gathering(held.send, 10)
         by = asyncio.get_running_loop().time() + 60
         first = asyncio.create_task(gathering(1, by))
-        await under_way.wait()
+        await held.under_way.wait()
         with pytest.raises(Overloaded):
             await gathering(2, by)
-        release.set()
+        held.release.set()
         assert await first == 1
         assert await gathering(3, by) == 3
 
