@@ -7,6 +7,7 @@ parsed. Nothing that can run code is ever loaded: JSON and safetensors only.
 import errno
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,19 @@ class ModelStore:
         if missing:
             raise ArtifactCorrupt(f"{folder / MANIFEST} lacks {', '.join(missing)}")
         return Artifact(folder, hashlib.sha256(content).hexdigest(), manifest, self._folder)
+
+
+def write_artifact(root: Path, manifest: dict[str, Any], files: Mapping[str, bytes]) -> Path:
+    """Write a version into a model store: its files, then the manifest that names them. The folder."""
+    listed = {
+        name: {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)} for name, content in files.items()
+    }
+    folder = root / manifest["name"] / manifest["version"]
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    (folder / MANIFEST).write_text(json.dumps({"format": FORMAT, **manifest, "files": listed}, indent=1) + "\n")
+    return folder
 
 
 def _natural(folder: Path) -> tuple[str, list[tuple[int, str]]]:

@@ -19,15 +19,20 @@ class Decision:
 
     def __init__(self, manifest: dict[str, Any]) -> None:
         calibration = manifest["calibration"]
-        if calibration["method"] != "platt":
-            raise ArtifactCorrupt(f"unknown calibration method {calibration['method']!r}: expected 'platt'")
-        self._slope, self._intercept = calibration["slope"], calibration["intercept"]
+        self._line: tuple[float, float] | None = None
+        if calibration["method"] == "platt":
+            self._line = calibration["slope"], calibration["intercept"]
+        elif calibration["method"] != "none":
+            raise ArtifactCorrupt(f"unknown calibration method {calibration['method']!r}: expected 'platt' or 'none'")
         self._bands = [(band["below"], band["decision"]) for band in manifest["bands"]]
 
     def calibrated(self, raw: float) -> float:
-        """P(default) from the model's own probability, by Platt's method (Platt 1999): a line in log-odds."""
+        """The score: the model's own number, by Platt's method (Platt 1999: a line in log-odds) or as it is."""
+        if self._line is None:
+            return raw
+        slope, intercept = self._line
         raw = min(max(raw, _EDGE), 1 - _EDGE)
-        return 1 / (1 + math.exp(-(self._slope * math.log(raw / (1 - raw)) + self._intercept)))
+        return 1 / (1 + math.exp(-(slope * math.log(raw / (1 - raw)) + intercept)))
 
     def decide(self, score: float) -> str:
         """The decision of the first band that the score is below."""

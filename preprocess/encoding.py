@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from pipeline.contracts.work import Output
+
 Row = Mapping[str, Any]
 
 
@@ -101,6 +103,12 @@ class Encoder:
             column.encode(rows, out[:, start : start + column.width])
             start += column.width
         return out
+
+    def outputs(self, rows: Sequence[Row]) -> list[Output]:
+        """Each row as the model reads it (float32 bytes), with its anomalies."""
+        return [
+            Output(row.tobytes(), found) for row, found in zip(self.encode(rows), self.anomalies(rows), strict=True)
+        ]
 
     def anomalies(self, rows: Sequence[Row]) -> list[list[dict[str, Any]]]:
         """The anomalies of each row."""

@@ -1,15 +1,16 @@
-"""The preprocess service: features in, packed float32 vectors out."""
+"""The preprocess service: features in, what the model reads out: packed vectors, or packed token ids."""
 
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pipeline.contracts.failures import InvalidInput
+from pipeline.contracts.failures import ArtifactCorrupt, InvalidInput
 from pipeline.contracts.lanes import ModelRef
 from pipeline.contracts.stages import Stage
 from pipeline.contracts.work import Output
-from pipeline.model_store import ModelStore
+from pipeline.model_store import Artifact, ModelStore
 from preprocess.encoding import Encoder
+from preprocess.text import TextPair
 from preprocess.validation import InputSchema
 
 BATCH = 128
@@ -21,7 +22,12 @@ class _Model:
     def __init__(self, store: ModelStore, ref: ModelRef) -> None:
         artifact = store.open(ref)
         self.schema = InputSchema(artifact.manifest["input_schema"])
-        self.encoder = Encoder(json.loads(artifact.read("preprocess.json")))
+        document = json.loads(artifact.read("preprocess.json"))
+        self.encoder: Encoder | TextPair
+        if document.get("kind") == "text-pair":
+            self.encoder = TextPair(document, artifact.read("tokenizer.json"))
+        else:
+            self.encoder = Encoder(document)
 
 
 class Preprocess:
@@ -37,16 +43,20 @@ class Preprocess:
         """Rows are cheap here: as many as a script may touch."""
         return BATCH
 
+    def example(self, artifact: Artifact) -> bytes:
+        """The manifest's example as its model reads it; ArtifactCorrupt if it is not valid itself."""
+        (output,) = self.perform(artifact.ref, [artifact.manifest["example"]["features"]])
+        if isinstance(output, InvalidInput):
+            raise ArtifactCorrupt(f"{artifact.folder}: the manifest's example is not valid: {output}")
+        body: bytes = output.body
+        return body
+
     def perform(self, model: ModelRef, bodies: Sequence[Mapping[str, Any]]) -> list[Output | InvalidInput]:
-        """For each row its encoded vector (float32 bytes), or what is wrong with its features."""
+        """For each row its encoded form, or what is wrong with its features."""
         loaded = self._models.get(model)
         if loaded is None:
             loaded = self._models[model] = _Model(self._store, model)
         problems = [loaded.schema.problems(features) for features in bodies]
         valid = [features for features, wrong in zip(bodies, problems, strict=True) if not wrong]
-        vectors = iter(loaded.encoder.encode(valid))
-        anomalies = iter(loaded.encoder.anomalies(valid))
-        return [
-            InvalidInput("; ".join(wrong)) if wrong else Output(next(vectors).tobytes(), next(anomalies))
-            for wrong in problems
-        ]
+        outputs = iter(loaded.encoder.outputs(valid))
+        return [InvalidInput("; ".join(wrong)) if wrong else next(outputs) for wrong in problems]

@@ -12,13 +12,16 @@ from torch import Tensor, nn
 from pipeline.contracts.failures import ArtifactCorrupt
 from pipeline.settings import settings
 from scoring.chaos_probe import ChaosProbe
+from scoring.pieces import Architecture
+from scoring.relevance import Relevance
+from scoring.vectors import OverVectors
 
 
-class Mlp(nn.Module):
+class Mlp(OverVectors):
     """A multilayer perceptron over encoded features: (rows, inputs) float32 -> (rows,) log-odds."""
 
     def __init__(self, inputs: int, hidden: list[int], dropout: float = 0.0) -> None:
-        super().__init__()
+        super().__init__(inputs)
         layers: list[nn.Module] = []
         width = inputs
         for units in hidden:
@@ -32,12 +35,12 @@ class Mlp(nn.Module):
         return self.layers(features).squeeze(-1)
 
 
-ARCHITECTURES: dict[str, Callable[..., nn.Module]] = {"mlp": Mlp}
+ARCHITECTURES: dict[str, Callable[..., Architecture]] = {"mlp": Mlp, "relevance": Relevance}
 if settings().chaos_model:
     ARCHITECTURES["chaos-probe"] = ChaosProbe
 
 
-def build(architecture: dict[str, Any]) -> nn.Module:
+def build(architecture: dict[str, Any]) -> Architecture:
     """The module that a manifest's ``architecture`` (id and config) describes; ArtifactCorrupt if there is none."""
     make = ARCHITECTURES.get(architecture["id"])
     if make is None:

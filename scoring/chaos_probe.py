@@ -12,14 +12,16 @@ import time
 import torch
 from torch import Tensor, nn
 
+from scoring.vectors import OverVectors
+
 DEEDS = ("ok", "raise", "crash", "hang", "nan", "oom", "slow")
 
 
-class ChaosProbe(nn.Module):
+class ChaosProbe(OverVectors):
     """Rows are ``x``, ``seconds``, one column for each deed, and one for none of them, as the encoder writes them."""
 
     def __init__(self, inputs: int) -> None:
-        super().__init__()
+        super().__init__(inputs)
         assert inputs == 2 + len(DEEDS) + 1
         self.weight = nn.Parameter(torch.ones(1))
 

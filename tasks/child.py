@@ -76,9 +76,10 @@ def load_stage(stage: Stage, settings: Settings, outside: Outside | None = None)
 
         return Preprocess(store)
     if stage is Stage.SCORING:
+        from preprocess.service import Preprocess
         from scoring.service import Scoring
 
-        return Scoring(store)
+        return Scoring(store, Preprocess(store).example)
     from postprocess.service import Postprocess
 
     return Postprocess(store)

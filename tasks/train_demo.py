@@ -5,7 +5,6 @@ postprocess - so that what is measured here is what serves. The same seed gives 
 """
 
 import argparse
-import hashlib
 import json
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
 from pipeline.credit_data import CATEGORIES, FEATURES, NUMBERS, SPLIT_SEED, Application, read_applications, split
-from pipeline.model_store import FORMAT, MANIFEST
+from pipeline.model_store import write_artifact
 from postprocess.service import Decision
 from preprocess.encoding import Encoder
 from scoring.training import probabilities, train, weights_file
@@ -169,7 +168,6 @@ def train_demo(out: Path, *, version: str = "1", seed: int = SEED) -> dict[str, 
         "preprocess.json": (json.dumps(encoding, indent=1) + "\n").encode(),
     }
     manifest = {
-        "format": FORMAT,
         "name": NAME,
         "version": version,
         "description": "Probability that a loan goes bad, from the application.",
@@ -191,16 +189,8 @@ def train_demo(out: Path, *, version: str = "1", seed: int = SEED) -> dict[str, 
             "data": "credit_data of the R package modeldata; Age and Marital left out",
             "licence": "MIT",
         },
-        "files": {
-            name: {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
-            for name, content in files.items()
-        },
     }
-    folder = out / NAME / version
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+    write_artifact(out, manifest, files)
     return manifest
 
 

@@ -28,6 +28,7 @@ cli.command()(services.api)
 cli.command()(services.publish)
 cli.command()(load)
 cli.command(name="train-demo")(services.train_demo)
+cli.command(name="import-minilm")(services.import_minilm)
 cli.command()(services.doctor)
 cli.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},

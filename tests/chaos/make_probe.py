@@ -1,12 +1,11 @@
 """Writes the artifact of chaos-probe: ``python -m tests.chaos.make_probe``, when the manifest's format changes."""
 
-import hashlib
 import json
 
 import numpy as np
 import safetensors.numpy
 
-from pipeline.model_store import FORMAT, MANIFEST
+from pipeline.model_store import write_artifact
 from pipeline.stack.local import CHAOS_MODELS
 
 DEEDS = ["ok", "raise", "crash", "hang", "nan", "oom", "slow"]
@@ -24,7 +23,6 @@ def main() -> None:
         "preprocess.json": (json.dumps({"columns": columns}, indent=1) + "\n").encode(),
     }
     manifest = {
-        "format": FORMAT,
         "name": "chaos-probe",
         "version": "1",
         "description": "Fails on demand; for tests only.",
@@ -46,16 +44,8 @@ def main() -> None:
         "bands": [{"below": 0.5, "decision": "approve"}, {"below": 1.0, "decision": "decline"}],
         "calibration": {"method": "platt", "slope": 1.0, "intercept": 0.0},
         "example": {"features": {"x": 0.0, "do": "ok", "seconds": 0}},
-        "files": {
-            name: {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
-            for name, content in files.items()
-        },
     }
-    folder = CHAOS_MODELS / "chaos-probe" / "1"
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        (folder / name).write_bytes(content)
-    (folder / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+    write_artifact(CHAOS_MODELS, manifest, files)
 
 
 main()

@@ -80,7 +80,7 @@ def test_a_batch_keeps_its_order_around_invalid_rows() -> None:
 
 def test_a_rows_score_does_not_depend_on_its_batch() -> None:
     vectors = [answer.body for answer in Preprocess(STORE).perform(REF, [row.features for row in HELD_OUT[:64]])]
-    scoring = Scoring(STORE)
+    scoring = Scoring(STORE, Preprocess(STORE).example)
     together = [answer.body for answer in scoring.perform(REF, vectors)]
     alone = [scoring.perform(REF, [vector])[0].body for vector in vectors]
     assert together == pytest.approx(alone, abs=1e-6)
@@ -148,7 +148,7 @@ def test_a_broken_artifact_does_not_keep_the_others_from_being_served(copy: Path
         ("credit-default", "1"), ("credit-default", "2"),
     ]  # fmt: skip
     vector = Preprocess(STORE).perform(REF, [HELD_OUT[0].features])[0].body
-    assert isinstance(Scoring(ModelStore(copy)).perform(REF, [vector])[0], Output)
+    assert isinstance(Scoring(ModelStore(copy), Preprocess(STORE).example).perform(REF, [vector])[0], Output)
 
 
 def test_one_broken_artifact_keeps_no_other_model_from_being_served(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_one_broken_artifact_keeps_no_other_model_from_being_served(tmp_path: Pa
     manifest = json.loads((MODELS / "credit-default" / "1" / "manifest.json").read_text())
     manifest |= {"name": "broken", "architecture": {"id": "mlp", "config": {"inputs": "many"}}}
     (broken / "manifest.json").write_text(json.dumps(manifest))
-    scoring = Scoring(ModelStore(tmp_path / "models"))
+    scoring = Scoring(ModelStore(tmp_path / "models"), Preprocess(STORE).example)
     (answer,) = scoring.perform(REF, [bytes(4 * 26)])
     assert isinstance(answer, Output)
 

@@ -1,0 +1,64 @@
+"""``relevance``: how relevant a passage is to a query, by the cosine of their embeddings."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from scoring.bert import Encoder, config_of, weights_of
+from scoring.pieces import Architecture, Pieces
+
+Ids = npt.NDArray[np.uint16]
+
+
+class Relevance(Architecture):
+    """Each row is two texts, encoded apart from each other: a text of 10 tokens is not padded to one of 200.
+
+    A row comes as uint16 (little-endian): how many tokens the query has, then the query's ids and the passage's.
+    """
+
+    def __init__(self, **config: Any) -> None:
+        super().__init__()
+        self.encoder = Encoder(**config)
+
+    def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
+        """(texts, tokens) ids, padded, and their (texts,) lengths -> (texts, width) embeddings."""
+        embeddings: Tensor = self.encoder(ids, lengths)
+        return embeddings
+
+    def pieces(self, bodies: Sequence[bytes]) -> Pieces[Ids]:
+        """The texts of all rows: query, passage, query, passage, ..."""
+        texts: list[Ids] = []
+        for body in bodies:
+            ids = np.frombuffer(body, dtype="<u2")
+            texts += ids[1 : 1 + ids[0]], ids[1 + ids[0] :]
+        return Pieces(texts, [len(text) for text in texts])
+
+    def stage(self, texts: Sequence[Ids]) -> tuple[Tensor, ...]:
+        """Ids padded to the longest text (int32), and lengths."""
+        lengths = torch.tensor([len(text) for text in texts], dtype=torch.int32)
+        padded = np.zeros((len(texts), int(lengths.max())), dtype=np.int32)
+        for row, text in zip(padded, texts, strict=True):
+            row[: len(text)] = text
+        return torch.from_numpy(padded), lengths
+
+    def raw(self, embeddings: Tensor) -> Tensor:
+        """(2 x rows, width) -> (rows,): the cosine; texts that have less than nothing in common are not relevant."""
+        queries, passages = embeddings[0::2], embeddings[1::2]
+        return (queries * passages).sum(1).double().clamp(0, 1)
+
+
+def converted(weights: bytes, config: bytes) -> tuple[dict[str, Any], bytes]:
+    """The architecture of a manifest, and ``model.safetensors``, from a BertModel's own two files.
+
+    ValueError if they are of another architecture.
+    """
+    arguments = config_of(json.loads(config))
+    tensors = weights_of(safetensors.torch.load(weights), int(arguments["layers"]))
+    packed = safetensors.torch.save({f"encoder.{name}": tensor.contiguous() for name, tensor in tensors.items()})
+    return {"id": "relevance", "config": arguments}, packed

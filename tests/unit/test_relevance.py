@@ -1,0 +1,33 @@
+"""relevance-minilm against the reference, and its text on the way there."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.model_store import ModelStore
+from preprocess.service import Preprocess
+from scoring.service import LoadedModel
+from tasks.import_minilm import import_minilm
+
+REFERENCE = json.loads((Path(__file__).parent / "minilm_reference.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
+    folder = tmp_path_factory.mktemp("models")
+    import_minilm(folder)
+    return ModelStore(folder)
+
+
+def rows() -> list[dict[str, str]]:
+    return [{"query": row["query"], "passage": row["passage"]} for row in REFERENCE["rows"]]
+
+
+def test_scores_are_the_references(store: ModelStore) -> None:
+    """Also beside others of all lengths: padding and grouping change nothing."""
+    artifact = store.load("relevance-minilm", "1")
+    outputs = Preprocess(store).perform(artifact.ref, rows())
+    scores = LoadedModel(artifact).run([output.body for output in outputs])
+    np.testing.assert_allclose(scores, [row["cosine"] for row in REFERENCE["rows"]], atol=1e-4)
