@@ -38,9 +38,7 @@ def make_app(settings: Settings) -> Celery:
         task_acks_on_failure_or_timeout=True,
         task_reject_on_worker_lost=False,
         worker_prefetch_multiplier=1,
-        # The limits are a batch's; a batch may begin up to ``job_s`` into its job.
-        task_soft_time_limit=settings.soft_limit_s + settings.job_s,
-        task_time_limit=settings.hard_limit_s + settings.job_s,
+        # No time limits here: those are a batch's, not a bell's (see ``Children`` in tasks/worker.py).
         task_create_missing_queues=True,
         task_default_queue="unrouted",
         task_queues=[Queue(str(stage), routing_key=str(stage)) for stage in Stage],

@@ -9,6 +9,7 @@ import mmap
 import os
 import secrets
 import socket
+import struct
 import threading
 import time
 from contextlib import suppress
@@ -24,10 +25,13 @@ from pipeline.ledger.scripts import Scripts
 from pipeline.settings import Settings
 
 log = structlog.get_logger()
+DEGRADED = 2
+"""What a heartbeat is answered in degraded mode."""
 _NAME_BYTES = 32
 _READY = _NAME_BYTES
 _RUNNING = slice(_READY + 1, _READY + 1 + 32)
-_BREAKERS = slice(_RUNNING.stop, _RUNNING.stop + 512)
+_SINCE = slice(_RUNNING.stop, _RUNNING.stop + 8)
+_BREAKERS = slice(_SINCE.stop, _SINCE.stop + 512)
 _CHILD = slice(_BREAKERS.stop, _BREAKERS.stop + 8)
 
 
@@ -35,8 +39,8 @@ class Incarnation:
     """The name of this worker now, shared with the children that are forked after it was made."""
 
     def __init__(self, stage: str, queue: str, device: str) -> None:
-        # The name; one byte that a child sets once it can answer bells; the field of the batch that it runs; its
-        # breakers that are not closed, as JSON; its pid.
+        # The name; one byte that a child sets once it can answer bells; the field of the batch that it ran last; since
+        # when it runs; its breakers that are not closed, as JSON; its pid.
         self._shared = mmap.mmap(-1, _CHILD.stop)
         self._description: dict[str, Any] = {
             "stage": stage,
@@ -45,6 +49,7 @@ class Incarnation:
             "host": socket.gethostname(),
             "pid": os.getpid(),
         }
+        self.degraded = False
         self.rename()
 
     @property
@@ -67,13 +72,26 @@ class Incarnation:
         """The process id of the child that registered last; 0 if none has."""
         return int.from_bytes(self._shared[_CHILD], "big")
 
+    @property
+    def running_s(self) -> float:
+        """How long the batch that a child runs has been running; 0 if it runs none (by the host's clock)."""
+        (since,) = struct.unpack("d", self._shared[_SINCE])
+        return max(1e-9, time.monotonic() - since) if since else 0.0
+
     def began(self, field: str) -> None:
         """A child begins to run the batch of this field."""
+        self.ended()
         self._shared[_RUNNING] = field.encode().ljust(32, b"\0")
+        self._shared[_SINCE] = struct.pack("d", time.monotonic())
+
+    def ended(self) -> None:
+        """It has run; until the next one begins, the death of the child would still be on its account."""
+        self._shared[_SINCE] = bytes(8)
 
     def register(self, client: Client, child: int | None = None) -> None:
         """Make the name known to the ledger, from the child that is now ready. Before this it cannot claim."""
         self.began("")
+        self.ended()
         if child is not None:
             self._shared[_CHILD] = child.to_bytes(8, "big")
         Scripts(client).beat(args=[self.name, self.description(), "1"])
@@ -117,7 +135,9 @@ class Heartbeat(threading.Thread):
     def beat(self) -> None:
         """One heartbeat; under a new name after having been fenced."""
         try:
-            if self._scripts.beat(args=[self._incarnation.name, self._incarnation.description(), "0"]):
+            answer = self._scripts.beat(args=[self._incarnation.name, self._incarnation.description(), "0"])
+            self._incarnation.degraded = answer == DEGRADED
+            if answer:
                 return
             fenced = self._incarnation.name
             self._incarnation.rename()

@@ -16,10 +16,10 @@ Pure functions: no store, no clock, no stage.
 
 import random
 
-from pipeline.contracts.failures import InvalidInput, OutsideDown, SoftLimit, StageFailure
+from pipeline.contracts.failures import InvalidInput, NotNow, StageFailure
 from pipeline.contracts.stages import Stage, State
 from pipeline.contracts.status import Failure
-from pipeline.contracts.work import Attempts, Ended, Outcome, RetryLater, Work
+from pipeline.contracts.work import Ended, Outcome, RetryLater, Work
 from pipeline.settings import Settings
 
 # Failures that are not a stage's own: the first class that fits names the category. All of them are retried.
@@ -63,13 +63,12 @@ def judge(
     if isinstance(error, InvalidInput):
         return Ended(State.INVALID, Failure(category=category, stage=str(stage), message=message, retryable=False))
 
-    if isinstance(error, OutsideDown):
+    if isinstance(error, NotNow):
         pause_s = error.pause_s + rng.uniform(0, error.pause_s)  # not all at once
         return RetryLater(round(1000 * pause_s), work.attempts, charged=False)
 
-    attempts = work.attempts.charge(int(now_ms), str(stage), message)
-    if isinstance(error, SoftLimit):
-        attempts = Attempts(attempts.starts, attempts.losses, True, attempts.errors)
+    suspect = isinstance(error, StageFailure) and error.ends_process
+    attempts = work.attempts.charge(int(now_ms), str(stage), category, message, suspect=suspect)
     retryable = not isinstance(error, StageFailure) or error.retryable
     failure = Failure(category=category, stage=str(stage), message=message, retryable=retryable)
     if not retryable or attempts.starts >= settings.max_attempts:
@@ -89,7 +88,7 @@ def exhausted(work: Work, stage: Stage, settings: Settings) -> Ended | None:
     last = attempts.errors[-1] if attempts.errors else None
     reason = last.error if last else "no error is known"
     if attempts.starts >= settings.max_attempts:
-        category = "crash" if last and last.signal else "hang"
+        category = last.category if last else "crash"
         message = f"given up after {attempts.starts} failed starts; the last one: {reason}"
     elif attempts.losses >= settings.max_losses:
         category = "crash"

@@ -64,6 +64,12 @@ class Artifact:
         document = self.manifest
         return ModelRef(document["name"], document["version"], self.digest, document.get("pool", ""))
 
+    @property
+    def fallback(self) -> ModelRef | None:
+        """The model that stands in for this one, pinned by its digest. It reads the same encoded input."""
+        pinned = self.manifest.get("fallback")
+        return ModelRef(pinned["name"], pinned["version"], pinned["digest"]) if pinned else None
+
     def read(self, name: str) -> bytes:
         """A file's content, checked against the manifest; ArtifactMissing, ArtifactCorrupt."""
         expected = self.manifest["files"].get(name)
@@ -128,8 +134,8 @@ class ModelStore:
         return Artifact(folder, hashlib.sha256(content).hexdigest(), manifest, self._folder)
 
 
-def write_artifact(root: Path, manifest: dict[str, Any], files: Mapping[str, bytes]) -> Path:
-    """Write a version into a model store: its files, then the manifest that names them. The folder."""
+def write_artifact(root: Path, manifest: dict[str, Any], files: Mapping[str, bytes]) -> ModelRef:
+    """Write a version into a model store: its files, then the manifest that names them. Its name, with its digest."""
     listed = {
         name: {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)} for name, content in files.items()
     }
@@ -138,7 +144,7 @@ def write_artifact(root: Path, manifest: dict[str, Any], files: Mapping[str, byt
     for name, content in files.items():
         (folder / name).write_bytes(content)
     (folder / MANIFEST).write_text(json.dumps({"format": FORMAT, **manifest, "files": listed}, indent=1) + "\n")
-    return folder
+    return ModelStore(root).load(manifest["name"], manifest["version"]).ref
 
 
 def _natural(folder: Path) -> tuple[str, list[tuple[int, str]]]:

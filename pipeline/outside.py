@@ -33,7 +33,7 @@ class Outside:
         def says_nothing(error: BaseException) -> bool:
             return isinstance(error, asyncio.CancelledError) or not is_down(error)
 
-        listener = _Listener(lambda state: self._changed(name, state, pause_s))
+        listener = _Listener(lambda state: self.changed(name, state, pause_s))
         return pybreaker.CircuitBreaker(
             fail_max=1, reset_timeout=pause_s, exclude=[says_nothing], name=name, listeners=[listener]
         )
@@ -45,7 +45,8 @@ class Outside:
         """
         return [state for state in self._states.values() if state["state"] != pybreaker.STATE_CLOSED]
 
-    def _changed(self, name: str, state: str, pause_s: float) -> None:
+    def changed(self, name: str, state: str, pause_s: float) -> None:
+        """A breaker has come to a state, in which what it guards is left alone for ``pause_s``."""
         log.warning("breaker", name=name, state=state)
         self._states[name] = {"name": name, "state": state, "since": round(time.time(), 3), "pause_s": pause_s}
         self._tell(self.states())

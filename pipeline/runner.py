@@ -2,6 +2,7 @@
 
     claim -> perform -> judge -> settle (rings the next stage and claims again) -> ... -> linger -> return
 
+Where a batch computes on a device, the next one is claimed and prepared meanwhile, and the one before it settled.
 The bell is acknowledged when ``serve`` returns, after all commits. Nothing depends on it: whatever this process
 leaves behind, dead or alive, the ledger knows, and the sweeper rings again.
 """
@@ -9,24 +10,23 @@ leaves behind, dead or alive, the ledger knows, and the sweeper rings again.
 import random
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
 
 import structlog
 
-from pipeline.contracts.failures import SoftLimit, StageFailure
+from pipeline.contracts.failures import NotNow, StageFailure
 from pipeline.contracts.lanes import Lane, ModelRef
 from pipeline.contracts.stages import Stage
-from pipeline.contracts.work import Completed, Outcome, Output
-from pipeline.judge import exhausted, judge
+from pipeline.contracts.work import Completed, Ended, Outcome, Output, Work
+from pipeline.isolation import Performed, ends_process, isolate
+from pipeline.judge import category_of, exhausted, judge
 from pipeline.ledger.cache import CacheFiller
 from pipeline.ledger.claiming import Batch, ClaimLost, Claims
 from pipeline.ledger.keys import SCRIPT_LIMIT
 from pipeline.settings import Settings
 
 log = structlog.get_logger()
-
-Performed = Output | BaseException
 
 
 class StageService(Protocol):
@@ -39,6 +39,41 @@ class StageService(Protocol):
 
     def perform(self, model: ModelRef, bodies: Sequence[Any]) -> Sequence[Performed]:
         """One output for each body, in order, or the failure of that row. Raising fails the whole batch."""
+
+
+class Prepared(Protocol):
+    """A batch on its way through a stage."""
+
+    def launch(self) -> None:
+        """Begin to compute. May return before it is done; what fails here is raised by ``collect``."""
+
+    def collect(self) -> Sequence[Performed]:
+        """Wait until it is done: what ``perform`` would return, or raise."""
+
+
+@runtime_checkable
+class DeviceService(StageService, Protocol):
+    """A stage that computes somewhere else than in the thread that claims and settles."""
+
+    def overlaps(self, model: ModelRef) -> bool:
+        """Whether it pays to claim and prepare a batch of this model while another one computes."""
+
+    def prepare(self, model: ModelRef, works: Sequence[Work]) -> Prepared:
+        """Bring a batch to where it will compute. Raising fails the whole batch."""
+
+
+class Watch(Protocol):
+    """Who watches how long batches take, and knows which one ran when this process dies."""
+
+    def began(self, field: str) -> None:
+        """The batch of this field begins to run."""
+
+    def ended(self) -> None:
+        """It has run."""
+
+
+class Unfit(Exception):
+    """This process can be trusted no more: everything is settled or can be given back, and it should end."""
 
 
 @dataclass(slots=True)
@@ -62,9 +97,36 @@ class Stay:
         """Whether to leave."""
         return time.monotonic() >= self.leave_at
 
-    def end(self) -> None:
-        """Leave now."""
-        self.leave_at = 0.0
+
+@dataclass(slots=True)
+class _Run:
+    """A claimed batch on its way. ``given_up``: the ends of those that may not run again; ``works``: the others."""
+
+    batch: Batch
+    given_up: list[Ended | None]
+    works: list[Work]
+    prepared: Prepared | None = None
+    began: float = 0.0
+    answers: list[Performed] = field(default_factory=list)
+
+    @property
+    def unfit(self) -> StageFailure | None:
+        """A failure after which this process can be trusted no more."""
+        return next(filter(None, map(ends_process, self.answers)), None)
+
+
+class _Failed:
+    """A batch that could not be prepared."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def launch(self) -> None:
+        """Nothing to begin."""
+
+    def collect(self) -> Sequence[Performed]:
+        """Raise what went wrong."""
+        raise self._error
 
 
 class Runner:
@@ -76,15 +138,20 @@ class Runner:
         claims: Claims,
         cache: CacheFiller | None,
         settings: Settings,
+        watch: Watch,
         reached: Callable[[str], None] = lambda _: None,
     ) -> None:
         """``reached`` is told of the steps at which tests kill this process (see ``tasks/failpoints.py``)."""
         self._reached = reached
         self._service = service
+        self._device = service if isinstance(service, DeviceService) else None
         self._claims = claims
         self._cache = cache
         self._settings = settings
+        self._watch = watch
         self._rng = random.Random()  # noqa: S311 - jitter, not a secret
+        self.performing = False
+        """Whether the stage's own code runs: the one time at which a signal may interrupt this process."""
 
     def serve(self, lane: Lane) -> Served:
         """Answer a bell; its ack follows."""
@@ -104,11 +171,8 @@ class Runner:
         batch = self._claims.claim(lane, self._limit(lane), answers_bell=True)
         while True:
             stay = Stay(min(time.monotonic() + self._settings.stay_s, job_ends_at))
-            while batch is not None:
-                served.batches += 1
-                served.requests += len(batch.works)
-                served.largest_batch = max(served.largest_batch, len(batch.works))
-                batch = self._run(batch, stay, served)
+            if batch is not None:
+                self._work(batch, stay, served)
             if stay.over and not self._claims.lingers:
                 # Settle has rung if anything waits: others get their turn, this process the next bell.
                 return served
@@ -124,36 +188,109 @@ class Runner:
         # Whatever a manifest says: no script touches more.
         return max(1, min(self._service.batch_limit(lane.model), SCRIPT_LIMIT))
 
-    def _run(self, batch: Batch, stay: Stay, served: Served) -> Batch | None:
-        """Perform, judge and settle one batch; the next one, if the lane has it and we stay."""
+    def _work(self, batch: Batch, stay: Stay, served: Served) -> None:
+        """Run batches of a lane until it is empty or it is time to leave; held are the one that runs, and one staged.
+
+        Unfit if one of them failed in a way that ends this process.
+        """
+        lane = batch.lane
+        overlaps = self._device is not None and self._device.overlaps(lane.model)
+        following: Batch | None = batch
+        while following is not None:
+            running = self._stage(following)
+            self._launch(running)
+            staged = self._claimed_behind(running, stay) if overlaps else None
+            self._finish(running, served)
+            while staged is not None:
+                done, running = running, staged
+                self._launch(running)
+                # While it computes, the one before it is settled, and the one behind it staged.
+                following = self._settle(done, served, claim_next=self._more(lane, stay), idle=False)
+                staged = self._stage(following) if following is not None else None
+                self._finish(running, served)
+            following = self._settle(running, served, claim_next=self._more(lane, stay), idle=True)
+
+    def _more(self, lane: Lane, stay: Stay) -> int:
+        """How many requests to claim next."""
+        return 0 if stay.over else self._limit(lane)
+
+    def _claimed_behind(self, running: _Run, stay: Stay) -> _Run | None:
+        """The next batch, staged, while the first of a job computes. A full one has left some behind, probably."""
+        lane = running.batch.lane
+        if stay.over or len(running.batch.works) < self._limit(lane):
+            return None
+        batch = self._claims.claim(lane, self._limit(lane), answers_bell=False)
+        return self._stage(batch) if batch is not None else None
+
+    def _finish(self, run: _Run, served: Served) -> None:
+        """Wait for a batch; Unfit, with what is known settled, if nothing else may run here after it."""
+        self._collect(run)
+        if run.unfit is not None:
+            self._settle(run, served, claim_next=0, idle=False)
+            raise Unfit(str(run.unfit))
+
+    def _stage(self, batch: Batch) -> _Run:
+        """Set aside what may not run again, and prepare the rest where the stage has somewhere to bring it."""
         self._reached("after-claim")
-        stage, settings = batch.lane.stage, self._settings
-        self._claims.begin(batch)
-        given_up = [exhausted(work, stage, settings) for work in batch.works]
-        bodies = [work.body for work, end in zip(batch.works, given_up, strict=True) if end is None]
-        answers = isolate(lambda part: self._service.perform(batch.lane.model, part), bodies)
-        if any(isinstance(answer, SoftLimit) for answer in answers):
-            stay.end()  # this job has used up its time; another batch would pay for it
-        performed = iter(answers)
-        now_ms = batch.server_ms()
-        outcomes: list[Outcome] = []
-        for work, end in zip(batch.works, given_up, strict=True):
-            if end is not None:
-                outcomes.append(end)
-                continue
-            answer = next(performed)
-            if isinstance(answer, Output):
-                outcomes.append(Completed(answer))
-                continue
-            outcome = judge(answer, work, stage, now_ms, settings, self._rng)
-            log.info("stage_failed", stage=str(stage), outcome=type(outcome).__name__, error=str(answer)[:200])
-            outcomes.append(outcome)
+        given_up = [exhausted(work, batch.lane.stage, self._settings) for work in batch.works]
+        run = _Run(batch, given_up, [work for work, end in zip(batch.works, given_up, strict=True) if end is None])
+        if self._device is not None and run.works:
+            try:
+                run.prepared = self._device.prepare(batch.lane.model, run.works)
+            except Exception as error:  # noqa: BLE001 - judged when its turn has come
+                run.prepared = _Failed(error)
+        return run
+
+    def _launch(self, run: _Run) -> None:
+        """From here on, the death of this process is on the batch's account, and its time counts."""
+        run.began = time.monotonic()
+        self._watch.began(run.batch.field)
+        if run.prepared is not None:
+            run.prepared.launch()
+
+    def _collect(self, run: _Run) -> None:
+        """The answers of a batch; what failed as a whole is searched for those who are guilty."""
+        self.performing = True
+        try:
+            run.answers = self._answers(run)
+        finally:
+            self.performing = False
+            self._watch.ended()
+        run.batch.worked_ms = round((time.monotonic() - run.began) * 1000, 3)
+
+    def _answers(self, run: _Run) -> list[Performed]:
+        prepared, model = run.prepared, run.batch.lane.model
+
+        def perform(works: Sequence[Work]) -> Sequence[Performed]:
+            nonlocal prepared
+            if self._device is None:
+                return self._service.perform(model, [work.body for work in works])
+            first, prepared = prepared, None
+            if first is not None:
+                return first.collect()
+            again = self._device.prepare(model, works)
+            again.launch()
+            return again.collect()
+
+        return isolate(perform, run.works)
+
+    def _settle(self, run: _Run, served: Served, *, claim_next: int, idle: bool) -> Batch | None:
+        """Judge what failed and settle the batch; the lane's next one if asked for.
+
+        ``idle``: this process has nothing else to do, and lingers if nothing more waits.
+        """
+        batch, stage = run.batch, run.batch.lane.stage
+        served.batches += 1
+        served.requests += len(batch.works)
+        served.largest_batch = max(served.largest_batch, len(batch.works))
+        outcomes = self._judged(run)
         try:
             following = self._claims.settle(
                 batch,
                 outcomes,
-                claim_next=0 if stay.over else self._limit(batch.lane),
-                model_runs=len(bodies) if stage is Stage.SCORING else 0,
+                claim_next=claim_next,
+                model_runs=_model_runs(run) if stage is Stage.SCORING else {},
+                idle=idle,
             )
         except ClaimLost as lost:
             # Whoever has the batch now will settle it; what we made of it is dropped.
@@ -165,22 +302,31 @@ class Runner:
             self._cache.fill(batch.works, outcomes)
         return following
 
+    def _judged(self, run: _Run) -> list[Outcome]:
+        stage, now_ms = run.batch.lane.stage, run.batch.server_ms()
+        answers = iter(run.answers)
+        outcomes: list[Outcome] = []
+        for work, end in zip(run.batch.works, run.given_up, strict=True):
+            if end is not None:
+                outcomes.append(end)
+                continue
+            answer = next(answers)
+            if isinstance(answer, Output):
+                outcomes.append(Completed(answer))
+                continue
+            outcome = judge(answer, work, stage, now_ms, self._settings, self._rng)
+            category, made = category_of(answer), type(outcome).__name__
+            log.info("stage_failed", stage=str(stage), category=category, outcome=made, error=str(answer)[:200])
+            outcomes.append(outcome)
+        return outcomes
 
-def isolate(perform: Callable[[Sequence[Any]], Sequence[Performed]], bodies: Sequence[Any]) -> list[Performed]:
-    """Outputs of ``bodies``; when a batch raises, halve it until the rows that raise stand alone.
 
-    One guilty row in n costs at most 2*log2(n) extra passes. A failure that says it is not about one row
-    (``whole_batch``) is every row's.
-    """
-    if not bodies:
-        return []
-    try:
-        answers = list(perform(bodies))
-        if len(answers) != len(bodies):
-            raise RuntimeError(f"the stage returned {len(answers)} outputs for {len(bodies)} inputs")
-        return answers
-    except Exception as error:  # noqa: BLE001 - whatever a stage raises is judged, not passed on
-        if len(bodies) == 1 or (isinstance(error, StageFailure) and error.whole_batch):
-            return [error] * len(bodies)
-        middle = len(bodies) // 2
-        return isolate(perform, bodies[:middle]) + isolate(perform, bodies[middle:])
+def _model_runs(run: _Run) -> dict[str, int]:
+    """How many rows each model has run."""
+    model = run.batch.lane.model
+    runs: dict[str, int] = {}
+    for answer in run.answers:
+        if not isinstance(answer, NotNow):
+            name = (isinstance(answer, Output) and answer.scored_by) or f"{model.name}@{model.version}"
+            runs[name] = runs.get(name, 0) + 1
+    return runs

@@ -15,6 +15,8 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 PREFIX = "SCORELINE_"
 Durability = Literal["process", "disk", "replica"]
+LONGER = 2
+"""Batches' time limits in degraded mode, times the usual: fewer and perhaps weaker workers have to cope."""
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -90,8 +92,9 @@ class Settings(BaseSettings):
             (3 * self.heartbeat_s <= self.lease_ttl_s, "3 x HEARTBEAT_S <= LEASE_TTL_S"),
             (self.soft_limit_s < self.hard_limit_s, "SOFT_LIMIT_S < HARD_LIMIT_S"),
             (
-                2 * self.hard_limit_s + self.job_s < self.visibility_timeout_s,  # doubled in degraded mode
-                "2 x HARD_LIMIT_S + JOB_S < VISIBILITY_TIMEOUT_S",
+                # Two batches in one job, their limits doubled in degraded mode.
+                2 * LONGER * self.hard_limit_s + self.job_s < self.visibility_timeout_s,
+                f"{2 * LONGER} x HARD_LIMIT_S + JOB_S < VISIBILITY_TIMEOUT_S",
             ),
             (self.idempotency_ttl <= self.result_ttl, "IDEMPOTENCY_TTL <= RESULT_TTL"),
             (self.backoff_base_s <= self.backoff_cap_s, "BACKOFF_BASE_S <= BACKOFF_CAP_S"),

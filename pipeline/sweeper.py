@@ -17,8 +17,8 @@ from redis.exceptions import RedisError
 from pipeline.ledger import keys
 from pipeline.ledger.connection import OUTAGES, Client
 from pipeline.ledger.measuring import Measuring
-from pipeline.ledger.sweeping import LONGER, Sweeping
-from pipeline.settings import Settings
+from pipeline.ledger.sweeping import Sweeping
+from pipeline.settings import LONGER, Settings
 
 log = structlog.get_logger()
 MAX_PAUSE_S = 30.0

@@ -47,18 +47,37 @@ class Postprocess:
     def __init__(self, store: ModelStore) -> None:
         self._store = store
         self._models: dict[ModelRef, Decision] = {}
+        self._stand_ins: dict[ModelRef, Decision] = {}
 
     def batch_limit(self, model: ModelRef) -> int:  # noqa: ARG002
         """Rows are cheap here: as many as a script may touch."""
         return BATCH
 
-    def perform(self, model: ModelRef, bodies: Sequence[float]) -> list[Output]:
-        """For each raw output the result: ``{"score", "decision", "raw"}``."""
-        loaded = self._models.get(model)
-        if loaded is None:
-            loaded = self._models[model] = Decision(self._store.open(model).manifest)
+    def perform(self, model: ModelRef, bodies: Sequence[float | tuple[float, str]]) -> list[Output]:
+        """For each raw output the result: ``{"score", "decision", "raw"}``.
+
+        A raw output comes with the name of the model that made it if that stood in for the one that was asked for.
+        """
         results = []
-        for raw in bodies:
-            score = loaded.calibrated(raw)
-            results.append(Output({"score": score, "decision": loaded.decide(score), "raw": raw}))
+        for body in bodies:
+            raw, decision = (
+                (body, self._decision(model)) if isinstance(body, float) else (body[0], self._instead(model))
+            )
+            score = decision.calibrated(raw)
+            results.append(Output({"score": score, "decision": decision.decide(score), "raw": raw}))
         return results
+
+    def _decision(self, model: ModelRef) -> Decision:
+        known = self._models.get(model)
+        if known is None:
+            known = self._models[model] = Decision(self._store.open(model).manifest)
+        return known
+
+    def _instead(self, model: ModelRef) -> Decision:
+        known = self._stand_ins.get(model)
+        if known is None:
+            fallback = self._store.open(model).fallback
+            if fallback is None:
+                raise ArtifactCorrupt(f"{model.name}@{model.version} names no fallback, but one has answered for it")
+            known = self._stand_ins[model] = self._decision(fallback)
+        return known

@@ -46,5 +46,8 @@ def build(architecture: dict[str, Any]) -> Architecture:
     if make is None:
         known = ", ".join(sorted(ARCHITECTURES))
         raise ArtifactCorrupt(f"unknown architecture {architecture['id']!r}: this build knows {known}")
-    with torch.device("cpu"):
-        return make(**architecture["config"])
+    try:
+        with torch.device("cpu"):
+            return make(**architecture["config"])
+    except (TypeError, ValueError, AssertionError) as error:
+        raise ArtifactCorrupt(f"{architecture['id']} cannot be made from its config: {error}") from error

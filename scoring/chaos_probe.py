@@ -1,8 +1,11 @@
 """``chaos-probe``: a model that fails on demand, so that tests from outside can bring about every failure.
 
 It exists only where SCORELINE_CHAOS_MODEL is set (``scoreline up --chaos-model``). Its input says what each row does:
-``{"x": number, "do": "ok"|"raise"|"crash"|"hang"|"nan"|"oom"|"slow", "seconds": number}``; the result's ``raw`` is
-the logistic function of ``x``. ``seconds`` is how long ``slow`` takes; with it, ``hang`` ignores its soft time limit.
+``{"x": number, "do": "ok"|"raise"|"crash"|"hang"|"nan"|"oom"|"slow"|"cuda", "seconds": number}``; the result's
+``raw`` is the logistic function of ``x``. ``seconds`` is how long ``slow`` takes; with it, ``hang`` ignores its soft
+time limit. ``cuda`` is an illegal access: like a real one it spoils whatever this process tries afterwards.
+
+``chaos-backed`` is the same with a fallback, ``chaos-standin``: half of ``x``, whatever it is told to do.
 """
 
 import os
@@ -14,7 +17,9 @@ from torch import Tensor, nn
 
 from scoring.vectors import OverVectors
 
-DEEDS = ("ok", "raise", "crash", "hang", "nan", "oom", "slow")
+DEEDS = ("ok", "raise", "crash", "hang", "nan", "oom", "slow", "cuda")
+ILLEGAL_ADDRESS = 700
+"""cudaErrorIllegalAddress."""
 
 
 class ChaosProbe(OverVectors):
@@ -24,6 +29,7 @@ class ChaosProbe(OverVectors):
         super().__init__(inputs)
         assert inputs == 2 + len(DEEDS) + 1
         self.weight = nn.Parameter(torch.ones(1))
+        self._spoilt = False
 
     def forward(self, features: Tensor) -> Tensor:
         """Do what the rows say, worst first; then log-odds ``x`` for each row."""
@@ -32,6 +38,11 @@ class ChaosProbe(OverVectors):
             os.kill(os.getpid(), signal.SIGKILL)
         if told["hang"].any():
             _hang(through_soft_limit=bool((features[told["hang"], 1] > 0).any()))
+        self._spoilt |= bool(told["cuda"].any())
+        if self._spoilt:
+            error = torch.AcceleratorError("CUDA error: an illegal memory access was encountered (chaos-probe)")
+            error.error_code = ILLEGAL_ADDRESS  # type: ignore[attr-defined]
+            raise error
         if told["oom"].any():
             raise torch.OutOfMemoryError("chaos-probe was told to run out of memory")
         if told["raise"].any():

@@ -22,9 +22,11 @@ class Relevance(Architecture):
     A row comes as uint16 (little-endian): how many tokens the query has, then the query's ids and the passage's.
     """
 
-    def __init__(self, **config: Any) -> None:
+    def __init__(self, longest: int | None = None, **config: Any) -> None:
+        """``longest``: how many tokens of a text are read; the last one always is, it says that the text ends."""
         super().__init__()
         self.encoder = Encoder(**config)
+        self._longest = longest or self.encoder.places.num_embeddings
 
     def forward(self, ids: Tensor, lengths: Tensor) -> Tensor:
         """(texts, tokens) ids, padded, and their (texts,) lengths -> (texts, width) embeddings."""
@@ -36,8 +38,11 @@ class Relevance(Architecture):
         texts: list[Ids] = []
         for body in bodies:
             ids = np.frombuffer(body, dtype="<u2")
-            texts += ids[1 : 1 + ids[0]], ids[1 + ids[0] :]
+            texts += self._cut(ids[1 : 1 + ids[0]]), self._cut(ids[1 + ids[0] :])
         return Pieces(texts, [len(text) for text in texts])
+
+    def _cut(self, ids: Ids) -> Ids:
+        return ids if len(ids) <= self._longest else np.append(ids[: self._longest - 1], ids[-1])
 
     def stage(self, texts: Sequence[Ids]) -> tuple[Tensor, ...]:
         """Ids padded to the longest text (int32), and lengths."""

@@ -1,96 +1,111 @@
 """The scoring service: a batch of encoded features in, one raw probability for each row out."""
 
-import math
 from collections.abc import Callable, Sequence
+from functools import partial
 
-import safetensors.torch
 import structlog
 import torch
-from torch import Tensor
 
-from pipeline.contracts.failures import ArtifactCorrupt, NumericFailure
+from pipeline.contracts.failures import ArtifactCorrupt, MemoryGone, NotNow, OutOfMemory
 from pipeline.contracts.lanes import ModelRef
 from pipeline.contracts.stages import Stage
-from pipeline.contracts.work import Output
+from pipeline.contracts.work import Work
+from pipeline.isolation import Performed
 from pipeline.model_store import Artifact, ModelStore
-from scoring.architectures import build
-from scoring.pieces import grouped
+from pipeline.outside import Outside
+from scoring.breaker import Breaker
+from scoring.device import Cpu, Device
+from scoring.model import DEFAULT_BATCH, LoadedModel
+from scoring.serving import Batch, Missing, Serving, performed
 
 log = structlog.get_logger()
-DEFAULT_BATCH = 64
-MOST_PADDED = 16_384
-"""How large a group of pieces may be, padding included (tokens, for text), if the manifest does not say."""
-
-
-class LoadedModel:
-    """A model version in memory, ready to run."""
-
-    def __init__(self, artifact: Artifact) -> None:
-        manifest = artifact.manifest
-        self._module = build(manifest["architecture"])
-        try:
-            self._module.load_state_dict(safetensors.torch.load(artifact.read("model.safetensors")))
-        except (RuntimeError, safetensors.SafetensorError) as error:
-            raise ArtifactCorrupt(f"{artifact.folder}: the weights do not fit the architecture: {error}") from error
-        self._module.eval()
-        self._most_padded: int = manifest.get("max_padded", MOST_PADDED)
-        self.batch_limit: int = manifest.get("max_batch", DEFAULT_BATCH)
-
-    def warm_up(self, example: bytes) -> None:
-        """Run an encoded example alone and as the largest batch: the first request finds everything allocated."""
-        for size in (1, self.batch_limit):
-            self.run([example] * size)
-
-    @torch.inference_mode()
-    def run(self, bodies: Sequence[bytes]) -> list[float]:
-        """The model's own number for each encoded row, in 0..1 (or none at all: NaN)."""
-        pieces, sizes = self._module.pieces(bodies)
-        outputs: list[Tensor] = []
-        order: list[int] = []
-        for group in grouped(sizes, self._most_padded):
-            outputs.append(self._module(*self._module.stage([pieces[place] for place in group])))
-            order += group
-        together = torch.cat(outputs)
-        in_place = torch.empty_like(together)
-        in_place[torch.tensor(order)] = together
-        return self._module.raw(in_place).tolist()
 
 
 class Scoring:
-    """Runs any model version in the store; each is loaded once and kept."""
+    """Runs any model version in the store; each is loaded and warmed once, and kept."""
 
     stage = Stage.SCORING
 
-    def __init__(self, store: ModelStore, example_of: Callable[[Artifact], bytes]) -> None:
-        """``example_of``: a model's own example as ``preprocess`` encodes it."""
+    def __init__(
+        self,
+        store: ModelStore,
+        example_of: Callable[[Artifact], bytes],
+        device: Device | None = None,
+        outside: Outside | None = None,
+    ) -> None:
+        """``example_of``: a model's own example as ``preprocess`` encodes it. ``outside`` is told of breakers."""
         # Small models gain nothing from threads, and the other services want the cores.
         torch.set_num_threads(1)
         self._store = store
-        self._models: dict[ModelRef, LoadedModel] = {}
-        self._warm_up(example_of)
-
-    def _warm_up(self, example_of: Callable[[Artifact], bytes]) -> None:
-        for name, version in self._store.versions():
+        self._example_of = example_of
+        self._device = device or Cpu()
+        self._outside = outside or Outside()
+        self._models: dict[ModelRef, LoadedModel | Missing] = {}
+        self._served: dict[ModelRef, Serving] = {}
+        for name, version in store.versions():
             try:
-                artifact = self._store.load(name, version)
-                model = LoadedModel(artifact)
-                model.warm_up(example_of(artifact))
+                self._serving(store.load(name, version).ref)
             except Exception as failure:  # noqa: BLE001 - whatever is wrong with one artifact, the others are served
-                log.warning("model_not_ready", model=f"{name}@{version}", reason=f"{type(failure).__name__}: {failure}")
-                continue
-            self._models[artifact.ref] = model
+                log.warning("model_not_ready", model=f"{name}@{version}", reason=str(failure))
+
+    def _serving(self, ref: ModelRef) -> Serving:
+        """The model and its fallback, warm; made when first asked for. ArtifactMissing, ArtifactCorrupt, NotNow."""
+        serving = self._served.get(ref)
+        if serving is None:
+            artifact = self._store.open(ref)
+            fallback = self._model(artifact.fallback) if artifact.fallback else None
+            model = self._model(ref)
+            if isinstance(model, Missing) and not isinstance(fallback, LoadedModel) and model.for_good:
+                raise ArtifactCorrupt(model.reason)
+            serving = self._served[ref] = Serving(
+                model,
+                fallback if isinstance(fallback, LoadedModel) else None,
+                Breaker(partial(self._outside.changed, f"model {ref.name}@{ref.version}")),
+                artifact.manifest.get("slow_batch_s", float("inf")),
+            )
+        return serving
+
+    def _model(self, ref: ModelRef) -> LoadedModel | Missing:
+        """A model on this device, or why it cannot be there; what passes (NotNow and the like) is raised."""
+        known = self._models.get(ref)
+        if known is None:
+            known = self._models[ref] = self._load(self._store.open(ref))
+            if isinstance(known, Missing):
+                log.warning("model_not_ready", model=f"{ref.name}@{ref.version}", reason=known.reason)
+        return known
+
+    def _load(self, artifact: Artifact) -> LoadedModel | Missing:
+        needs, has = artifact.manifest.get("device"), self._device.place.type
+        if needs not in (None, has):
+            return Missing(
+                f"{artifact.ref.name} needs a device of the kind {needs}, and this worker runs on {has}", False
+            )
+        model = LoadedModel(artifact, self._device)
+        try:
+            model.warm_up(self._example_of(artifact))
+        except (NotNow, MemoryGone, OutOfMemory):
+            raise
+        except Exception as failure:  # noqa: BLE001 - whatever is wrong with one model, the others are served
+            return Missing(f"not ready, its warm-up failed: {type(failure).__name__}: {failure}", True)
+        return model
 
     def batch_limit(self, model: ModelRef) -> int:
         """The manifest's ``max_batch``, once the model is loaded."""
         loaded = self._models.get(model)
-        return loaded.batch_limit if loaded else DEFAULT_BATCH
+        return loaded.batch_limit if isinstance(loaded, LoadedModel) else DEFAULT_BATCH
 
-    def perform(self, model: ModelRef, bodies: Sequence[bytes]) -> list[Output | NumericFailure]:
-        """For each row the model's own probability; NaN and infinity are failures of their row."""
+    def overlaps(self, model: ModelRef) -> bool:
+        """Whether its batches compute long enough for another to be claimed meanwhile."""
         loaded = self._models.get(model)
-        if loaded is None:
-            loaded = self._models[model] = LoadedModel(self._store.open(model))
-        return [
-            Output(raw) if math.isfinite(raw) else NumericFailure("the model's output for this row is not a number")
-            for raw in loaded.run(bodies)
-        ]
+        return isinstance(loaded, LoadedModel) and loaded.overlaps
+
+    def prepare(self, model: ModelRef, works: Sequence[Work]) -> Batch:
+        """A batch on its way to the device."""
+        return self._serving(model).prepare(works)
+
+    def perform(self, model: ModelRef, bodies: Sequence[bytes]) -> list[Performed]:
+        """For each encoded row the model's own probability, by the model itself; NaN and infinity are failures."""
+        loaded = self._model(model)
+        if isinstance(loaded, Missing):
+            raise ArtifactCorrupt(loaded.reason)
+        return [performed(answer) for answer in loaded.run(bodies)]

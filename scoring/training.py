@@ -9,7 +9,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from scoring.architectures import build
+from scoring.architectures import Mlp, build
 
 Floats = npt.NDArray[np.float32]
 
@@ -42,6 +42,14 @@ def train(architecture: dict[str, Any], features: Floats, outcomes: Floats, *, s
     module.load_state_dict(best_weights)
     module.eval()
     return module
+
+
+def linear(weights: npt.NDArray[np.float64], bias: float) -> nn.Module:
+    """A logistic regression (``weights``: one an input) as the architecture ``mlp`` without a hidden layer."""
+    module = Mlp(inputs=len(weights), hidden=[])
+    layer = module.layers[0]
+    layer.load_state_dict({"weight": torch.from_numpy(weights)[None], "bias": torch.tensor([bias])})
+    return module.eval()
 
 
 @torch.inference_mode()

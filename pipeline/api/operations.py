@@ -101,12 +101,18 @@ class _Overview(Collector):
         for place, number in sorted(known.items()):
             workers.add_metric(list(place), number)
         events = CounterMetricFamily("scoreline_events", "Requests by what happened to them.", labels=["event"])
+        failures = CounterMetricFamily(
+            "scoreline_failures", "Requests by what went wrong with them.", labels=["stage", "category"]
+        )
         for event, number in self._overview["counts"].items():
-            events.add_metric([event], number)
+            if event.startswith("failed:"):
+                failures.add_metric(event.split(":")[1:], number)
+            else:
+                events.add_metric([event], number)
         runs = CounterMetricFamily("scoreline_model_rows", "Rows that a model has run.", labels=["model"])
         for model, number in self._overview["model_runs"].items():
             runs.add_metric([model], number)
-        yield from (waiting, claimed, oldest, workers, events, runs)
+        yield from (waiting, claimed, oldest, workers, events, failures, runs)
         yield GaugeMetricFamily("scoreline_degraded", "1 in degraded mode.", value=int(self._overview["degraded"]))
         yield GaugeMetricFamily("scoreline_waits", "Calls to this API that wait for an end.", value=self._waits)
         yield GaugeMetricFamily("scoreline_unfinished", "Accepted, not ended.", value=self._overview["unfinished"])

@@ -1,7 +1,8 @@
 """What a worker holds of a request between claim and settle, and the outcomes it may settle."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from pipeline.contracts.lanes import ModelRef
@@ -63,13 +64,17 @@ class Carry(NamedTuple):
 
 
 class Attempt(NamedTuple):
-    """One failed attempt: its number, time (Unix milliseconds), stage, error text, and the signal that killed it."""
+    """One failed attempt: its number, time (Unix milliseconds), stage, error text, and the signal that killed it.
+
+    ``category``: the kind of failure, see ``contracts.failures``.
+    """
 
     n: int
     at: int
     stage: str
     error: str
     signal: str | None = None
+    category: str = "unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,10 +91,11 @@ class Attempts:
     suspect: bool = False
     errors: tuple[Attempt, ...] = ()
 
-    def charge(self, at_ms: int, stage: str, error: str) -> "Attempts":
+    def charge(self, at_ms: int, stage: str, category: str, error: str, *, suspect: bool = False) -> "Attempts":
         """One more start that failed with ``error``."""
-        attempt = Attempt(self.starts + self.losses + 1, at_ms, stage, error)
-        return replace(self, starts=self.starts + 1, errors=(*self.errors, attempt)[-KEPT_ERRORS:])
+        attempt = Attempt(self.starts + self.losses + 1, at_ms, stage, error, None, category)
+        errors = (*self.errors, attempt)[-KEPT_ERRORS:]
+        return Attempts(self.starts + 1, self.losses, self.suspect or suspect, errors)
 
 
 KEPT_ERRORS = 20
@@ -102,7 +108,7 @@ class Work:
 
     ``body`` is the stage's input: the features (dict) for preprocess, the packed vector for scoring, the raw output for
     postprocess. ``blob`` is the stored form it came from, ``front`` its header and ties as stored; ``unreadable`` says
-    why it could not be taken apart, if it could not.
+    why it could not be taken apart, if it could not. ``left_s``: seconds to its deadline when it was claimed.
     """
 
     id: bytes
@@ -114,6 +120,7 @@ class Work:
     attempts: Attempts = NO_ATTEMPTS
     unreadable: str = ""
     front: bytes = b""
+    left_s: float = math.inf
 
 
 @dataclass(slots=True)

@@ -3,14 +3,15 @@
 import itertools
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import msgpack
 
 from pipeline.contracts.lanes import Lane, parse_lane
-from pipeline.contracts.stages import Priority, Stage, State
+from pipeline.contracts.stages import Priority, Stage, State, deadline_of
 from pipeline.contracts.status import Failure
 from pipeline.contracts.work import Attempts, Carry, Completed, Ended, Header, Outcome, Output, RetryLater, Work
 from pipeline.ledger import keys
@@ -43,7 +44,10 @@ class ClaimLost(Exception):
 
 @dataclass(slots=True)
 class Batch:
-    """A claimed batch. ``claimed_ms`` is the server's time; ``clock`` ours at that moment (monotonic seconds)."""
+    """A claimed batch. ``claimed_ms`` is the server's time; ``clock`` ours at that moment (monotonic seconds).
+
+    ``worked_ms``: how long its stage took.
+    """
 
     lane: Lane
     field: str
@@ -51,7 +55,7 @@ class Batch:
     claimed_ms: int
     clock: float
     works: list[Work]
-    began: float = 0.0
+    worked_ms: float = 0.0
 
     def server_ms(self) -> float:
         """The server's time now, to within the time the claim took."""
@@ -67,30 +71,17 @@ class _Place(NamedTuple):
 
 
 class Claims:
-    """Claims for one process.
+    """Claims for one process. ``name`` gives the incarnation that is beating now (its parent may have renamed it)."""
 
-    ``name`` gives the incarnation that is beating now (its parent may have renamed it). ``running`` is told the field
-    of a batch that begins to run: if this process dies, that one is suspect, and those claimed but not begun are not.
-    """
-
-    def __init__(
-        self,
-        client: Client,
-        settings: Settings,
-        name: Callable[[], str],
-        running: Callable[[str], None] = lambda _: None,
-    ) -> None:
+    def __init__(self, client: Client, settings: Settings, name: Callable[[], str]) -> None:
         self._client = client
         self._settings = settings
         self._scripts = Scripts(client)
         self._name = name
-        self._running = running
         self._numbers = itertools.count(1)
         self._pid = os.getpid()
         self._queue = ""
         self._place: _Place | None = None
-        self._begun: Batch | None = None
-        self._overran = ""
 
     @property
     def lingers(self) -> bool:
@@ -114,15 +105,19 @@ class Claims:
             raise Fenced(name)
         return _batch(lane, name, batch) if batch else None
 
-    def begin(self, batch: Batch) -> None:
-        """The batch begins to run: from now on the death of this process is on its account."""
-        batch.began = time.monotonic()
-        self._begun = batch
-        self._running(batch.field)
-
-    def settle(self, batch: Batch, outcomes: Sequence[Outcome], *, claim_next: int, model_runs: int) -> Batch | None:
+    def settle(
+        self,
+        batch: Batch,
+        outcomes: Sequence[Outcome],
+        *,
+        claim_next: int,
+        model_runs: Mapping[str, int],
+        idle: bool = True,
+    ) -> Batch | None:
         """Write a batch's outcomes, ring the next stage, and claim up to ``claim_next`` more of the lane.
 
+        ``model_runs``: how many rows each model has run. ``idle``: if nothing more waits there, this process lingers;
+        else it has another batch to see to.
         Raises ClaimLost if the batch is no longer ours; then nothing was written.
         """
         settings = self._settings
@@ -130,15 +125,15 @@ class Claims:
         ends: list[object] = []
         retries: list[object] = []
         dead: list[object] = []
+        counts = Counter({f"runs:{model}": rows for model, rows in model_runs.items()})
         lane, now_ms = batch.lane, batch.server_ms()
         stage, following = lane.stage, lane.stage.following
         # A record names its model's pool; a lane does so at scoring only.
         model = next((work.header.ref for work in batch.works if not work.unreadable), lane.model)
-        worked_ms = round((time.monotonic() - batch.began) * 1000, 3) if batch.began else 0.0
         for work, outcome in zip(batch.works, map(_storable, batch.works, outcomes), strict=True):
             carry = work.carry
             entered = carry.entered_ms or int.from_bytes(work.id[:6], "big")
-            timings = (*carry.timings, (str(stage), max(0, round(batch.claimed_ms - entered, 3)), worked_ms))
+            timings = (*carry.timings, (str(stage), max(0, round(batch.claimed_ms - entered, 3)), batch.worked_ms))
             if isinstance(outcome, Completed):
                 output = outcome.output
                 done = Carry(
@@ -154,9 +149,12 @@ class Claims:
                     ends += work.id, str(State.SUCCEEDED), packed
             elif isinstance(outcome, RetryLater):
                 free = "" if outcome.charged else "free"
+                if outcome.charged:
+                    counts[f"failed:{lane.stage}:{outcome.attempts.errors[-1].category}"] += 1
                 retries += work.id, work.score, outcome.delay_ms, pack_attempts(outcome.attempts), free
             else:
                 ends += self._end(work, outcome, carry._replace(timings=timings), now_ms)
+                counts[f"failed:{lane.stage}:{outcome.error['category']}"] += 1
                 if outcome.state is State.DEAD:
                     record = work.blob if stage is Stage.PREPROCESS else self._input(work.id)
                     dead += work.id, pack_letter(work, outcome, stage, record, now_ms)
@@ -177,20 +175,19 @@ class Claims:
                 len(ends) // 3,
                 len(retries) // 5,
                 len(dead) // 2,
-                model_runs,
-                place.entry,
+                " ".join(f"{name} {rows}" for name, rows in counts.items()),
+                place.entry if idle else "",
                 round(settings.idempotency_ttl * 1000),
                 # A cache elsewhere is filled by the worker; then the ledger is none.
                 0 if settings.cache_url else round(1000 * batch.works[0].header.cache_s),
                 settings.cache_max_bytes,
-                worked_ms,
+                batch.worked_ms,
                 *forwards,
                 *ends,
                 *retries,
                 *dead,
             ]
         )
-        self._begun = None
         if kind == b"lost":
             raise ClaimLost(f"{len(batch.works)} requests of {lane.label} were released to another worker")
         self._place = place if kind == b"lingers" else None
@@ -199,30 +196,10 @@ class Claims:
             fan_out(self._scripts, settings, flight)
         return _batch(lane, batch.incarnation, next_batch) if next_batch else None
 
-    def interrupted(self) -> None:
-        """This process stops here: what it gives back from now on is charged only if it was stopped for its length.
-
-        At the hard limit the pool asks with SIGTERM before it kills. Uncharged, such a batch would run for ever.
-        """
-        batch, limit_s = self._begun, self._settings.soft_limit_s
-        self._begun = None
-        if batch is not None and time.monotonic() - batch.began > limit_s:
-            self._overran = batch.field
-
     def give_back(self) -> int:
-        """Release everything this process holds; how many requests."""
+        """Release everything this process holds, uncharged; how many requests."""
         self._place = None
-        released = release_claims(
-            self._scripts,
-            self._name(),
-            charge="start" if self._overran else "none",
-            pid=self._pid,
-            limit_ms=round(self._settings.soft_limit_s * 1000),
-            running=self._overran,
-            queue=self._queue,
-        )
-        self._overran = ""
-        return released
+        return release_claims(self._scripts, self._name(), charge="none", pid=self._pid, queue=self._queue)
 
     def _input(self, request_id: bytes) -> bytes | None:
         """The record that a request's computation began with: its own, or the copy if it ended before the others."""
@@ -283,7 +260,9 @@ def _batch(lane: Lane, incarnation: str, reply: Sequence) -> Batch:
     works = []
     for place, (request_id, score, blob) in enumerate(zip(ids, scores, blobs, strict=True)):
         tried = unpack_attempts(attempts[place] if attempts else None)
-        works.append(_work(request_id, int(float(score)), lane, blob, tried))
+        work = _work(request_id, int(float(score)), lane, blob, tried)
+        work.left_s = (deadline_of(work.score) - int(now)) / 1000
+        works.append(work)
     return Batch(lane, name.decode(), incarnation, int(now), time.monotonic(), works)
 
 
@@ -326,19 +305,19 @@ def release_claims(
     older_ms: int = 0,
     fence: bool = False,
     silent_ms: int = 0,
-    limit_ms: int = 0,
+    category: str = "crash",
     running: str = "",
     queue: str = "",
 ) -> int:
     """Give a worker's claimed batches back to their lanes: how many requests, or -1 if it has beaten after all.
 
     ``pid``: of that child only. ``older_ms``: batches claimed so long ago only. ``fence``: the incarnation is dead for
-    ever. ``silent_ms``: only if it has not beaten for so long. ``limit_ms``: a batch that ran so long died of that.
+    ever. ``silent_ms``: only if it has not beaten for so long. ``category``: what kind of failure is charged.
     ``running``: charge this field's batch alone; '' charges any. ``queue``: take it off that list of idle workers, too.
     """
     prefix = "" if pid is None else f"{pid}:"
     flag = "1" if fence else "0"
-    arguments = [incarnation, prefix, charge, reason, signal, older_ms, flag, silent_ms, limit_ms, running, queue]
+    arguments = [incarnation, prefix, charge, reason, signal, older_ms, flag, silent_ms, category, running, queue]
     return int(scripts.release(args=arguments))
 
 

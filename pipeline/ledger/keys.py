@@ -32,7 +32,8 @@ key               type    life                         what
 ``bells``         string  for ever                     counts bells, for their ids
 ``clock``         string  for ever                     the latest time a script saw (ms): never goes back
 ``offset``        string  after a failover             ms that the server's clock is behind what was seen before
-``counts``        hash    for ever                     running totals: ``STAGE:claimed``, states, model runs
+``counts``        hash    for ever                     totals: ``STAGE:claimed``, ``failed:STAGE:CATEGORY``,
+                                                       ``runs:MODEL``, states
 ``settled``       hash    for ever                     LANE -> requests that its stage is done with: running total
 ``retried``       hash    for ever                     LANE -> retries that have gone back to it: running total
 ``work``          hash    for ever                     LANE -> ms that the latest batch took
@@ -42,7 +43,7 @@ key               type    life                         what
 ``medians``       hash    for ever                     LANE -> ms that its batches take        } see ``measuring``
 ``firsts``        hash    for ever                     LANE -> first attempts in ten seconds   }
 ``pace``          string  3 s, while there is one      lanes with a backlog: ``LANE RATE`` lines
-``degraded``      string  3 s, while it is true        too few workers live: the limits that bells bring meanwhile
+``degraded``      string  10 s, while it is true       too few workers live: batches may take longer meanwhile
 ``owned``         hash    for ever (few)               OWNER -> unfinished requests of an API key with a limit
 ``due``           hash    for ever (few)               OWNER -> when its next request is due at its rate (ms)
 ``leader``        string  1.5 s                        the sweeper that leads

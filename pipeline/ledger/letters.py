@@ -49,10 +49,7 @@ class Letter:
 
     def document(self) -> dict[str, Any]:
         """The letter as operators read it."""
-        attempts = [
-            {"n": entry.n, "at": rfc3339(entry.at), "stage": entry.stage, "error": entry.error, "signal": entry.signal}
-            for entry in self.attempts
-        ]
+        attempts = [{**entry._asdict(), "at": rfc3339(entry.at)} for entry in self.attempts]
         return {
             "id": to_text(self.id),
             "request_ids": [to_text(request_id) for request_id in self.died],

@@ -200,7 +200,7 @@ def unpack_attempts(blob: bytes | None) -> Attempts:
     except ValueError:
         return NO_ATTEMPTS  # as the scripts read it: what nobody understands must not stop a lane
     errors = tuple(
-        Attempt(entry["n"], int(entry["at"]), entry["stage"], entry["error"], entry.get("signal"))
+        Attempt(entry["n"], int(entry["at"]), entry["stage"], entry["error"], entry.get("signal"), entry["category"])
         for entry in document["errors"] or ()
     )
     return Attempts(int(document["starts"]), int(document["losses"]), bool(document["suspect"]), errors)

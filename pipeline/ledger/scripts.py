@@ -42,7 +42,6 @@ def source(name: str, *, flags: bool = True) -> str:
         flag_line, text = text.split("\n", 1)
     # Minified: the bell is pushed as it stands here, and every byte is sent with every bell.
     bell = json.dumps(json.loads((folder / "bell.json").read_text()), separators=(",", ":"))
-    bell = bell.replace('"__LIMITS__"', "__LIMITS__")  # two numbers
     head = flag_line + "\n" if flags and flag_line else ""
     prelude = "\n".join(
         (folder / "lua" / "prelude" / f"{part}.lua").read_text() for part in (*PRELUDE, *OWN_PARTS.get(name, ()))

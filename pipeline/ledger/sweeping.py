@@ -16,7 +16,7 @@ from pipeline.ledger.finishing import finish_arguments, finish_head
 from pipeline.ledger.measuring import FIRSTS_S
 from pipeline.ledger.records import ACCEPTED, End, Entry, pack_front, unpack_attempts, unpack_entry
 from pipeline.ledger.scripts import Scripts
-from pipeline.settings import Settings
+from pipeline.settings import LONGER, Settings
 
 log = structlog.get_logger()
 MEMORY_FOR_CACHE, MEMORY_FOR_ACCEPT = 0.75, 0.85
@@ -24,8 +24,6 @@ MEMORY_FOR_CACHE, MEMORY_FOR_ACCEPT = 0.75, 0.85
 
 RETRY_SHARE, LEAST_RETRIES = 0.2, 10
 """Retries of a lane in ten seconds: at most this share of its first attempts, and so many in any case."""
-LONGER = 2
-"""Stages' time limits in degraded mode, times the usual: fewer and perhaps weaker workers have to cope."""
 
 Shortage = Literal["", "lean", "full"]
 
@@ -53,15 +51,8 @@ class Sweeping:
         more is accepted either), which lanes have a backlog (see ``measuring``), and whether too few workers live. That
         it finds as the leader before it has left it.
         """
-        limits = self._longer_limits() if degraded else ""
-        leads, found = self._scripts.lead(args=[name, shortage, backlogs, limits])
+        leads, found = self._scripts.lead(args=[name, shortage, backlogs, "1" if degraded else ""])
         return Lead(bool(leads), bool(found))
-
-    def _longer_limits(self) -> str:
-        """The time limits, hard and soft, that bells bring in degraded mode: those of a stage doubled."""
-        settings = self._settings
-        hard, soft = (LONGER * limit + settings.job_s for limit in (settings.hard_limit_s, settings.soft_limit_s))
-        return f"{hard:g}, {soft:g}"
 
     def shortage(self) -> Shortage:
         """Whether the store has used so much of its limit that what is accepted needs the rest."""
@@ -121,14 +112,16 @@ class Sweeping:
 
         ``longer``: they may have begun with the limits of degraded mode.
         """
-        # A job may have begun up to ``job_s`` before the batch: its time limits leave room for that.
+        # Its parent kills a process at the limit; this is for parents that do not. A batch may have waited for another.
         limit_s = self._settings.hard_limit_s * (LONGER if longer else 1)
-        overdue_ms = round((limit_s + self._settings.job_s) * 1000) + 5000
+        overdue_ms = round(2 * limit_s * 1000) + 5000
         released = 0
         for incarnation in self._client.zrangebyscore(keys.BEATS, "(0", "+inf"):
             reason = f"ran longer than the hard limit of {self._settings.hard_limit_s:g} s"
             name = incarnation.decode()
-            released += release_claims(self._scripts, name, charge="start", reason=reason, older_ms=overdue_ms)
+            released += release_claims(
+                self._scripts, name, charge="start", reason=reason, category="hang", older_ms=overdue_ms
+            )
         return released
 
     def forget_dead_workers(self, *, after_s: float = 600) -> None:

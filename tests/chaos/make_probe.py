@@ -1,32 +1,38 @@
-"""Writes the artifact of chaos-probe: ``python -m tests.chaos.make_probe``, when the manifest's format changes."""
+"""Writes the artifacts of chaos-probe and of chaos-backed with its fallback, when the manifest's format changes:
+``python -m tests.chaos.make_probe``.
+"""
 
 import json
+from typing import Any
 
 import numpy as np
 import safetensors.numpy
 
+from pipeline.contracts.lanes import ModelRef
 from pipeline.model_store import write_artifact
 from pipeline.stack.local import CHAOS_MODELS
 
-DEEDS = ["ok", "raise", "crash", "hang", "nan", "oom", "slow"]
+DEEDS = ["ok", "raise", "crash", "hang", "nan", "oom", "slow", "cuda"]
+WIDTH = 2 + len(DEEDS) + 1
+PROBE = {"weight": np.ones(1, dtype=np.float32)}
+HALF_OF_X = {
+    "layers.0.weight": np.array([[0.5, *[0.0] * (WIDTH - 1)]], dtype=np.float32),
+    "layers.0.bias": np.zeros(1, dtype=np.float32),
+}
 
 
-def _number(name: str) -> dict:
+def _number(name: str) -> dict[str, Any]:
     plain = {"log": False, "fill": 0.0, "mean": 0.0, "scale": 1.0, "low": -1e9, "high": 1e9, "far": 1e9}
     return {"name": name, "kind": "number", **plain, "marks_gaps": False}
 
 
-def main() -> None:
+def _write(name: str, description: str, architecture: dict[str, Any], weights: Any, **more: Any) -> ModelRef:
     columns = [_number("x"), _number("seconds"), {"name": "do", "kind": "category", "values": DEEDS}]
-    files = {
-        "model.safetensors": safetensors.numpy.save({"weight": np.ones(1, dtype=np.float32)}),
-        "preprocess.json": (json.dumps({"columns": columns}, indent=1) + "\n").encode(),
-    }
     manifest = {
-        "name": "chaos-probe",
+        "name": name,
         "version": "1",
-        "description": "Fails on demand; for tests only.",
-        "architecture": {"id": "chaos-probe", "config": {"inputs": 2 + len(DEEDS) + 1}},
+        "description": description,
+        "architecture": architecture,
         "torch": ">=2.6,<3",
         "max_batch": 64,
         "input_schema": {
@@ -44,8 +50,23 @@ def main() -> None:
         "bands": [{"below": 0.5, "decision": "approve"}, {"below": 1.0, "decision": "decline"}],
         "calibration": {"method": "platt", "slope": 1.0, "intercept": 0.0},
         "example": {"features": {"x": 0.0, "do": "ok", "seconds": 0}},
+        **more,
     }
-    write_artifact(CHAOS_MODELS, manifest, files)
+    files = {
+        "model.safetensors": safetensors.numpy.save(weights),
+        "preprocess.json": (json.dumps({"columns": columns}, indent=1) + "\n").encode(),
+    }
+    return write_artifact(CHAOS_MODELS, manifest, files)
+
+
+def main() -> None:
+    """Write all three."""
+    probe = {"id": "chaos-probe", "config": {"inputs": WIDTH}}
+    _write("chaos-probe", "Fails on demand; for tests only.", probe, PROBE)
+    linear = {"id": "mlp", "config": {"inputs": WIDTH, "hidden": []}}
+    stand_in = _write("chaos-standin", "Half of x; for tests only.", linear, HALF_OF_X)
+    fallback = {"name": stand_in.name, "version": stand_in.version, "digest": stand_in.digest}
+    _write("chaos-backed", "Fails on demand, and has a fallback; for tests only.", probe, PROBE, fallback=fallback)
 
 
 main()

@@ -76,7 +76,7 @@ class Ledger:
         return self.settle(worker, batch, outcomes, **options)
 
     def settle(self, worker: Claims, batch: Batch, outcomes: list[Outcome], *, claim_next: int = 0) -> Batch | None:
-        return worker.settle(batch, outcomes, claim_next=claim_next, model_runs=0)
+        return worker.settle(batch, outcomes, claim_next=claim_next, model_runs={})
 
     def pass_stages(self, worker: Claims, *stages: Stage) -> None:
         """Let everything that waits pass these stages."""
@@ -110,7 +110,7 @@ FAILURE = Failure(category="unknown", stage="scoring", message="boom", retryable
 def dead(starts: int = 3) -> Ended:
     attempts = Attempts()
     for number in range(starts):
-        attempts = attempts.charge(1_800_000_000_000 + number, "scoring", "boom")
+        attempts = attempts.charge(1_800_000_000_000 + number, "scoring", "unknown", "boom")
     return Ended(State.DEAD, FAILURE, attempts)
 
 

@@ -8,13 +8,14 @@ import pytest
 from pipeline.contracts.problems import DeadlineUnreachable, Degraded, Problem, RateLimited
 from pipeline.contracts.stages import Priority, Stage, State
 from pipeline.contracts.work import Attempts, RetryLater
+from pipeline.incarnation import Heartbeat, Incarnation
 from pipeline.ledger.claiming import Claims
 from pipeline.ledger.keys import TAG
 from pipeline.ledger.measuring import Measuring
 from pipeline.ledger.parcels import Accepted, Known, Submission, idempotency
 from tests.conformance.conftest import Ledger, LedgerMaker, dead
 
-LATER = RetryLater(0, Attempts().charge(1, "preprocess", "boom"))
+LATER = RetryLater(0, Attempts().charge(1, "preprocess", "unknown", "boom"))
 
 
 class Leader:
@@ -185,14 +186,16 @@ def test_in_degraded_mode_low_priority_is_refused_and_stages_have_more_time(ledg
     assert isinstance(refused, Degraded)
     assert "fewer than half" in refused.detail
     assert isinstance(submit(ledger), Accepted)
-    (bell,) = ledger.client.lrange(f"{TAG}preprocess", 0, -1)
-    settings = ledger.settings
-    limits = [2 * settings.hard_limit_s + settings.job_s, 2 * settings.soft_limit_s + settings.job_s]
-    assert json.loads(bell)["headers"]["timelimit"] == limits
+    incarnation = Incarnation("preprocess", "preprocess", "cpu")
+    incarnation.register(ledger.client)
+    Heartbeat(incarnation, ledger.client, ledger.settings).beat()
+    assert incarnation.degraded, "its worker knows, and gives batches more time"
     ledger.client.delete(f"{TAG}leader")
     assert ledger.sweeping.lead("another") == (True, True), "who leads next finds it so"
     assert isinstance(submit(ledger, priority=Priority.LOW), Degraded)
     assert ledger.sweeping.lead("another") == (True, False)
+    Heartbeat(incarnation, ledger.client, ledger.settings).beat()
+    assert not incarnation.degraded
     assert isinstance(submit(ledger, priority=Priority.LOW), Accepted)
 
 
@@ -282,7 +285,9 @@ def test_what_waits_to_be_tried_again_has_no_estimate(ledger: Ledger) -> None:
     assert ledger.read(request_id)[0]["eta_s"] is not None
     batch = ledger.claim(workers[Stage.PREPROCESS])
     assert batch is not None
-    ledger.settle(workers[Stage.PREPROCESS], batch, [RetryLater(30_000, Attempts().charge(1, "preprocess", "boom"))])
+    ledger.settle(
+        workers[Stage.PREPROCESS], batch, [RetryLater(30_000, Attempts().charge(1, "preprocess", "unknown", "boom"))]
+    )
     status = ledger.read(request_id)[0]
     assert (status["position"], status["eta_s"]) == (None, None)
 

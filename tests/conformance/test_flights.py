@@ -235,7 +235,7 @@ def test_deadlines_count_again_when_scoring_is_retried(ledger: Ledger) -> None:
     patient = join(ledger)
     ledger.pass_stages(worker, Stage.PREPROCESS)
     scoring = claimed(ledger, worker, Stage.SCORING)
-    attempts = Attempts().charge(1_800_000_000_000, "scoring", "boom")
+    attempts = Attempts().charge(1_800_000_000_000, "scoring", "unknown", "boom")
     ledger.settle(worker, scoring, [RetryLater(1000, attempts)])
     ledger.turn_clock(90)
     assert ledger.sweeping.expire_deadlines() == 2
@@ -245,13 +245,28 @@ def test_deadlines_count_again_when_scoring_is_retried(ledger: Ledger) -> None:
     ends_alone(ledger)
 
 
+def test_a_deadline_that_passed_while_scoring_had_the_flight_counts_soon_after_it_is_given_back(ledger: Ledger) -> None:
+    worker = ledger.worker("w1")
+    patient, brief = join(ledger), join(ledger, timeout_ms=60_000)
+    ledger.pass_stages(worker, Stage.PREPROCESS)
+    claimed(ledger, worker, Stage.SCORING)
+    ledger.turn_clock(61)
+    assert ledger.sweeping.expire_deadlines() == 0, "scoring had it in time"
+    release_claims(ledger.scripts, "w1", charge="start", reason="died")
+    ledger.turn_clock(1.1)
+    assert ledger.sweeping.expire_deadlines() == 1
+    finish(ledger, worker)
+    assert ledger.states(*patient, *brief) == ["succeeded", "expired"]
+    ends_alone(ledger)
+
+
 def test_a_retry_too_late_for_one_member_is_made_for_the_other(ledger: Ledger) -> None:
     worker = ledger.worker()
     brief = join(ledger, timeout_ms=2000)
     ledger.pass_stages(worker, Stage.PREPROCESS)
     scoring = claimed(ledger, worker, Stage.SCORING)
     patient = join(ledger)
-    ledger.settle(worker, scoring, [RetryLater(10_000, Attempts().charge(1, "scoring", "boom"))])
+    ledger.settle(worker, scoring, [RetryLater(10_000, Attempts().charge(1, "scoring", "unknown", "boom"))])
     ledger.turn_clock(3)
     assert ledger.sweeping.expire_deadlines() == 1
     (status,) = ledger.read(*brief)

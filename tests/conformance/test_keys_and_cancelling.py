@@ -115,7 +115,7 @@ def test_what_scoring_has_claimed_is_too_late_to_cancel_until_it_waits_again(led
     assert batch is not None
     with pytest.raises(TooLate):
         ledger.run(ledger.producing.cancel(request_id))
-    ledger.settle(worker, batch, [RetryLater(60_000, Attempts().charge(1, "scoring", "boom"))])
+    ledger.settle(worker, batch, [RetryLater(60_000, Attempts().charge(1, "scoring", "unknown", "boom"))])
     assert ledger.run(ledger.producing.cancel(request_id))["attempts"] == 1
     ledger.turn_clock(61)
     ledger.sweeping.revive_due_retries()

@@ -20,9 +20,8 @@ from pipeline.contracts.status import Failure
 from pipeline.contracts.work import Attempts, Completed, Ended, Outcome, Output, RetryLater
 from pipeline.incarnation import Heartbeat, Incarnation
 from pipeline.ledger.claiming import Batch, ClaimLost, Claims, release_claims
-from pipeline.ledger.keys import ATTEMPTS, TAG
+from pipeline.ledger.keys import TAG
 from pipeline.ledger.parcels import Submission
-from pipeline.ledger.records import unpack_attempts
 from pipeline.ledger.releases import Release, ReleaseConflict, publish
 from tests.conformance.conftest import REF, Ledger, LedgerMaker, dead
 from tests.conftest import eventually
@@ -330,7 +329,9 @@ def test_only_the_dead_childs_claims_are_released(ledger: Ledger) -> None:
     first, second = ledger.claim(worker, limit=2), ledger.claim(worker, limit=2)
     assert first is not None
     assert second is not None
-    assert ledger.scripts.release(args=["w1", second.field, "start", "died", "SIGKILL", 0, "0", 0, 0, "", ""]) == 2
+    assert (
+        ledger.scripts.release(args=["w1", second.field, "start", "died", "SIGKILL", 0, "0", 0, "crash", "", ""]) == 2
+    )
     ledger.complete(worker, first)
     again = ledger.claim(worker)
     assert again is not None
@@ -362,43 +363,12 @@ def test_a_batch_given_back_charges_nothing(ledger: Ledger) -> None:
     assert [work.attempts for work in again.works] == [Attempts(), Attempts()]
 
 
-def test_a_batch_that_was_stopped_for_its_length_is_charged_when_given_back_and_no_other_is(
-    ledger: Ledger,
-) -> None:
-    worker = ledger.worker()
-    long, short = ledger.accept(2)
-    batch = ledger.claim(worker, limit=1)
-    ledger.claim(worker, limit=1)
-    worker.begin(batch)
-    batch.began -= 61
-    ledger.turn_clock(61)
-    worker.interrupted()
-    assert worker.give_back() == 2
-    tried = [unpack_attempts(blob) for blob in ledger.client.hmget(ATTEMPTS, [long, short])]
-    assert [(one.starts, [entry.error for entry in one.errors]) for one in tried] == [
-        (1, ["ran longer than the hard limit"]),
-        (0, []),
-    ]
-
-
-def test_a_settled_batch_is_not_charged_for_what_comes_after_it(ledger: Ledger) -> None:
-    worker = ledger.worker()
-    ledger.accept(2)
-    batch = ledger.claim(worker, limit=1)
-    worker.begin(batch)
-    batch.began -= 3600
-    ledger.complete(worker, batch, claim_next=1)
-    worker.interrupted()
-    assert worker.give_back() == 1
-    assert [unpack_attempts(blob).starts for blob in ledger.client.hvals(ATTEMPTS)] == [0]
-
-
 def test_a_retry_waits_until_it_is_due(ledger: Ledger) -> None:
     worker = ledger.worker()
     (request_id,) = ledger.accept()
     batch = ledger.claim(worker)
     assert batch is not None
-    attempts = Attempts().charge(1, "preprocess", "boom")
+    attempts = Attempts().charge(1, "preprocess", "unknown", "boom")
     ledger.settle(worker, batch, [RetryLater(60_000, attempts)])
     assert ledger.sweeping.revive_due_retries() == (0, 0)
     assert ledger.claim(worker) is None
@@ -604,22 +574,6 @@ def test_a_state_never_moves_back_when_a_batch_is_released(ledger: Ledger) -> No
     assert ledger.states(request_id) == ["preprocessing"]
     assert worker.give_back() == 1
     assert ledger.states(request_id) == ["preprocessing"]
-
-
-def test_a_batch_killed_at_its_limit_says_so(ledger: Ledger) -> None:
-    worker = ledger.worker()
-    ledger.accept()
-    assert ledger.claim(worker) is not None
-    ledger.turn_clock(100)
-    why = "the process died under it (SIGKILL)"
-    released = release_claims(
-        ledger.scripts, "w1", charge="start", pid=os.getpid(), reason=why, signal="SIGKILL", limit_ms=90_000
-    )
-    assert released == 1
-    again = ledger.claim(worker)
-    assert again is not None
-    (attempt,) = again.works[0].attempts.errors
-    assert (attempt.error, attempt.signal) == ("ran longer than the hard limit", None)
 
 
 def test_nobody_lingers_while_another_lanes_bell_waits(ledger: Ledger) -> None:

@@ -297,7 +297,7 @@ def make_machine(make_ledger: LedgerMaker) -> type[RuleBasedStateMachine]:
         def outcome(fate: str, stage: Stage) -> Outcome:
             if fate == "complete":
                 return Completed(Output({"score": 0.5} if stage is Stage.POSTPROCESS else b"body"))
-            attempts = Attempts().charge(1_800_000_000_000, stage, "boom")
+            attempts = Attempts().charge(1_800_000_000_000, stage, "unknown", "boom")
             if fate == "retry":
                 return RetryLater(1000, attempts)
             return Ended(State(fate), Failure(category="x", stage=stage, message="boom", retryable=False), attempts)

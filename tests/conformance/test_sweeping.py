@@ -170,7 +170,7 @@ def test_a_new_leader_leaves_batches_alone_that_may_have_begun_with_longer_limit
     worker = ledger.worker("w1")
     ledger.accept()
     assert ledger.claim(worker) is not None
-    ledger.turn_clock(100)  # past the hard limit of 90 s, and not past twice that
+    ledger.turn_clock(200)  # past twice the hard limit of 90 s (it may have waited for another), not past four times
     ledger.scripts.beat(args=["w1", "{}", "0"])
     Sweeper(ledger.client, ledger.settings, SteppedClock()).sweep()
     assert ledger.client.hlen(f"{TAG}c:w1") == 1

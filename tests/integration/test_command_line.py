@@ -97,7 +97,7 @@ def test_models_and_stats_as_table_and_as_json(scoreline: Cli, http: httpx.Clien
     submit(http)
     assert "credit-default" in scoreline("models").stdout
     names = [model["name"] for model in json.loads(scoreline("models", "--json").stdout)["models"]]
-    assert names == ["chaos-probe", "credit-default"]
+    assert names == ["chaos-backed", "chaos-probe", "chaos-standin", "credit-default", "credit-default-logistic"]
     table = scoreline("stats").stdout
     assert all(word in table for word in ("preprocess", "scoring", "postprocess", "waiting", "live", "durability"))
     assert set(json.loads(scoreline("stats", "--json").stdout)["stages"]) == {"preprocess", "scoring", "postprocess"}

@@ -93,7 +93,7 @@ def test_a_row_that_hangs_through_the_soft_limit_meets_the_hard_one_and_its_chil
     dead = end_of(http, http.post("/v1/scores", json=probe("hang", seconds=1)).json()["request_id"], within_s=90)
     assert (dead["state"], dead["attempts"]) == ("dead", 3)
     errors = {attempt["error"] for attempt in letter_of(http, dead["request_id"])["attempts"]}
-    assert errors == {"ran longer than the hard limit"}
+    assert errors == {"ran longer than the hard limit of 5 s"}
     assert "Current thread 0x" in stack.log("scoring").read_text()[before:]
     assert http.post("/v1/scores", json=probe("ok"), params={"wait": 30}).json()["state"] == "succeeded"
 

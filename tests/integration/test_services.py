@@ -154,7 +154,7 @@ def test_flower_shows_the_three_services_with_readable_names_and_no_data(http: h
         )
         done = [task for task in names if task["state"] == "SUCCESS"]  # type: ignore[union-attr]
         assert {task["args"] for task in done} <= {
-            f"{stage}/{model}@1" for stage in Stage for model in ("credit-default", "chaos-probe")
+            f"{stage}/{model}@1" for stage in Stage for model in ("credit-default", "chaos-probe", "chaos-backed")
         }
         assert all("largest_batch" in task["result"] for task in done), "batch sizes stand in the result"
         workers = flower.get("/workers", params={"json": 1}).json()["data"]

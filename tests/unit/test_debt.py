@@ -16,9 +16,6 @@ class Store:
         self.given_back = 0
         self.paid = threading.Event()
 
-    def interrupted(self) -> None:
-        pass
-
     def give_back(self) -> int:
         if self.away:
             raise StoreConnectionError("away")

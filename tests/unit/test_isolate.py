@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.contracts.failures import ArtifactMissing
+from pipeline.contracts.failures import ArtifactMissing, NotNow, SoftLimit
 from pipeline.contracts.work import Output
-from pipeline.runner import isolate
+from pipeline.isolation import isolate
 
 
 class Stage:
@@ -55,6 +55,18 @@ def test_a_failure_that_is_not_about_a_row_is_not_searched_for() -> None:
     answers = isolate(perform, [1, 2, 3, 4])
     assert calls == [4]
     assert all(isinstance(answer, ArtifactMissing) for answer in answers)
+
+
+def test_after_a_failure_that_ends_the_process_nothing_else_is_tried_in_it() -> None:
+    calls = []
+
+    def perform(rows: Sequence[int]) -> list[Output]:
+        calls.append(list(rows))
+        raise SoftLimit("too long") if len(rows) == 2 else RuntimeError("poison")
+
+    answers = isolate(perform, [1, 2, 3, 4])
+    assert calls == [[1, 2, 3, 4], [1, 2]]
+    assert [type(answer) for answer in answers] == [SoftLimit, SoftLimit, NotNow, NotNow]
 
 
 def test_a_stage_that_returns_too_few_outputs_has_failed() -> None:

@@ -81,8 +81,8 @@ def test_delays_grow_with_full_jitter_up_to_the_cap() -> None:
     [
         (Attempts(starts=2), None),
         (Attempts(losses=19), None),
-        (Attempts(starts=3, errors=(Attempt(3, NOW, "scoring", "died", "SIGSEGV"),)), "crash"),
-        (Attempts(starts=3, errors=(Attempt(3, NOW, "scoring", "too long"),)), "hang"),
+        (Attempts(starts=3, errors=(Attempt(3, NOW, "scoring", "died", "SIGSEGV", "crash"),)), "crash"),
+        (Attempts(starts=3, errors=(Attempt(3, NOW, "scoring", "too long", None, "hang"),)), "hang"),
         (Attempts(losses=20), "crash"),
     ],
 )

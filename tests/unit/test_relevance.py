@@ -8,7 +8,8 @@ import pytest
 
 from pipeline.model_store import ModelStore
 from preprocess.service import Preprocess
-from scoring.service import LoadedModel
+from scoring.device import Cpu
+from scoring.model import LoadedModel
 from tasks.import_minilm import import_minilm
 
 REFERENCE = json.loads((Path(__file__).parent / "minilm_reference.json").read_text())
@@ -29,5 +30,5 @@ def test_scores_are_the_references(store: ModelStore) -> None:
     """Also beside others of all lengths: padding and grouping change nothing."""
     artifact = store.load("relevance-minilm", "1")
     outputs = Preprocess(store).perform(artifact.ref, rows())
-    scores = LoadedModel(artifact).run([output.body for output in outputs])
+    scores = LoadedModel(artifact, Cpu()).run([output.body for output in outputs])
     np.testing.assert_allclose(scores, [row["cosine"] for row in REFERENCE["rows"]], atol=1e-4)

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from pipeline import runner
-from pipeline.contracts.failures import SoftLimit
+from pipeline.contracts.failures import ArtifactCorrupt, CudaFault, SoftLimit
 from pipeline.contracts.lanes import Lane, ModelRef, parse_lane
 from pipeline.contracts.stages import Stage
-from pipeline.contracts.work import Carry, Header, Output, Work
+from pipeline.contracts.work import Carry, Ended, Header, Output, RetryLater, Work
 from pipeline.ledger.claiming import Batch
 from pipeline.settings import read_settings
 
@@ -27,28 +27,59 @@ class Clock:
 
 
 class Ledger:
-    """Claims that never run out; remembers what the runner asked for."""
+    """Claims that never run out, or hold ``left`` batches; remembers what the runner did, in order."""
 
-    def __init__(self) -> None:
+    def __init__(self, left: int = 1_000_000) -> None:
+        self.left = left
         self.claim_next: list[int] = []
         self.lingered = 0
         self.lingers = False
+        self.steps: list[str] = []
+        self.claimed = 0
+        self.held: set[str] = set()
+        self.most_held = 0
 
-    def claim(self, lane: Lane, limit: int, *, answers_bell: bool) -> Batch:
+    def claim(self, lane: Lane, limit: int, *, answers_bell: bool) -> Batch | None:
         self.limit = limit
-        works = [Work(bytes(16), 0, HEADER, Carry(0), {}, b"")]
-        return Batch(lane, "1:1", "w", 0, 0.0, works)
+        if not self.left:
+            return None
+        self.left -= 1
+        self.claimed += 1
+        field = f"1:{self.claimed}"
+        self.steps.append(f"claim {self.claimed}")
+        self.held.add(field)
+        self.most_held = max(self.most_held, len(self.held))
+        works = [Work(bytes(16), 0, HEADER, Carry(0), {}, b"") for _ in range(max(1, min(limit, 64)))]
+        return Batch(lane, field, "w", 0, 0.0, works)
 
-    def settle(self, batch: Batch, outcomes: Sequence[Any], *, claim_next: int, model_runs: int) -> Batch | None:
+    def settle(
+        self, batch: Batch, outcomes: Sequence[Any], *, claim_next: int, model_runs: int, idle: bool
+    ) -> Batch | None:
         self.claim_next.append(claim_next)
+        self.steps.append(f"settle {batch.field[2:]}" + (" idle" if idle else ""))
+        self.held.remove(batch.field)
+        self.outcomes = outcomes
         return self.claim(batch.lane, claim_next, answers_bell=False) if claim_next else None
-
-    def begin(self, batch: Batch) -> None:
-        pass
 
     def linger(self, lane: Lane, limit: int, seconds: float) -> Batch | Lane | None:
         self.lingered += 1
         return None
+
+
+class Watch:
+    """Remembers which batches ran."""
+
+    def __init__(self) -> None:
+        self.ran: list[str] = []
+        self.runs = ""
+
+    def began(self, field: str) -> None:
+        assert not self.runs, "one at a time"
+        self.runs = field
+        self.ran.append(field)
+
+    def ended(self) -> None:
+        self.runs = ""
 
 
 class Service:
@@ -69,10 +100,41 @@ class Service:
         return [Output(b"") for _ in bodies]
 
 
-def serve(service: Service) -> tuple[Ledger, runner.Served]:
-    ledger = Ledger()
+class DeviceStage(Service):
+    """The same on a device: what it is asked to do is remembered among the ledger's steps."""
+
+    stage = Stage.SCORING
+
+    def __init__(self, clock: Clock, ledger: Ledger, seconds: float = 0.1, fails: dict[int, Exception] | None = None):
+        super().__init__(clock, seconds)
+        self.ledger, self.fails, self.prepared = ledger, fails or {}, 0
+
+    def overlaps(self, model: ModelRef) -> bool:
+        return True
+
+    def prepare(self, model: ModelRef, works: Sequence[Work]) -> "DeviceStage.Batch":
+        self.prepared += 1
+        return DeviceStage.Batch(self, self.prepared, works)
+
+    class Batch:
+        def __init__(self, of: "DeviceStage", number: int, works: Sequence[Work]) -> None:
+            self.of, self.number, self.works = of, number, works
+            of.ledger.steps.append(f"stage {number}")
+
+        def launch(self) -> None:
+            self.of.ledger.steps.append(f"launch {self.number}")
+
+        def collect(self) -> Sequence[Output]:
+            self.of.ledger.steps.append(f"collect {self.number}")
+            if self.number in self.of.fails:
+                raise self.of.fails[self.number]
+            return self.of.perform(REF, self.works)
+
+
+def serve(service: Service, ledger: Ledger | None = None) -> tuple[Ledger, runner.Served]:
+    ledger = ledger or Ledger()
     settings = read_settings({"SCORELINE_STAY_S": "0.5", "SCORELINE_JOB_S": "2"})
-    return ledger, runner.Runner(service, ledger, None, settings).serve(LANE)  # type: ignore[arg-type]
+    return ledger, runner.Runner(service, ledger, None, settings, Watch()).serve(LANE)  # type: ignore[arg-type]
 
 
 def test_a_busy_lane_is_left_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,7 +145,7 @@ def test_a_busy_lane_is_left_after_its_time(monkeypatch: pytest.MonkeyPatch) -> 
 def test_the_steps_at_which_tests_kill_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[str] = []
     service = Service(Clock(monkeypatch), 40)
-    runner.Runner(service, Ledger(), None, read_settings({}), steps.append).serve(LANE)  # type: ignore[arg-type]
+    runner.Runner(service, Ledger(), None, read_settings({}), Watch(), steps.append).serve(LANE)  # type: ignore[arg-type]
     assert steps == ["after-claim", "after-settle", "before-ack"]
 
 
@@ -92,9 +154,56 @@ def test_after_a_long_batch_no_other_is_begun(monkeypatch: pytest.MonkeyPatch) -
     assert (served.batches, ledger.claim_next, ledger.lingered) == (1, [0], 0)
 
 
-def test_after_an_interrupted_batch_the_job_ends(monkeypatch: pytest.MonkeyPatch) -> None:
-    ledger, served = serve(Service(Clock(monkeypatch), 0.0, error=SoftLimit("too long")))
-    assert (served.batches, ledger.claim_next, ledger.lingered) == (1, [0], 0)
+def test_after_an_interrupted_batch_the_process_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = Ledger()
+    with pytest.raises(runner.Unfit, match="too long"):
+        serve(Service(Clock(monkeypatch), 0.0, error=SoftLimit("too long")), ledger)
+    assert (ledger.claim_next, ledger.held, ledger.lingered) == ([0], set(), 0)
+    assert all(isinstance(outcome, RetryLater) and outcome.attempts.suspect for outcome in ledger.outcomes)
+
+
+def test_while_a_batch_computes_the_next_is_staged_and_the_one_before_settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = Ledger(left=4)
+    serve(DeviceStage(Clock(monkeypatch), ledger), ledger)
+    assert ledger.steps == [
+        "claim 1", "stage 1", "launch 1", "claim 2", "stage 2", "collect 1",
+        "launch 2", "settle 1", "claim 3", "stage 3", "collect 2",
+        "launch 3", "settle 2", "claim 4", "stage 4", "collect 3",
+        "launch 4", "settle 3", "collect 4", "settle 4 idle",
+    ]  # fmt: skip
+    assert ledger.most_held == 2, "the one that runs, and the one that is staged"
+
+
+def test_what_computes_ahead_leaves_in_time_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = Ledger()
+    serve(DeviceStage(Clock(monkeypatch), ledger, seconds=0.2), ledger)
+    assert ledger.held == set()
+    assert ledger.claim_next[-1] == 0
+    assert ledger.claimed == 4
+
+
+def test_a_batch_that_spoils_the_device_is_settled_and_the_staged_one_is_left_to_be_given_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ledger = Ledger()
+    with pytest.raises(runner.Unfit, match="illegal"):
+        serve(DeviceStage(Clock(monkeypatch), ledger, fails={2: CudaFault("illegal address")}), ledger)
+    assert ledger.steps[-2:] == ["collect 2", "settle 2"]
+    assert ledger.held == {"1:3"}
+    assert all(isinstance(outcome, RetryLater) and outcome.attempts.suspect for outcome in ledger.outcomes)
+
+
+def test_what_cannot_be_prepared_fails_when_its_turn_has_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Unprepared(DeviceStage):
+        def prepare(self, model: ModelRef, works: Sequence[Work]) -> DeviceStage.Batch:
+            if self.prepared:
+                raise ArtifactCorrupt("not what was pinned")
+            return super().prepare(model, works)
+
+    ledger = Ledger(left=2)
+    _, served = serve(Unprepared(Clock(monkeypatch), ledger), ledger)
+    assert (served.batches, ledger.held) == (2, set())
+    assert {type(outcome) for outcome in ledger.outcomes} == {Ended}
 
 
 @pytest.mark.parametrize(("asked", "claimed"), [(-1, 1), (0, 1), (1, 1), (128, 128), (5000, 128)])

@@ -33,7 +33,7 @@ def test_a_bad_value_names_its_setting(name: str, value: str) -> None:
     [
         ({"HEARTBEAT_S": "2"}, "3 x HEARTBEAT_S <= LEASE_TTL_S"),
         ({"SOFT_LIMIT_S": "90"}, "SOFT_LIMIT_S < HARD_LIMIT_S"),
-        ({"HARD_LIMIT_S": "4000"}, "2 x HARD_LIMIT_S + JOB_S < VISIBILITY_TIMEOUT_S"),
+        ({"HARD_LIMIT_S": "4000"}, "4 x HARD_LIMIT_S + JOB_S < VISIBILITY_TIMEOUT_S"),
         ({"RESULT_TTL": "60", "IDEMPOTENCY_TTL": "61"}, "IDEMPOTENCY_TTL <= RESULT_TTL"),
         ({"STAY_S": "3"}, "STAY_S <= JOB_S"),
     ],

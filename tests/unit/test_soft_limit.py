@@ -1,4 +1,4 @@
-"""The soft time limit interrupts a bell that is being answered, and nothing else."""
+"""The soft time limit interrupts a stage's own code, and nothing else."""
 
 import os
 import signal
@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 
 import pytest
-from celery.exceptions import SoftTimeLimitExceeded
 
+from pipeline.contracts.failures import SoftLimit
 from tasks import child
 
 
@@ -18,12 +18,16 @@ def handler() -> Iterator[None]:
     signal.signal(signal.SIGUSR1, before)
 
 
-def test_a_bell_that_is_being_answered_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(child, "_child", SimpleNamespace(answering=True))
-    with pytest.raises(SoftTimeLimitExceeded):
+def at_work(*, performing: bool) -> SimpleNamespace:
+    return SimpleNamespace(runner=SimpleNamespace(performing=performing))
+
+
+def test_a_stage_is_interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "_child", at_work(performing=True))
+    with pytest.raises(SoftLimit):
         os.kill(os.getpid(), signal.SIGUSR1)
 
 
-def test_what_comes_after_a_bell_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(child, "_child", SimpleNamespace(answering=False))
+def test_what_speaks_to_the_store_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(child, "_child", at_work(performing=False))
     os.kill(os.getpid(), signal.SIGUSR1)

@@ -144,9 +144,7 @@ def test_a_broken_artifact_does_not_keep_the_others_from_being_served(copy: Path
     document = json.loads((broken / "manifest.json").read_text()) | {"version": "2"}
     (broken / "manifest.json").write_text(json.dumps(document))
     (broken / "model.safetensors").write_bytes(b"not the weights")
-    assert [(name, version) for name, version in ModelStore(copy).versions()] == [
-        ("credit-default", "1"), ("credit-default", "2"),
-    ]  # fmt: skip
+    assert {("credit-default", "1"), ("credit-default", "2")} < set(ModelStore(copy).versions())
     vector = Preprocess(STORE).perform(REF, [HELD_OUT[0].features])[0].body
     assert isinstance(Scoring(ModelStore(copy), Preprocess(STORE).example).perform(REF, [vector])[0], Output)
 

@@ -19,7 +19,7 @@ from tasks.watchdog import DEAF_S, LOOK_S, Watchdog, last_resort
 
 SETTINGS = read_settings({})
 IN_VAIN = round(DEAF_S / LOOK_S)
-LONGEST = round((2 * SETTINGS.hard_limit_s + SETTINGS.job_s) / LOOK_S)
+LONGEST = round((4 * SETTINGS.hard_limit_s + SETTINGS.job_s) / LOOK_S)
 
 
 @pytest.fixture

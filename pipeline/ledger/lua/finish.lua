@@ -31,7 +31,7 @@ for i = 5, #ARGV, 4 do
     endable = claimed == '0' or (late_only and deadline <= tonumber(claimed))
     over = endable and leave(id, flight, scoring)
     if not endable and late_only then
-      redis.call('ZADD', P .. 'open', int(now + 5000), id) -- look again then: a retry may make it wait again
+      redis.call('ZADD', P .. 'open', int(now + 1000), id) -- look again then: a retry may make it wait again
     end
   end
   reply[#reply + 1] = endable and 1 or 0

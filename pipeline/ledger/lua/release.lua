@@ -2,8 +2,8 @@
 -- Give claimed batches back to their lanes, with the scores they had, and ring.
 -- ARGV: incarnation, prefix of the fields ('' for all), charge ('start', 'loss' or 'none'), error, signal ('' if none),
 --       older than ms (0: any age), fence ('1': the incarnation is dead for ever), silent for ms (0: don't ask),
---       limit ms (0: none): a batch that ran so long was killed for that, the field that was running ('' if any may
---       have been: charge all; else the others never began), queue ('' or: take its lingerers of that prefix off).
+--       category of the failure, the field that was running ('' if any may have been: charge all; else the others never
+--       began), queue ('' or: take its lingerers of that prefix off).
 -- Returns the number of requests released, or -1 if the incarnation has beaten within `silent for`.
 local incarnation, prefix, charge, reason, signal = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local now = now_ms()
@@ -47,12 +47,8 @@ for f = 1, #fields, 2 do
             a.losses = a.losses + 1
             a.suspect = a.suspect or a.losses >= 2
           end
-          local entry = { n = a.starts + a.losses, at = now, stage = stage, error = reason }
-          if tonumber(ARGV[9]) > 0 and now - tonumber(ms) >= tonumber(ARGV[9]) then
-            entry.error = 'ran longer than the hard limit'
-          elseif signal ~= '' then
-            entry.signal = signal
-          end
+          local entry = { n = a.starts + a.losses, at = now, stage = stage, error = reason, category = ARGV[9] }
+          if signal ~= '' then entry.signal = signal end
           table.insert(a.errors, entry)
           if #a.errors > 20 then table.remove(a.errors, 1) end
         end
@@ -61,6 +57,7 @@ for f = 1, #fields, 2 do
       end
     end
     count(stage .. ':released', place)
+    if charge ~= 'none' and charged then count('failed:' .. stage .. ':' .. ARGV[9], place) end
     ring(lane, now)
   end
 end

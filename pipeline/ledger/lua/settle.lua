@@ -2,8 +2,8 @@
 -- Settle a batch, ring the next stage, and claim the lane's next batch: one round trip, no moment in between.
 -- ARGV: 1 incarnation, 2 field, 3 lane, 4 next lane ('' after the last stage), 5 result_ttl ms,
 --       6 dead_max_age ms, 7 dead_max_count, 8 next field, 9 limit (0: claim no more),
---       10 number of forwards, 11 of ends, 12 of retries, 13 of letters, 14 rows the model ran,
---       15 entry with which the worker lingers if nothing is left (see join), 16 idempotency_ttl ms,
+--       10 number of forwards, 11 of ends, 12 of retries, 13 of letters, 14 what to count (`NAME ROWS ...`),
+--       15 entry with which the worker lingers if nothing is left (see join; '': it has another batch), 16 idempotency_ttl ms,
 --       17 how long results may be given again (ms), 18 what the cache may take (bytes), 19 ms that the stage worked, then
 --       forwards (id, score, output), ends (id, state, record), retries (id, score, delay ms, attempts JSON, 'free' if no
 --       attempt was used up: such a retry is not on its lane's budget),
@@ -95,7 +95,7 @@ if letters > 0 then trim_letters(now - ARGV[6], tonumber(ARGV[7])) end
 redis.call('HINCRBY', P .. 'settled', lane, forwards + ended + retries)
 redis.call('HSET', P .. 'work', lane, ARGV[19])
 count(stage .. ':retried', retries)
-count('runs:' .. string.match(lane, '/([^#]+)'), tonumber(ARGV[14]))
+for name, rows in string.gmatch(ARGV[14], '(%S+) (%d+)') do count(name, tonumber(rows)) end
 
 -- Members first: what this worker would claim or be handed now would wait for them.
 local limit = tonumber(ARGV[9])
@@ -104,5 +104,5 @@ if limit == 0 or #to_fan > 0 or fenced(incarnation) then
   return { 'empty', to_fan }
 end
 local batch = take(incarnation, ARGV[8], lane, limit, now)
-if not batch then return { join(ARGV[15]) == 'lingers' and 'lingers' or 'empty', to_fan } end
+if not batch then return { ARGV[15] ~= '' and join(ARGV[15]) == 'lingers' and 'lingers' or 'empty', to_fan } end
 return { 'batch', to_fan, unpack(batch) }

@@ -1,7 +1,6 @@
 -- Lanes: bells, wakes, claims, and the workers that linger.
 
--- Push one bell: a stock Celery message, built once by the broker module, into the lane's queue. In degraded mode the
--- time limits of a stage are longer; the message brings them.
+-- Push one bell: a stock Celery message, built once by the broker module, into the lane's queue.
 local function push_bell(lane)
   local queue = string.match(lane, '^[^/]+')
   local bell = string.gsub(BELL, '__(%u+)__', {
@@ -10,7 +9,6 @@ local function push_bell(lane)
     QUEUE = queue,
     STAGE = string.match(lane, '^%l+'),
     NUMBER = int(redis.call('INCR', P .. 'bells')),
-    LIMITS = redis.call('GET', P .. 'degraded') or 'null, null',
   })
   redis.call('LPUSH', P .. queue, bell)
 end

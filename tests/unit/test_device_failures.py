@@ -1,0 +1,179 @@
+"""What torch raises, and what becomes of a batch when memory runs out: halves, and the rows that do not fit."""
+
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, distributed
+
+from pipeline.contracts.failures import Collective, CudaFault, DeviceLost, MemoryGone, OutOfMemory, StageFailure
+from scoring import model as model_module
+from scoring.device import Cpu
+from scoring.failures import kind_of
+from scoring.model import LoadedModel
+from scoring.vectors import OverVectors
+
+
+def accelerator_error(code: int | None) -> torch.AcceleratorError:
+    error = torch.AcceleratorError("CUDA error")
+    if code is not None:
+        error.error_code = code
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), OutOfMemory),
+        (MemoryError(), OutOfMemory),
+        (accelerator_error(2), OutOfMemory),
+        (accelerator_error(700), CudaFault),
+        (accelerator_error(719), CudaFault),
+        (accelerator_error(None), CudaFault),
+        (accelerator_error(214), DeviceLost),
+        (accelerator_error(46), DeviceLost),
+        (accelerator_error(9), None),
+        (distributed.DistBackendError("NCCL error"), Collective),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"), OutOfMemory),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm`"), CudaFault),
+        (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), None),
+        (ValueError("CUDA error:"), None),
+    ],
+)
+def test_what_torch_raises_has_a_name(error: BaseException, kind: type[StageFailure] | None) -> None:
+    assert kind_of(error) is kind
+
+
+def test_what_the_cpus_allocator_raises_is_out_of_memory() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 50)
+    assert kind_of(caught.value) is OutOfMemory
+
+
+class Small(OverVectors):
+    """Takes ``room`` rows at a time; none with a negative number in it; gives back what it was given."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__(1)
+        self.room = room
+        self.passes: list[int] = []
+
+    def forward(self, features: Tensor) -> Tensor:
+        self.passes.append(len(features))
+        if len(features) > self.room or (features < 0).any():
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return features[:, 0]
+
+    def raw(self, outputs: Tensor) -> Tensor:
+        return outputs.double()
+
+
+Loader = Callable[[int], tuple[LoadedModel, Small]]
+
+
+@pytest.fixture
+def load(monkeypatch: pytest.MonkeyPatch) -> Loader:
+    def loaded(room: int) -> tuple[LoadedModel, Small]:
+        small = Small(room)
+        monkeypatch.setattr(model_module, "build", lambda _: small)
+        monkeypatch.setattr(model_module.safetensors.torch, "load", lambda _: {})
+        ref = SimpleNamespace(name="small", version="1")
+        artifact = SimpleNamespace(manifest={"architecture": {}}, ref=ref, folder="", read=lambda _: b"")
+        model = LoadedModel(artifact, Cpu())  # type: ignore[arg-type]
+        model.batch_limit = 1
+        model.warm_up(np.zeros(1, dtype=np.float32).tobytes())
+        small.passes.clear()
+        return model, small
+
+    return loaded
+
+
+def rows(numbers: Sequence[float]) -> list[bytes]:
+    return [np.float32(number).tobytes() for number in numbers]
+
+
+def test_a_batch_that_is_too_large_is_halved_and_its_size_remembered(load: Loader) -> None:
+    model, small = load(20)
+    assert model.run(rows(range(64))) == list(range(64))
+    assert small.passes == [64, 64, 32, 16, 16, 32, 16, 16]
+    small.passes.clear()
+    assert model.run(rows(range(64))) == list(range(64))
+    assert small.passes == [16, 16, 16, 16]
+
+
+@pytest.mark.parametrize("place", [0, 17, 63])
+def test_a_row_that_does_not_fit_alone_fails_alone_and_teaches_nothing(load: Loader, place: int) -> None:
+    model, small = load(64)
+    answers = model.run(rows([-1.0 if number == place else number for number in range(64)]))
+    assert [number for number, answer in enumerate(answers) if isinstance(answer, OutOfMemory)] == [place]
+    assert [answer for answer in answers if not isinstance(answer, OutOfMemory)] == [n for n in range(64) if n != place]
+    assert "even alone" in str(answers[place])
+    # The batch, the batch again from the top, at most two for each halving, and the example.
+    assert len(small.passes) - 1 <= 1 + 2 * 6 + 1
+    small.passes.clear()
+    model.run(rows(range(64)))
+    assert small.passes == [64]
+
+
+def test_where_nothing_fits_the_process_is_to_blame(load: Loader) -> None:
+    model, small = load(64)
+    small.room = 0
+    with pytest.raises(MemoryGone, match="nothing fits"):
+        model.run(rows([1, 2]))
+    assert MemoryGone.ends_process
+
+
+def test_other_failures_are_named_and_keep_their_cause(load: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, small = load(64)
+    fault = accelerator_error(700)
+
+    def spoilt(_: Tensor) -> Tensor:
+        raise fault
+
+    monkeypatch.setattr(small, "forward", spoilt)
+    with pytest.raises(CudaFault) as caught:
+        model.run(rows([1]))
+    assert caught.value.__cause__ is fault
+
+
+LIMITED = """
+import resource, sys
+import numpy as np
+from pathlib import Path
+from pipeline.model_store import ModelStore
+from pipeline.settings import REPOSITORY
+from preprocess.service import Preprocess
+from scoring.service import Scoring
+from pipeline.contracts.failures import OutOfMemory
+from tasks.import_minilm import import_minilm
+
+import_minilm(Path(sys.argv[1]))
+store = ModelStore(Path(sys.argv[1]))
+preprocess = Preprocess(store)
+scoring = Scoring(store, preprocess.example)
+ref = store.load("relevance-minilm", "1").ref
+long, short = {"query": "a", "passage": "word " * 250}, {"query": "a", "passage": "word"}
+bodies = [output.body for output in preprocess.perform(ref, [long] * 64)]
+before = [output.body for output in scoring.perform(ref, bodies)]
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (64 << 20), resource.RLIM_INFINITY))
+after = scoring.perform(ref, bodies)
+assert not [answer for answer in after if isinstance(answer, OutOfMemory)], after
+np.testing.assert_allclose([answer.body for answer in after], before, atol=1e-6)
+print("fitted", scoring._models[ref]._most_padded)
+"""
+
+
+def test_with_little_memory_left_the_same_scores_come_in_smaller_batches(tmp_path: Path) -> None:
+    """The real allocator, the real model: RLIMIT_AS leaves 64 MiB."""
+    run = subprocess.run(
+        [sys.executable, "-c", LIMITED, str(tmp_path)], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert run.returncode == 0, run.stderr[-2000:]
+    fitted = int(run.stdout.splitlines()[-1].removeprefix("fitted "))
+    assert fitted < model_module.MOST_PADDED
