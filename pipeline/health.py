@@ -36,14 +36,16 @@ class Pulse:
 class HealthServer:
     """Serves ``/livez`` and ``/readyz`` from a thread; the port is free after ``stop``."""
 
-    def __init__(self, port: int, *, live: Callable[[], bool], ready: Callable[[], bool]) -> None:
+    def __init__(self, port: int, *, live: Callable[[], str], ready: Callable[[], str]) -> None:
+        """``live``, ``ready``: what speaks against it, in words; nothing if all is well."""
         checks = {"/livez": live, "/readyz": ready}
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 check = checks.get(self.path)
-                status = 404 if check is None else 200 if check() else 503
-                body = b"ok\n" if status == 200 else b"not found\n" if status == 404 else b"failing\n"
+                wrong = "not found" if check is None else check()
+                status = 404 if check is None else 503 if wrong else 200
+                body = f"{wrong or 'ok'}\n".encode()
                 self.send_response(status)
                 self.send_header("Content-Type", "text/plain")
                 self.send_header("Content-Length", str(len(body)))

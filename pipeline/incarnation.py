@@ -18,6 +18,7 @@ from typing import Any
 import structlog
 from redis.exceptions import RedisError
 
+from pipeline.devices.health import Canary
 from pipeline.ledger import keys
 from pipeline.ledger.claiming import release_claims
 from pipeline.ledger.connection import Client
@@ -33,6 +34,8 @@ _RUNNING = slice(_READY + 1, _READY + 1 + 32)
 _SINCE = slice(_RUNNING.stop, _RUNNING.stop + 8)
 _BREAKERS = slice(_SINCE.stop, _SINCE.stop + 512)
 _CHILD = slice(_BREAKERS.stop, _BREAKERS.stop + 8)
+_CANARY = slice(_CHILD.stop, _CHILD.stop + 17)
+_SETTLED = slice(_CANARY.stop, _CANARY.stop + 8)
 
 
 class Incarnation:
@@ -40,8 +43,9 @@ class Incarnation:
 
     def __init__(self, stage: str, queue: str, device: str) -> None:
         # The name; one byte that a child sets once it can answer bells; the field of the batch that it ran last; since
-        # when it runs; its breakers that are not closed, as JSON; its pid.
-        self._shared = mmap.mmap(-1, _CHILD.stop)
+        # when it runs; its breakers that are not closed, as JSON; its pid; since when the canary runs, how long the
+        # last one took, and whether it was wrong; how many batches were settled.
+        self._shared = mmap.mmap(-1, _SETTLED.stop)
         self._description: dict[str, Any] = {
             "stage": stage,
             "queue": queue,
@@ -50,6 +54,8 @@ class Incarnation:
             "pid": os.getpid(),
         }
         self.degraded = False
+        self.child_device = "cpu"
+        """The device as the child knows it, which sees no other than its own."""
         self.rename()
 
     @property
@@ -88,11 +94,42 @@ class Incarnation:
         """It has run; until the next one begins, the death of the child would still be on its account."""
         self._shared[_SINCE] = bytes(8)
 
+    def settled(self) -> None:
+        """It is settled."""
+        self._shared[_SETTLED] = (self.settled_batches + 1).to_bytes(8, "big")
+
+    @property
+    def settled_batches(self) -> int:
+        """How many batches the children have settled."""
+        return int.from_bytes(self._shared[_SETTLED], "big")
+
+    def child_begins(self) -> None:
+        """A new child: nothing is known of its canary yet."""
+        self._shared[_CANARY] = bytes(17)
+
+    def canary_began(self) -> None:
+        """The child's canary begins."""
+        self._shared[_CANARY] = struct.pack("dd?", time.monotonic(), self.canary.took_s or 0.0, False)
+
+    def canary_ended(self, *, right: bool) -> None:
+        """It has come back."""
+        self._shared[_CANARY] = struct.pack("dd?", 0.0, self.canary.running_s, not right)
+
+    @property
+    def canary(self) -> Canary:
+        """What is known of the child's canary."""
+        since, took_s, wrong = struct.unpack("dd?", self._shared[_CANARY])
+        return Canary(took_s or None, time.monotonic() - since if since else 0.0, wrong)
+
+    def observe(self, health: dict[str, Any]) -> None:
+        """What its parent knows of the device: operators see it with the next heartbeat."""
+        self._description["health"] = health
+
     def register(self, client: Client, child: int | None = None) -> None:
         """Make the name known to the ledger, from the child that is now ready. Before this it cannot claim."""
-        self.began("")
-        self.ended()
         if child is not None:
+            self.began("")
+            self.ended()
             self._shared[_CHILD] = child.to_bytes(8, "big")
         Scripts(client).beat(args=[self.name, self.description(), "1"])
         self._shared[_READY] = 1

@@ -71,6 +71,9 @@ class Watch(Protocol):
     def ended(self) -> None:
         """It has run."""
 
+    def settled(self) -> None:
+        """It is settled."""
+
 
 class Unfit(Exception):
     """This process can be trusted no more: everything is settled or can be given back, and it should end."""
@@ -297,6 +300,7 @@ class Runner:
             log.warning("claim_lost", reason=str(lost))
             served.lost += 1
             return None
+        self._watch.settled()
         self._reached("after-settle")
         if stage.following is None and self._cache is not None:
             self._cache.fill(batch.works, outcomes)

@@ -37,6 +37,11 @@ class Settings(BaseSettings):
     model_store: Path = Field(REPOSITORY / "models", description="Folder of model artifacts, MODEL/VERSION/.")
     chaos_model: bool = Field(False, description="Whether the model that fails on demand exists.")
     failpoints: Path | None = Field(None, description="For tests only: a folder; see `tasks/failpoints.py`.")
+    device: str = Field(
+        "auto",
+        pattern=r"^(auto|cpu|cuda:\d+)$",
+        description="Where scoring runs: `cpu`, `cuda:N`, or whatever is found.",
+    )
     durability: Durability = Field("process", description="What an acknowledged write survives.")
 
     result_ttl: float = Field(86_400, ge=1, description="How long an ended request can be read.")

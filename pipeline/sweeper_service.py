@@ -19,12 +19,16 @@ def main() -> None:
     sweeper = Sweeper(connect(settings()), settings())
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sweeper.stop())
+
+    def stuck() -> str:
+        return "" if sweeper.turned_s_ago < STUCK_S else f"it has not swept for {sweeper.turned_s_ago:.0f} s"
+
     health = None
     if options.health_port is not None:
         health = HealthServer(
             options.health_port,
-            live=lambda: sweeper.turned_s_ago < STUCK_S,
-            ready=lambda: sweeper.turned_s_ago < STUCK_S,
+            live=stuck,
+            ready=stuck,
         )
         print(f"health of sweeper: http://127.0.0.1:{health.port}/livez", flush=True)
     sweeper.run()

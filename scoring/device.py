@@ -4,9 +4,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import structlog
 import torch
 from torch import Tensor
 
+log = structlog.get_logger()
 Numbers = list[float]
 
 
@@ -95,6 +97,11 @@ class Gpu(Device):
         torch.cuda.empty_cache()
 
 
-def device(name: str) -> Device:
-    """The device of this name: ``cpu`` or ``cuda:N``."""
-    return Cpu(name) if name == "cpu" else Gpu(name)
+def open_device(name: str) -> Device:
+    """The device of this name: ``cpu`` or ``cuda:N``; the CPU where torch cannot use a GPU, and it says so."""
+    if name == "cpu":
+        return Cpu()
+    if not torch.cuda.is_available():
+        log.warning("runs_on_cpu", wanted=name, reason=f"this torch ({torch.__version__}) finds no CUDA device")
+        return Cpu()
+    return Gpu(name)

@@ -14,6 +14,7 @@ from pipeline.isolation import Performed
 from pipeline.model_store import Artifact, ModelStore
 from pipeline.outside import Outside
 from scoring.breaker import Breaker
+from scoring.canary import Canary, Told
 from scoring.device import Cpu, Device
 from scoring.model import DEFAULT_BATCH, LoadedModel
 from scoring.serving import Batch, Missing, Serving, performed
@@ -32,14 +33,22 @@ class Scoring:
         example_of: Callable[[Artifact], bytes],
         device: Device | None = None,
         outside: Outside | None = None,
+        told: Told | None = None,
     ) -> None:
-        """``example_of``: a model's own example as ``preprocess`` encodes it. ``outside`` is told of breakers."""
+        """``example_of``: a model's own example as ``preprocess`` encodes it. ``outside`` is told of breakers.
+
+        ``told`` hears of the device's canary; without, there is none.
+        """
         # Small models gain nothing from threads, and the other services want the cores.
         torch.set_num_threads(1)
         self._store = store
         self._example_of = example_of
         self._device = device or Cpu()
         self._outside = outside or Outside()
+        self._canary: Canary | None = None
+        if told is not None:
+            self._canary = Canary(self._device, told)
+            self._canary.start()
         self._models: dict[ModelRef, LoadedModel | Missing] = {}
         self._served: dict[ModelRef, Serving] = {}
         for name, version in store.versions():
@@ -62,6 +71,7 @@ class Scoring:
                 fallback if isinstance(fallback, LoadedModel) else None,
                 Breaker(partial(self._outside.changed, f"model {ref.name}@{ref.version}")),
                 artifact.manifest.get("slow_batch_s", float("inf")),
+                self._canary,
             )
         return serving
 

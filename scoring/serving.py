@@ -20,6 +20,7 @@ from pipeline.contracts.stages import Stage
 from pipeline.contracts.work import Output, Work
 from pipeline.isolation import Performed, ends_process, isolate
 from scoring.breaker import Breaker
+from scoring.canary import Canary
 from scoring.model import Answer, Computation, LoadedModel
 
 OF_THE_PROCESS = ("hang", "crash", "cuda", "device_lost")
@@ -51,12 +52,14 @@ class Serving:
         fallback: LoadedModel | None,
         breaker: Breaker,
         slow_s: float = float("inf"),
+        canary: Canary | None = None,
     ) -> None:
-        """``slow_s``: a batch that takes longer counts as a failure."""
+        """``slow_s``: a batch that takes longer counts as a failure. ``canary``: of the device, if it has one."""
         self.model = model
         self.fallback = fallback
         self.breaker = breaker
         self.slow_s = slow_s
+        self.canary = canary
         self.usual_s = model.warm_s if isinstance(model, LoadedModel) else 0.0
         """How long a batch takes, lately."""
 
@@ -128,12 +131,24 @@ class Batch:
 
     def launch(self) -> None:
         """Begin to compute."""
+        if self._serving.canary is not None:
+            self._serving.canary.begins()
         self._began = time.monotonic()
         for part in self._parts:
             part.computation.launch()
 
     def collect(self) -> list[Performed]:
         """An output or a failure for each request, in order."""
+        canary = self._serving.canary
+        try:
+            if canary is not None:
+                canary.refuse_if_wrong()
+            return self._collected()
+        finally:
+            if canary is not None:
+                canary.ended()
+
+    def _collected(self) -> list[Performed]:
         answers: dict[int, Performed] = dict(self._waits)
         for part in self._parts:
             if any(map(ends_process, answers.values())):

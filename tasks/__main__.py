@@ -1,10 +1,14 @@
 """``python -m tasks STAGE``: the start command of a worker service (``scoreline worker STAGE`` runs it)."""
 
 import argparse
+import sys
 
 from pipeline.contracts.stages import Stage
+from pipeline.devices.nvml import NoDriver
 from pipeline.settings import settings
 from tasks.app import app
+from tasks.each_device import one_for_each, several
+from tasks.stub_nvml import StubNvml
 from tasks.worker import run_worker
 
 
@@ -15,7 +19,15 @@ def main() -> None:
     parser.add_argument("--health-port", type=int, help="serve /livez and /readyz on this port (0: a free one)")
     parser.add_argument("--pool", help="serve this pool of models (scoring only)")
     options = parser.parse_args()
-    run_worker(app, Stage(options.stage), settings(), health_port=options.health_port, pool=options.pool)
+    stage = Stage(options.stage)
+    StubNvml.take_the_place(settings().failpoints)
+    devices = several(settings()) if stage is Stage.SCORING else []
+    if devices:
+        sys.exit(one_for_each(devices, sys.argv[1:], options.health_port))
+    try:
+        run_worker(app, stage, settings(), health_port=options.health_port, pool=options.pool)
+    except NoDriver as reason:
+        sys.exit(f"scoreline worker: {reason}: set SCORELINE_DEVICE to auto or cpu, or mend the driver")
 
 
 main()

@@ -37,7 +37,8 @@ class _Child:
         incarnation.tell([])  # a child before this one may have left its own
         outside = Outside(incarnation.tell)
         cache = CacheFiller(settings.cache_url, settings, outside) if settings.cache_url else None
-        service = load_stage(stage, settings, outside)
+        incarnation.child_begins()
+        service = load_stage(stage, settings, outside, incarnation)
         self.runner = Runner(service, self.claims, cache, settings, incarnation, failpoints(settings.failpoints))
         self.debt = Debt(self.claims)
         self._hears = False
@@ -64,7 +65,9 @@ def _soft_limit(*_: object) -> None:
 _child: _Child | None = None
 
 
-def load_stage(stage: Stage, settings: Settings, outside: Outside | None = None) -> StageService:
+def load_stage(
+    stage: Stage, settings: Settings, outside: Outside | None = None, incarnation: Incarnation | None = None
+) -> StageService:
     """A stage's service. Imported here, by need: only a scoring child ever loads torch."""
     store = ModelStore(settings.model_store, outside)
     if stage is Stage.PREPROCESS:
@@ -73,9 +76,11 @@ def load_stage(stage: Stage, settings: Settings, outside: Outside | None = None)
         return Preprocess(store)
     if stage is Stage.SCORING:
         from preprocess.service import Preprocess
+        from scoring.device import open_device
         from scoring.service import Scoring
 
-        return Scoring(store, Preprocess(store).example, outside=outside)
+        device = open_device(incarnation.child_device if incarnation else "cpu")
+        return Scoring(store, Preprocess(store).example, device, outside, told=incarnation)
     from postprocess.service import Postprocess
 
     return Postprocess(store)

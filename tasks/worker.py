@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -15,6 +16,7 @@ from celery.worker import state
 from redis.exceptions import RedisError
 
 from pipeline.contracts.stages import Stage
+from pipeline.devices.health import State, Verdict
 from pipeline.health import HealthServer, Pulse
 from pipeline.incarnation import Heartbeat, Incarnation
 from pipeline.ledger.claiming import release_claims
@@ -23,6 +25,7 @@ from pipeline.ledger.scripts import Scripts
 from pipeline.settings import LONGER, Settings
 from pipeline.telemetry import configure_logging
 from tasks import child
+from tasks.device_watch import EX_DRAIN, DeviceWatch, chosen
 from tasks.watchdog import Watchdog, last_resort
 
 log = structlog.get_logger()
@@ -35,7 +38,16 @@ STOP_S = 5.0
 class Children:
     """Watches the pool's children: the claims of one that died are released at once, with the attempt charged."""
 
-    def __init__(self, incarnation: Incarnation, queue: str, client: Client, settings: Settings) -> None:
+    def __init__(
+        self,
+        incarnation: Incarnation,
+        queue: str,
+        client: Client,
+        settings: Settings,
+        died: Callable[[], None] = lambda: None,
+    ) -> None:
+        """``died`` hears of each death."""
+        self._died = died
         self._incarnation = incarnation
         self._queue = queue
         self._scripts = Scripts(client)
@@ -97,6 +109,7 @@ class Children:
         # The pool looks by itself as well: a child may have come and gone in between, and only have registered.
         gone = ({self._incarnation.child, *self._known} - living.keys() - {0}) - self._gone
         for pid in gone:
+            self._died()
             self._unreleased[pid] = self._cause(self._known.get(pid)), self._incarnation.running
         self._gone = (self._gone | gone) - living.keys()  # a process id may be given again
         self._known = living
@@ -153,13 +166,27 @@ def _make_step(children: Children, watchdog: Watchdog, pulse: Pulse, settings: S
     return Watch
 
 
+def _health(port: int, incarnation: Incarnation, pulse: Pulse, device_watch: DeviceWatch) -> HealthServer:
+    def stuck() -> str:
+        return "" if pulse.beating else "its loop does not turn"
+
+    def not_ready() -> str:
+        return stuck() or ("" if incarnation.ready else "it loads its stage") or device_watch.full
+
+    return HealthServer(port, live=stuck, ready=not_ready)
+
+
 def run_worker(app: Celery, stage: Stage, settings: Settings, *, health_port: int | None, pool: str | None) -> None:
     """Run one stage's worker until it is told to stop; TERM lets the batch under way finish."""
     configure_logging(f"worker-{stage}")
     with contextlib.suppress(Exception):  # the child fails on it too, says so, and ends us
         child.preload(stage)
     queue = f"{stage}.{pool}" if pool else str(stage)
-    incarnation = Incarnation(stage, queue, "cpu")
+    found = chosen(settings) if stage is Stage.SCORING else None
+    incarnation = Incarnation(stage, queue, f"cuda:{found.index}" if found else "cpu")
+    if found is not None:
+        # The child sees this one alone, under the first number.
+        os.environ["CUDA_VISIBLE_DEVICES"], incarnation.child_device = found.uuid, "cuda:0"
     pulse = Pulse()
 
     def start_child(**_: object) -> None:
@@ -174,17 +201,29 @@ def run_worker(app: Celery, stage: Stage, settings: Settings, *, health_port: in
         faulthandler.cancel_dump_traceback_later()
 
     worker_process_init.connect(start_child, weak=False, dispatch_uid="scoreline-child")
-    children = Children(incarnation, queue, connect(settings), settings)
+    heartbeat = Heartbeat(incarnation, connect(settings), settings)
+
+    def drain(verdict: Verdict) -> None:
+        log.critical("device_sick", device=found.name if found else "cpu", reasons=verdict.reasons)
+        for pid in children.pids():  # what it computes is not to be trusted
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        heartbeat.stop(queue)  # gives back what is held, uncharged
+        os._exit(EX_DRAIN)
+
+    device_watch = DeviceWatch(incarnation, found, drain)
+    children = Children(incarnation, queue, connect(settings), settings, device_watch.child_died)
+    verdict = device_watch.look()
+    if verdict.state is State.SICK:
+        drain(verdict)
+    device_watch.start()
     watchdog = Watchdog(connect(settings), queue, settings, pulse, children)
     watchdog.start()
     app.steps["consumer"].add(_make_step(children, watchdog, pulse, settings))
-    heartbeat = Heartbeat(incarnation, connect(settings), settings)
     heartbeat.start()
-    health = None
-    if health_port is not None:
-        health = HealthServer(
-            health_port, live=lambda: pulse.beating, ready=lambda: incarnation.ready and pulse.beating
-        )
+
+    health = None if health_port is None else _health(health_port, incarnation, pulse, device_watch)
+    if health is not None:
         print(f"health of {stage}: http://127.0.0.1:{health.port}/livez", flush=True)
     try:
         app.worker_main(
@@ -202,6 +241,7 @@ def run_worker(app: Celery, stage: Stage, settings: Settings, *, health_port: in
         )
     finally:
         watchdog.stop()
+        device_watch.stop()
         heartbeat.stop(queue)
         if health is not None:
             health.stop()

@@ -7,6 +7,7 @@ from rich.table import Table
 
 from pipeline.cli.console import AsJson, console, print_json, with_client
 from pipeline.client.asynchronous import AsyncScoringClient
+from pipeline.contracts.stages import Stage
 from pipeline.ledger.overview import read_overview
 from pipeline.settings import read_settings
 
@@ -53,6 +54,50 @@ def _show_workers(known: Sequence[Mapping[str, Any]]) -> None:
         heard = f"{each['silent_s']:.0f} s ago"
         table.add_row(each["id"][:8], each["queue"] or "-", state, heard, str(each["in_flight"]), *place)
     console.print(table)
+
+
+def devices(as_json: AsJson = False) -> None:
+    """Show the devices that scoring runs on: their health, and what NVIDIA's driver says of them."""
+    known = [
+        {"worker": worker["id"], "worker_state": worker["state"], "host": worker["host"], "device": worker["device"]}
+        | worker["health"]
+        for worker in _overview()["workers"]
+        if worker["stage"] == Stage.SCORING and worker["health"]
+    ]
+    if as_json:
+        print_json({"devices": known})
+    elif known:
+        _show_devices(known)
+    else:
+        console.print("no scoring worker is known: run scoreline worker scoring")
+
+
+def _show_devices(known: Sequence[Mapping[str, Any]]) -> None:
+    colours = {"healthy": "green", "suspect": "yellow", "sick": "red"}
+    table = Table(
+        "worker", "host", "device", "state", "memory", "busy", "temp.", "ECC", "remapped", "Xid", "to do", "canary"
+    )
+    for each in sorted(known, key=lambda device: (str(device["host"]), str(device["device"]))):
+        remapped = each["remapped"]
+        cells = (
+            each["memory_used"] is not None
+            and f"{each['memory_used'] / 2**30:.1f}/{each['memory_total'] / 2**30:.0f} GiB",
+            each["utilisation"] is not None and f"{each['utilisation']} %",
+            each["temperature"] is not None and f"{each['temperature']} °C",
+            each["ecc_errors"] is not None and str(each["ecc_errors"]),
+            remapped is not None and str(remapped["correctable"] + remapped["uncorrectable"]),
+            ", ".join(map(str, each["xids"])),
+            each["recovery_action"],
+            each["canary_ms"] is not None and f"{each['canary_ms']:.1f} ms",
+        )
+        state = f"[{colours[each['state']]}]{each['state']}[/]"
+        gone = "" if each["worker_state"] == "live" else f" ({each['worker_state']})"
+        device = f"{each['device']} {each['name'] or ''}".strip()
+        table.add_row(each["worker"][:8] + gone, each["host"], device, state, *(cell or "-" for cell in cells))
+    console.print(table)
+    for each in known:
+        for reason in (*each["reasons"], *([f"not ready: {each['full']}"] if each["full"] else [])):
+            console.print(f"{each['worker'][:8]} {each['device']}: {reason}")
 
 
 def stats(as_json: AsJson = False) -> None:

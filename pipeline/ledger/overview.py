@@ -117,6 +117,7 @@ def _worker(
         "queue": described.get("queue"),
         "silent_s": round(max(0.0, (now - abs(beat)) / 1000), 1),
         "breakers": described.get("breakers", []),
+        "health": described.get("health"),
     }
 
 

@@ -138,7 +138,9 @@ class Supervision:
                 "redirect_stderr=true",
                 "stdout_logfile_maxbytes=20MB",
                 "stdout_logfile_backups=2",
-                "autorestart=true",
+                # Whatever a program dies of, it is started again: unless it says that somebody should look first (75).
+                "autorestart=unexpected",
+                "exitcodes=75",
                 f"startsecs={START_S}",
                 f"startretries={START_TRIES}",
                 "stopsignal=TERM",

@@ -11,8 +11,10 @@ import pytest
 import torch
 from torch import Tensor, distributed
 
-from pipeline.contracts.failures import Collective, CudaFault, DeviceLost, MemoryGone, OutOfMemory, StageFailure
+from pipeline.contracts.failures import Collective, CudaFault, DeviceLost, MemoryGone, NotNow, OutOfMemory, StageFailure
+from scoring import canary as canary_module
 from scoring import model as model_module
+from scoring.canary import Canary
 from scoring.device import Cpu
 from scoring.failures import kind_of
 from scoring.model import LoadedModel
@@ -177,3 +179,41 @@ def test_with_little_memory_left_the_same_scores_come_in_smaller_batches(tmp_pat
     assert run.returncode == 0, run.stderr[-2000:]
     fitted = int(run.stdout.splitlines()[-1].removeprefix("fitted "))
     assert fitted < model_module.MOST_PADDED
+
+
+class Told:
+    """Remembers what it hears of the canary."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def canary_began(self) -> None:
+        self.heard.append("began")
+
+    def canary_ended(self, *, right: bool) -> None:
+        self.heard.append("right" if right else "wrong")
+
+
+def test_the_canary_is_asked_between_batches_and_not_while_one_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(canary_module, "EVERY_S", 0.0)
+    told = Told()
+    canary = Canary(Cpu(), told)
+    canary.begins()
+    assert told.heard == ["began", "right"]
+    canary.begins()
+    assert told.heard == ["began", "right"], "one computes already"
+    canary.ended()
+    canary.ended()
+    canary.begins()
+    assert told.heard == ["began", "right"] * 2
+    canary.refuse_if_wrong()
+
+
+def test_on_a_device_that_computes_wrongly_nothing_is_answered(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = Told()
+    canary = Canary(Cpu(), told)
+    monkeypatch.setattr(canary, "_answer", canary._answer + 1)
+    canary.begins()
+    assert told.heard == ["began", "wrong"]
+    with pytest.raises(NotNow, match="wrong"):
+        canary.refuse_if_wrong()

@@ -81,6 +81,9 @@ class Watch:
     def ended(self) -> None:
         self.runs = ""
 
+    def settled(self) -> None:
+        pass
+
 
 class Service:
     """Takes ``seconds`` for every batch."""

@@ -1,0 +1,76 @@
+"""The canary: a tiny computation with a known answer, between batches and while nothing else is computed.
+
+It finds a device that computes wrongly or not at all before a request does.
+"""
+
+import threading
+import time
+from typing import Protocol
+
+import torch
+
+from pipeline.contracts.failures import NotNow
+from scoring.device import Device
+
+EVERY_S = 5.0
+SIZE = 64
+
+
+class Told(Protocol):
+    """Who hears of the canary; it may be dead before it can say more."""
+
+    def canary_began(self) -> None:
+        """It begins."""
+
+    def canary_ended(self, *, right: bool) -> None:
+        """It has come back."""
+
+
+class Canary(threading.Thread):
+    """Runs by itself while the device is idle; batches ask for it in between."""
+
+    def __init__(self, device: Device, told: Told) -> None:
+        super().__init__(name="canary", daemon=True)
+        self._device = device
+        self._told = told
+        self._turn = threading.Lock()
+        self._computing = 0
+        self._checked_at = 0.0
+        # Whole numbers, and few: a matrix product of them is exact in every format and order.
+        numbers = (torch.arange(SIZE * SIZE) % 3).reshape(SIZE, SIZE)
+        self._answer = (numbers @ numbers).float()
+        (self._numbers,) = device.stage([numbers.float()])
+        self.wrong = False
+
+    def run(self) -> None:
+        """Look now and then; while something computes it is that which is watched."""
+        while True:
+            time.sleep(EVERY_S)
+            with self._turn:
+                if self._computing == 0:
+                    self._check()
+
+    def begins(self) -> None:
+        """A batch is about to compute. NotNow if the device's answers cannot be trusted."""
+        with self._turn:
+            if self._computing == 0:
+                self._check()
+            self._computing += 1
+
+    def ended(self) -> None:
+        """It has computed."""
+        with self._turn:
+            self._computing -= 1
+
+    def _check(self) -> None:
+        if time.monotonic() - self._checked_at < EVERY_S:
+            return
+        self._told.canary_began()
+        self.wrong = self.wrong or not torch.equal((self._numbers @ self._numbers).cpu(), self._answer)
+        self._told.canary_ended(right=not self.wrong)
+        self._checked_at = time.monotonic()
+
+    def refuse_if_wrong(self) -> None:
+        """NotNow if the device has given a wrong answer: another process or device may give the right ones."""
+        if self.wrong:
+            raise NotNow(f"the canary's answer on {self._device.place} is wrong", 1.0)

@@ -1,0 +1,129 @@
+"""Watches the device of a scoring worker, and its host: who is sick ends, with nothing lost, and says so.
+
+A worker whose device is sick stops claiming, gives back what it holds, and exits with 75: drain this node. Others go
+on. One whose memory or disk is nearly full is not ready, until there is room again.
+"""
+
+import shutil
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+import psutil
+import structlog
+
+from pipeline.devices.health import Health, State, Verdict
+from pipeline.devices.nvml import Found, Gpu, GpuLost, NoDriver, Reading, find
+from pipeline.incarnation import Incarnation
+from pipeline.settings import Settings
+
+log = structlog.get_logger()
+LOOK_S = 1.0
+FULL = 0.95
+EX_DRAIN = 75
+"""EX_TEMPFAIL of sysexits.h: somebody should look at this node before it works again."""
+
+
+def chosen(settings: Settings) -> Found | None:
+    """The GPU that a scoring worker is to run on; None: the CPU, and the log says why. NoDriver if it cannot be had."""
+    if settings.device == "cpu":
+        return None
+    try:
+        found = find()
+    except NoDriver as reason:
+        if settings.device != "auto":
+            raise
+        log.info("runs_on_cpu", reason=str(reason))
+        return None
+    if settings.device == "auto":
+        return found[0] if found else None
+    index = int(settings.device.removeprefix("cuda:"))
+    if index >= len(found):
+        raise NoDriver(f"there is no {settings.device}: the driver knows {len(found)} devices")
+    return found[index]
+
+
+class DeviceWatch(threading.Thread):
+    """Looks once a second. A thread of its own: asking a sick device may take for ever."""
+
+    def __init__(self, incarnation: Incarnation, found: Found | None, drain: Callable[[Verdict], None]) -> None:
+        """``drain`` is called once, when the device is found to be sick."""
+        super().__init__(name="device-watch", daemon=True)
+        self._incarnation = incarnation
+        self._found = found
+        self._drain = drain
+        self._gpu: Gpu | None = None
+        self._health = Health()
+        self._settled = 0
+        self._state = State.HEALTHY
+        self._halt = threading.Event()
+        self.full = ""
+        """What is nearly full; nothing if there is room."""
+
+    def run(self) -> None:
+        """Look every LOOK_S, until it is sick."""
+        while not self._halt.wait(LOOK_S):
+            verdict = self.look()
+            if verdict.state is State.SICK:
+                self._drain(verdict)
+                return
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._halt.set()
+
+    def child_died(self) -> None:
+        """A child of this worker has died."""
+        self._health.child_died(time.monotonic())
+
+    def look(self) -> Verdict:
+        """Look once, and tell operators."""
+        reading, lost = self._read()
+        if self._incarnation.settled_batches != self._settled:
+            self._settled = self._incarnation.settled_batches
+            self._health.settled()
+        canary = self._incarnation.canary
+        verdict = self._health.judge(reading, canary, time.monotonic(), lost=lost)
+        if verdict.state is not self._state:
+            tell = log.info if verdict.state is State.HEALTHY else log.warning
+            tell("device", state=str(verdict.state), reasons=verdict.reasons)
+            self._state = verdict.state
+        self.full = ", ".join(_full(reading))
+        self._incarnation.observe(self._report(reading, verdict, canary.took_s))
+        return verdict
+
+    def _read(self) -> tuple[Reading | None, str]:
+        if self._found is None:
+            return None, ""
+        try:
+            self._gpu = self._gpu or Gpu(self._found.index)
+            return self._gpu.read(), ""
+        except (GpuLost, NoDriver) as error:
+            return None, str(error)
+
+    def _report(self, reading: Reading | None, verdict: Verdict, canary_s: float | None) -> dict[str, Any]:
+        name = {"name": self._found.name, "uuid": self._found.uuid} if self._found else {"name": None, "uuid": None}
+        return {
+            "state": str(verdict.state),
+            "reasons": list(verdict.reasons),
+            **name,
+            **asdict(reading or Reading()),
+            "xids": list(self._health.xids),
+            "canary_ms": round(1000 * canary_s, 3) if canary_s is not None else None,
+            "full": self.full,
+        }
+
+
+def _full(reading: Reading | None) -> list[str]:
+    folder = tempfile.gettempdir()
+    disk = shutil.disk_usage(folder)
+    shares = {
+        "the host's memory": psutil.virtual_memory().percent / 100,
+        f"the disk of {folder}": disk.used / disk.total,
+    }
+    if reading and reading.memory_used is not None and reading.memory_total:
+        shares["the device's memory"] = reading.memory_used / reading.memory_total
+    return [f"{name} is {share:.0%} full" for name, share in shares.items() if share > FULL]
