@@ -22,6 +22,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from bench import scoring
 from bench.http_load import load
 from bench.processes import Chain, Cpu
 from pipeline.client import AsyncScoringClient
@@ -242,6 +243,11 @@ def main() -> None:
     parser.add_argument("--durability", choices=["process", "disk"], default="process")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--no-goals", action="store_true", help="exit 0 even if a goal is missed")
+    parser.add_argument("--scoring", action="store_true", help="measure the scoring stage alone (see its --help)")
+    if "--scoring" in sys.argv:
+        sys.argv.remove("--scoring")
+        scoring.main()
+        return
     options = parser.parse_args()
     document = measure(options.rounds, options.scale, options.durability)
     if options.json:

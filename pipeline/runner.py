@@ -200,7 +200,7 @@ class Runner:
         overlaps = self._device is not None and self._device.overlaps(lane.model)
         following: Batch | None = batch
         while following is not None:
-            running = self._stage(following)
+            running = self._stage(following, alone=True)
             self._launch(running)
             staged = self._claimed_behind(running, stay) if overlaps else None
             self._finish(running, served)
@@ -209,7 +209,7 @@ class Runner:
                 self._launch(running)
                 # While it computes, the one before it is settled, and the one behind it staged.
                 following = self._settle(done, served, claim_next=self._more(lane, stay), idle=False)
-                staged = self._stage(following) if following is not None else None
+                staged = self._stage(following, alone=False) if following is not None else None
                 self._finish(running, served)
             following = self._settle(running, served, claim_next=self._more(lane, stay), idle=True)
 
@@ -223,7 +223,7 @@ class Runner:
         if stay.over or len(running.batch.works) < self._limit(lane):
             return None
         batch = self._claims.claim(lane, self._limit(lane), answers_bell=False)
-        return self._stage(batch) if batch is not None else None
+        return self._stage(batch, alone=False) if batch is not None else None
 
     def _finish(self, run: _Run, served: Served) -> None:
         """Wait for a batch; Unfit, with what is known settled, if nothing else may run here after it."""
@@ -232,20 +232,28 @@ class Runner:
             self._settle(run, served, claim_next=0, idle=False)
             raise Unfit(str(run.unfit))
 
-    def _stage(self, batch: Batch) -> _Run:
-        """Set aside what may not run again, and prepare the rest where the stage has somewhere to bring it."""
+    def _stage(self, batch: Batch, *, alone: bool) -> _Run:
+        """Set aside what may not run again, and prepare the rest where the stage has somewhere to bring it.
+
+        ``alone``: no other batch runs. Then this takes of its own time: a model may have to be loaded.
+        """
         self._reached("after-claim")
         given_up = [exhausted(work, batch.lane.stage, self._settings) for work in batch.works]
         run = _Run(batch, given_up, [work for work, end in zip(batch.works, given_up, strict=True) if end is None])
         if self._device is not None and run.works:
+            if alone:
+                self._watch.began(batch.field)
+            self.performing = alone
             try:
                 run.prepared = self._device.prepare(batch.lane.model, run.works)
             except Exception as error:  # noqa: BLE001 - judged when its turn has come
                 run.prepared = _Failed(error)
+            finally:
+                self.performing = False
         return run
 
     def _launch(self, run: _Run) -> None:
-        """From here on, the death of this process is on the batch's account, and its time counts."""
+        """From here on at the latest the death of this process is on the batch's account, and its time counts."""
         run.began = time.monotonic()
         self._watch.began(run.batch.field)
         if run.prepared is not None:

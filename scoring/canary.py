@@ -6,6 +6,7 @@ It finds a device that computes wrongly or not at all before a request does.
 import threading
 import time
 from typing import Protocol
+from weakref import WeakSet
 
 import torch
 
@@ -34,7 +35,7 @@ class Canary(threading.Thread):
         self._device = device
         self._told = told
         self._turn = threading.Lock()
-        self._computing = 0
+        self._computing: WeakSet[object] = WeakSet()  # one that is given up in the middle is forgotten with it
         self._checked_at = 0.0
         # Whole numbers, and few: a matrix product of them is exact in every format and order.
         numbers = (torch.arange(SIZE * SIZE) % 3).reshape(SIZE, SIZE)
@@ -47,20 +48,20 @@ class Canary(threading.Thread):
         while True:
             time.sleep(EVERY_S)
             with self._turn:
-                if self._computing == 0:
+                if not self._computing:
                     self._check()
 
-    def begins(self) -> None:
-        """A batch is about to compute. NotNow if the device's answers cannot be trusted."""
+    def begins(self, batch: object) -> None:
+        """A batch is about to compute."""
         with self._turn:
-            if self._computing == 0:
+            if not self._computing:
                 self._check()
-            self._computing += 1
+            self._computing.add(batch)
 
-    def ended(self) -> None:
+    def ended(self, batch: object) -> None:
         """It has computed."""
         with self._turn:
-            self._computing -= 1
+            self._computing.discard(batch)
 
     def _check(self) -> None:
         if time.monotonic() - self._checked_at < EVERY_S:

@@ -132,7 +132,7 @@ class Batch:
     def launch(self) -> None:
         """Begin to compute."""
         if self._serving.canary is not None:
-            self._serving.canary.begins()
+            self._serving.canary.begins(self)
         self._began = time.monotonic()
         for part in self._parts:
             part.computation.launch()
@@ -146,7 +146,7 @@ class Batch:
             return self._collected()
         finally:
             if canary is not None:
-                canary.ended()
+                canary.ended(self)
 
     def _collected(self) -> list[Performed]:
         answers: dict[int, Performed] = dict(self._waits)

@@ -194,17 +194,22 @@ class Told:
         self.heard.append("right" if right else "wrong")
 
 
+class Batch:
+    """Something that computes."""
+
+
 def test_the_canary_is_asked_between_batches_and_not_while_one_computes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(canary_module, "EVERY_S", 0.0)
     told = Told()
     canary = Canary(Cpu(), told)
-    canary.begins()
+    first, second = Batch(), Batch()
+    canary.begins(first)
     assert told.heard == ["began", "right"]
-    canary.begins()
+    canary.begins(second)
     assert told.heard == ["began", "right"], "one computes already"
-    canary.ended()
-    canary.ended()
-    canary.begins()
+    canary.ended(first)
+    del second  # given up in the middle
+    canary.begins(first)
     assert told.heard == ["began", "right"] * 2
     canary.refuse_if_wrong()
 
@@ -213,7 +218,7 @@ def test_on_a_device_that_computes_wrongly_nothing_is_answered(monkeypatch: pyte
     told = Told()
     canary = Canary(Cpu(), told)
     monkeypatch.setattr(canary, "_answer", canary._answer + 1)
-    canary.begins()
+    canary.begins(Batch())
     assert told.heard == ["began", "wrong"]
     with pytest.raises(NotNow, match="wrong"):
         canary.refuse_if_wrong()

@@ -67,16 +67,14 @@ class Ledger:
 
 
 class Watch:
-    """Remembers which batches ran."""
+    """Knows which batch runs."""
 
     def __init__(self) -> None:
-        self.ran: list[str] = []
         self.runs = ""
 
     def began(self, field: str) -> None:
-        assert not self.runs, "one at a time"
+        assert self.runs in ("", field), "one at a time"
         self.runs = field
-        self.ran.append(field)
 
     def ended(self) -> None:
         self.runs = ""
@@ -175,6 +173,21 @@ def test_while_a_batch_computes_the_next_is_staged_and_the_one_before_settled(mo
         "launch 4", "settle 3", "collect 4", "settle 4 idle",
     ]  # fmt: skip
     assert ledger.most_held == 2, "the one that runs, and the one that is staged"
+
+
+def test_a_model_that_has_to_be_loaded_first_takes_of_the_batchs_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    watch = Watch()
+    told: list[tuple[str, bool]] = []
+
+    class Loads(DeviceStage):
+        def prepare(self, model: ModelRef, works: Sequence[Work]) -> DeviceStage.Batch:
+            told.append((watch.runs, serving.performing))
+            return super().prepare(model, works)
+
+    ledger = Ledger(left=2)
+    serving = runner.Runner(Loads(Clock(monkeypatch), ledger), ledger, None, read_settings({}), watch)  # type: ignore[arg-type]
+    serving.serve(LANE)
+    assert told == [("1:1", True), ("1:1", False)], "the second is prepared while the first runs"
 
 
 def test_what_computes_ahead_leaves_in_time_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
