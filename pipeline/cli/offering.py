@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
 
+from pipeline.abandoning import abandon
 from pipeline.client.asynchronous import has_ended
 from pipeline.contracts.problems import Gone, NotFound
 from pipeline.contracts.status import Status
@@ -144,10 +145,7 @@ class Offering:
         try:
             await asyncio.wait({going, leaving}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            under_way: list[asyncio.Task[Any]] = [going, leaving, *self._calls]
-            for task in under_way:
-                task.cancel()
-            await asyncio.gather(*under_way, return_exceptions=True)
+            await abandon(going, leaving, *self._calls)
         if not going.cancelled():
             going.result()
         for error in self._errors:

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterab
 from types import TracebackType
 from typing import Any, Self
 
+from pipeline.abandoning import abandon
 from pipeline.client.gathering import Gathering
 from pipeline.client.persistence import Persistence
 from pipeline.client.reading import parts_of
@@ -198,7 +199,7 @@ class AsyncScoringClient:
             if failure is not None:
                 raise failure
         finally:
-            await _abandon(reading, under_way, started)
+            await abandon(reading, under_way, started)
             await parts.aclose()
 
     async def _submit_part(
@@ -253,7 +254,7 @@ class AsyncScoringClient:
                     raise answers
                 yield await self._finish(answers)
         finally:
-            await _abandon(submitting)
+            await abandon(submitting)
 
     async def _finish(self, answers: list[Answer]) -> list[Status | Problem]:
         """Wait until every accepted request of a chunk has ended; their ends in the places of their answers."""
@@ -369,11 +370,3 @@ def _id(text: str) -> bytes:
 
 async def _next(parts: AsyncIterator[list[Request]]) -> list[Request] | None:
     return await anext(parts, None)
-
-
-async def _abandon(*tasks: asyncio.Task[Any] | None) -> None:
-    """Cancel what is not done, and see to it that nobody is told of errors that nobody waits for."""
-    begun = [task for task in tasks if task is not None]
-    for task in begun:
-        task.cancel()
-    await asyncio.gather(*begun, return_exceptions=True)

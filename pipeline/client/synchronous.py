@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Itera
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+from pipeline.abandoning import abandon
 from pipeline.client.asynchronous import AsyncScoringClient, Request
 from pipeline.client.reading import SourceFailed, parts_read_apart
 from pipeline.contracts.envelope import DEFAULT_TIMEOUT_S, PriorityName
@@ -67,9 +68,7 @@ class ScoringClient:
         # Other threads' calls that are under way must not wait for ever.
         others = asyncio.all_tasks() - {asyncio.current_task()}
         await self._client.close()
-        for task in others:
-            task.cancel()
-        await asyncio.gather(*others, return_exceptions=True)
+        await abandon(*others)
 
     def submit(
         self,
@@ -156,8 +155,6 @@ class _Stream:
 
     async def close(self) -> None:
         """End it, though a ``next`` that an interrupt has left may still be under way."""
-        if self._reading is not None and not self._reading.done():
-            self._reading.cancel()
-            await asyncio.wait([self._reading])
+        await abandon(self._reading)
         if self._parts is not None:
             await self._parts.aclose()

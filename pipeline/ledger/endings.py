@@ -8,6 +8,7 @@ from typing import Any
 import structlog
 from redis.exceptions import RedisError
 
+from pipeline.abandoning import abandon
 from pipeline.ledger import keys
 from pipeline.ledger.connection import AsyncClient
 
@@ -56,10 +57,8 @@ class Endings:
 
     async def stop(self) -> None:
         """Stop listening."""
-        if self._listener is not None:
-            self._listener.cancel()
-            await asyncio.gather(self._listener, return_exceptions=True)
-            self._listener = None
+        await abandon(self._listener)
+        self._listener = None
 
     async def wait(self, request_ids: Sequence[bytes], seconds: float) -> None:
         """Wait until all are announced as ended, or ``seconds`` have passed, or less: then look, and come again."""
