@@ -36,6 +36,7 @@ _BREAKERS = slice(_SINCE.stop, _SINCE.stop + 512)
 _CHILD = slice(_BREAKERS.stop, _BREAKERS.stop + 8)
 _CANARY = slice(_CHILD.stop, _CHILD.stop + 17)
 _SETTLED = slice(_CANARY.stop, _CANARY.stop + 8)
+_MODELS = slice(_SETTLED.stop, _SETTLED.stop + 4096)
 
 
 class Incarnation:
@@ -44,8 +45,8 @@ class Incarnation:
     def __init__(self, stage: str, queue: str, device: str) -> None:
         # The name; one byte that a child sets once it can answer bells; the field of the batch that it ran last; since
         # when it runs; its breakers that are not closed, as JSON; its pid; since when the canary runs, how long the
-        # last one took, and whether it was wrong; how many batches were settled.
-        self._shared = mmap.mmap(-1, _SETTLED.stop)
+        # last one took, and whether it was wrong; how many batches were settled; the models in memory, as JSON.
+        self._shared = mmap.mmap(-1, _MODELS.stop)
         self._description: dict[str, Any] = {
             "stage": stage,
             "queue": queue,
@@ -53,6 +54,8 @@ class Incarnation:
             "host": socket.gethostname(),
             "pid": os.getpid(),
         }
+        self.claims = True
+        """Whether it claims: always, unless it is a standby."""
         self.degraded = False
         self.child_device = "cpu"
         """The device as the child knows it, which sees no other than its own."""
@@ -121,6 +124,10 @@ class Incarnation:
         since, took_s, wrong = struct.unpack("dd?", self._shared[_CANARY])
         return Canary(took_s or None, time.monotonic() - since if since else 0.0, wrong)
 
+    def stand_by(self) -> None:
+        """This worker is a standby: it claims when it is told to."""
+        self._description["standby"], self.claims = True, False
+
     def observe(self, health: dict[str, Any]) -> None:
         """What its parent knows of the device: operators see it with the next heartbeat."""
         self._description["health"] = health
@@ -141,15 +148,23 @@ class Incarnation:
 
     def tell(self, breakers: list[dict[str, Any]]) -> None:
         """A child's breakers that are not closed: seen by operators with the next heartbeat."""
-        text = json.dumps(breakers).encode()
-        size = _BREAKERS.stop - _BREAKERS.start
-        self._shared[_BREAKERS] = (text if len(text) <= size else b"[]").ljust(size, b"\0")
+        self._write(_BREAKERS, breakers)
+
+    def loaded(self, models: list[str]) -> None:
+        """The models that a child holds in memory."""
+        self._write(_MODELS, models)
+
+    def _write(self, place: slice, document: list[Any]) -> None:
+        text = json.dumps(document).encode()
+        size = place.stop - place.start
+        self._shared[place] = (text if len(text) <= size else b"[]").ljust(size, b"\0")
 
     def description(self) -> str:
         """What operators see of this worker, as JSON."""
         with suppress(ValueError):  # the child is writing: the next heartbeat has it
             self._description["breakers"] = json.loads(self._shared[_BREAKERS].rstrip(b"\0") or b"[]")
-        return json.dumps(self._description | {"child": self.child})
+            self._description["models"] = json.loads(self._shared[_MODELS].rstrip(b"\0") or b"[]")
+        return json.dumps(self._description | {"child": self.child, "claims": self.claims})
 
 
 class Heartbeat(threading.Thread):

@@ -42,6 +42,10 @@ class Settings(BaseSettings):
         pattern=r"^(auto|cpu|cuda:\d+)$",
         description="Where scoring runs: `cpu`, `cuda:N`, or whatever is found.",
     )
+    torch_threads: int = Field(0, ge=0, description="Threads of a scoring child's CPU kernels; 0: its cores.")
+    child_memory_mb: int = Field(
+        0, ge=0, description="A child that has used more is replaced after its batch, and warned of at 80 %; 0: never."
+    )
     durability: Durability = Field("process", description="What an acknowledged write survives.")
 
     result_ttl: float = Field(86_400, ge=1, description="How long an ended request can be read.")

@@ -5,6 +5,7 @@ It finds a device that computes wrongly or not at all before a request does.
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Protocol
 from weakref import WeakSet
 
@@ -14,6 +15,8 @@ from pipeline.contracts.failures import NotNow
 from scoring.device import Device
 
 EVERY_S = 5.0
+SOON_S = 0.2
+"""Between two things to do on an idle device: who waits for it gets in between."""
 SIZE = 64
 
 
@@ -26,12 +29,17 @@ class Told(Protocol):
     def canary_ended(self, *, right: bool) -> None:
         """It has come back."""
 
+    def loaded(self, models: list[str]) -> None:
+        """These are in memory now."""
+
 
 class Canary(threading.Thread):
     """Runs by itself while the device is idle; batches ask for it in between."""
 
-    def __init__(self, device: Device, told: Told) -> None:
+    def __init__(self, device: Device, told: Told, otherwise: Callable[[], bool] = lambda: False) -> None:
+        """``otherwise``: something short to do on the idle device; whether more is left. It must not raise."""
         super().__init__(name="canary", daemon=True)
+        self._otherwise = otherwise
         self._device = device
         self._told = told
         self._turn = threading.Lock()
@@ -45,11 +53,13 @@ class Canary(threading.Thread):
 
     def run(self) -> None:
         """Look now and then; while something computes it is that which is watched."""
+        more = True
         while True:
-            time.sleep(EVERY_S)
+            time.sleep(SOON_S if more else EVERY_S)
             with self._turn:
                 if not self._computing:
                     self._check()
+                    more = self._otherwise()
 
     def begins(self, batch: object) -> None:
         """A batch is about to compute."""

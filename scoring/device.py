@@ -1,8 +1,11 @@
 """Where models run: the CPU, or one GPU that this process has to itself."""
 
+import math
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import structlog
 import torch
@@ -10,6 +13,8 @@ from torch import Tensor
 
 log = structlog.get_logger()
 Numbers = list[float]
+CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
+"""``QUOTA PERIOD`` of this process's control group (kernel.org, cgroup v2)."""
 
 
 class Device(ABC):
@@ -95,6 +100,16 @@ class Gpu(Device):
     def free_cache(self) -> None:
         """To the driver, from where other processes may take it."""
         torch.cuda.empty_cache()
+
+
+def cores_given() -> int:
+    """How many cores this process may use: those it may run on, or what its control group allows if that is less."""
+    cores = len(os.sched_getaffinity(0))
+    try:
+        quota, period = CPU_MAX.read_text().split()
+        return max(1, min(cores, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError):  # no such file, or no limit: "max"
+        return cores
 
 
 def open_device(name: str) -> Device:

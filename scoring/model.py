@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import safetensors.torch
@@ -19,6 +20,9 @@ from scoring.pieces import grouped
 
 log = structlog.get_logger()
 DEFAULT_BATCH = 64
+SLICE_S = 0.5
+"""A batch that runs longer keeps more urgent ones waiting, and gains nothing: on any device it is large by then."""
+PACE_WEIGHT = 0.5
 MOST_PADDED = 16_384
 """How large a group of pieces may be, padding included (tokens, for text), if the manifest does not say."""
 BESIDE_S = 0.02
@@ -34,7 +38,8 @@ class LoadedModel:
         manifest = artifact.manifest
         self.name = f"{artifact.ref.name}@{artifact.ref.version}"
         self.device = device
-        self.batch_limit: int = manifest.get("max_batch", DEFAULT_BATCH)
+        self.most: int = manifest.get("max_batch", DEFAULT_BATCH)
+        self._row_s = 0.0
         self.overlaps = device.asynchronous
         """Whether it pays to claim and prepare one batch while another computes."""
         self._module = build(manifest["architecture"])
@@ -55,7 +60,7 @@ class LoadedModel:
         Raises what goes wrong with it; ArtifactCorrupt if it gives no numbers.
         """
         self._example = example
-        for size in (1, self.batch_limit, self.batch_limit):
+        for size in (1, self.most, self.most):
             began = time.monotonic()
             answers = self.run([example] * size)
             self.warm_s = time.monotonic() - began
@@ -63,6 +68,16 @@ class LoadedModel:
             if wrong:
                 raise ArtifactCorrupt(f"{self.name} gives {wrong[0]} for its own example, in a batch of {size}")
         self.overlaps = self.device.asynchronous or self.warm_s > BESIDE_S
+
+    def cold_sizes(self) -> list[Callable[[], None]]:
+        """Calls that run the example in batches of the sizes in between: kernels are chosen by size, at first use."""
+        return [partial(self._warm, 1 << power) for power in range(1, (self.most - 1).bit_length())]
+
+    def _warm(self, size: int) -> None:
+        try:
+            self.run([self._example] * size)
+        except Exception as error:  # noqa: BLE001 - nobody waits for it; a real batch of that size will tell
+            log.warning("warm_up_failed", model=self.name, batch=size, reason=str(error))
 
     def run(self, bodies: Sequence[bytes]) -> list[Answer]:
         """The model's own number for each encoded row, in 0..1 (or none: NaN); OutOfMemory for one that does not fit.
@@ -72,6 +87,15 @@ class LoadedModel:
         computation = Computation(self, bodies)
         computation.launch()
         return computation.collect()
+
+    @property
+    def batch_limit(self) -> int:
+        """How many rows make a batch of about SLICE_S at most, as fast as they have been lately."""
+        return max(1, min(self.most, int(SLICE_S / self._row_s))) if self._row_s else self.most
+
+    def took(self, rows: int, seconds: float) -> None:
+        """Learn how long a batch took."""
+        self._row_s += PACE_WEIGHT * (seconds / rows - self._row_s) if self._row_s else seconds / rows
 
     def staged(self, bodies: Sequence[bytes]) -> tuple[list[tuple[Tensor, ...]], list[int]]:
         """A batch on its way to the device: the arguments of each group of pieces, and the places of all pieces."""
@@ -149,6 +173,7 @@ class Computation:
         self._bodies = bodies
         self._wait: Callable[[], Numbers] | None = None
         self._failure: Exception | None = None
+        self._began = 0.0
         try:
             self._arguments, self._order = model.staged(bodies)
         except Exception as error:  # noqa: BLE001 - raised when it is collected
@@ -157,6 +182,7 @@ class Computation:
     def launch(self) -> None:
         """Begin to compute."""
         if self._failure is None:
+            self._began = time.monotonic()
             try:
                 self._wait = self._model.device.start(
                     lambda: self._model.computed(self._arguments, self._order), beside=self._model.overlaps
@@ -170,7 +196,9 @@ class Computation:
             if self._failure is not None:
                 raise self._failure
             assert self._wait is not None, "launch first"
-            return list(self._wait())
+            numbers: list[Answer] = list(self._wait())
+            self._model.took(len(self._bodies), time.monotonic() - self._began)
+            return numbers
         except Exception as error:
             kind = kind_of(error)
             if kind is None:

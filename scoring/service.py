@@ -1,5 +1,6 @@
 """The scoring service: a batch of encoded features in, one raw probability for each row out."""
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -15,7 +16,7 @@ from pipeline.model_store import Artifact, ModelStore
 from pipeline.outside import Outside
 from scoring.breaker import Breaker
 from scoring.canary import Canary, Told
-from scoring.device import Cpu, Device
+from scoring.device import Cpu, Device, cores_given
 from scoring.model import DEFAULT_BATCH, LoadedModel
 from scoring.serving import Batch, Missing, Serving, performed
 
@@ -34,26 +35,33 @@ class Scoring:
         device: Device | None = None,
         outside: Outside | None = None,
         told: Told | None = None,
+        *,
+        pool: str = "",
+        threads: int = 1,
     ) -> None:
         """``example_of``: a model's own example as ``preprocess`` encodes it. ``outside`` is told of breakers.
 
-        ``told`` hears of the device's canary; without, there is none.
+        ``told`` hears of the device's canary and of what is loaded; without, there is no canary. Models of ``pool``
+        are loaded at once, others when they are asked for. ``threads``: of CPU kernels; 0: as many as it has cores.
         """
-        # Small models gain nothing from threads, and the other services want the cores.
-        torch.set_num_threads(1)
+        torch.set_num_threads(threads or cores_given())
         self._store = store
         self._example_of = example_of
         self._device = device or Cpu()
         self._outside = outside or Outside()
         self._canary: Canary | None = None
+        self._told = told
+        self._cold: deque[Callable[[], None]] = deque()
         if told is not None:
-            self._canary = Canary(self._device, told)
+            self._canary = Canary(self._device, told, self._warm_one_more)
             self._canary.start()
         self._models: dict[ModelRef, LoadedModel | Missing] = {}
         self._served: dict[ModelRef, Serving] = {}
         for name, version in store.versions():
             try:
-                self._serving(store.load(name, version).ref)
+                ref = store.load(name, version).ref
+                if ref.pool == pool:
+                    self._serving(ref)
             except Exception as failure:  # noqa: BLE001 - whatever is wrong with one artifact, the others are served
                 log.warning("model_not_ready", model=f"{name}@{version}", reason=str(failure))
 
@@ -82,7 +90,17 @@ class Scoring:
             known = self._models[ref] = self._load(self._store.open(ref))
             if isinstance(known, Missing):
                 log.warning("model_not_ready", model=f"{ref.name}@{ref.version}", reason=known.reason)
+            else:
+                self._cold.extend(known.cold_sizes())
+            if self._told is not None:
+                self._told.loaded([each.name for each in self._models.values() if isinstance(each, LoadedModel)])
         return known
+
+    def _warm_one_more(self) -> bool:
+        """Run a batch of a size that no warm-up had, if one is left; for when the device is idle."""
+        if self._cold:
+            self._cold.popleft()()
+        return bool(self._cold)
 
     def _load(self, artifact: Artifact) -> LoadedModel | Missing:
         needs, has = artifact.manifest.get("device"), self._device.place.type

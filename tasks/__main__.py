@@ -17,15 +17,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="scoreline worker", description="Run one stage's worker.")
     parser.add_argument("stage", choices=[str(stage) for stage in Stage])
     parser.add_argument("--health-port", type=int, help="serve /livez and /readyz on this port (0: a free one)")
-    parser.add_argument("--pool", help="serve this pool of models (scoring only)")
+    parser.add_argument("--pool", default="", help="serve this pool of models (scoring only)")
+    parser.add_argument("--standby", action="store_true", help="claim only while workers are missing (scoring only)")
     options = parser.parse_args()
     stage = Stage(options.stage)
+    if stage is not Stage.SCORING and (options.pool or options.standby):
+        parser.error("--pool and --standby are for scoring only")
+    if options.standby and not settings().expected_scoring_workers:
+        parser.error("--standby: set SCORELINE_EXPECTED_SCORING_WORKERS, it serves while fewer than that live")
     StubNvml.take_the_place(settings().failpoints)
     devices = several(settings()) if stage is Stage.SCORING else []
     if devices:
         sys.exit(one_for_each(devices, sys.argv[1:], options.health_port))
     try:
-        run_worker(app, stage, settings(), health_port=options.health_port, pool=options.pool)
+        run_worker(
+            app,
+            stage,
+            settings(),
+            health_port=options.health_port,
+            pool=options.pool,
+            stands_by=options.standby,
+        )
     except NoDriver as reason:
         sys.exit(f"scoreline worker: {reason}: set SCORELINE_DEVICE to auto or cpu, or mend the driver")
 

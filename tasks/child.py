@@ -31,14 +31,14 @@ _PAUSE = wait_random_exponential(multiplier=0.1, max=1)
 class _Child:
     """What a child of the pool holds."""
 
-    def __init__(self, stage: Stage, incarnation: Incarnation, settings: Settings) -> None:
+    def __init__(self, stage: Stage, incarnation: Incarnation, settings: Settings, pool: str) -> None:
         client = connect(settings, extra_wait_s=settings.linger_s + 1)
         self.claims = Claims(client, settings, lambda: incarnation.name)
         incarnation.tell([])  # a child before this one may have left its own
         outside = Outside(incarnation.tell)
         cache = CacheFiller(settings.cache_url, settings, outside) if settings.cache_url else None
         incarnation.child_begins()
-        service = load_stage(stage, settings, outside, incarnation)
+        service = load_stage(stage, settings, outside, incarnation, pool)
         self.runner = Runner(service, self.claims, cache, settings, incarnation, failpoints(settings.failpoints))
         self.debt = Debt(self.claims)
         self._hears = False
@@ -66,7 +66,11 @@ _child: _Child | None = None
 
 
 def load_stage(
-    stage: Stage, settings: Settings, outside: Outside | None = None, incarnation: Incarnation | None = None
+    stage: Stage,
+    settings: Settings,
+    outside: Outside | None = None,
+    incarnation: Incarnation | None = None,
+    pool: str = "",
 ) -> StageService:
     """A stage's service. Imported here, by need: only a scoring child ever loads torch."""
     store = ModelStore(settings.model_store, outside)
@@ -80,7 +84,8 @@ def load_stage(
         from scoring.service import Scoring
 
         device = open_device(incarnation.child_device if incarnation else "cpu")
-        return Scoring(store, Preprocess(store).example, device, outside, told=incarnation)
+        example_of = Preprocess(store).example
+        return Scoring(store, example_of, device, outside, incarnation, pool=pool, threads=settings.torch_threads)
     from postprocess.service import Postprocess
 
     return Postprocess(store)
@@ -94,10 +99,10 @@ def preload(stage: Stage) -> None:
     importlib.import_module(f"{stage}.service")
 
 
-def start(stage: Stage, incarnation: Incarnation, settings: Settings) -> None:
-    """Make this process ready to answer bells."""
+def start(stage: Stage, incarnation: Incarnation, settings: Settings, pool: str) -> None:
+    """Make this process ready to answer bells; ``pool``: of models, scoring alone has them."""
     global _child
-    _child = _Child(stage, incarnation, settings)
+    _child = _Child(stage, incarnation, settings, pool)
 
 
 def answer(lane: str) -> Served:

@@ -6,10 +6,13 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
+import psutil
 import structlog
+from billiard.pool import EX_RECYCLE
 from celery import Celery, bootsteps
 from celery.signals import worker_process_init
 from celery.worker import state
@@ -26,6 +29,7 @@ from pipeline.settings import LONGER, Settings
 from pipeline.telemetry import configure_logging
 from tasks import child
 from tasks.device_watch import EX_DRAIN, DeviceWatch, chosen
+from tasks.standby import Standby
 from tasks.watchdog import Watchdog, last_resort
 
 log = structlog.get_logger()
@@ -33,6 +37,32 @@ WATCH_S = 0.2
 STDERR = 2
 STOP_S = 5.0
 """How long a worker that stops may take beyond what it is working on."""
+
+
+class Memory:
+    """Warns of children that come near their cap of memory. Celery's pool replaces those beyond it, between bells."""
+
+    SOON = 0.8
+
+    def __init__(self, cap_mb: int) -> None:
+        """``cap_mb``: 0 if there is none."""
+        self.cap_mb = cap_mb
+        self._warned: set[int] = set()
+
+    def look(self, pids: Iterable[int]) -> None:
+        """Warn of those that are near it, once each."""
+        if not self.cap_mb:
+            return
+        for pid in set(pids) - self._warned:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                used_mb = psutil.Process(pid).memory_info().rss >> 20
+                if used_mb > self.SOON * self.cap_mb:
+                    self._warned.add(pid)
+                    log.warning("child_memory_high", pid=pid, used_mb=used_mb, cap_mb=self.cap_mb)
+
+    def forget(self, pid: int) -> None:
+        """It is gone, and its number may be given again."""
+        self._warned.discard(pid)
 
 
 class Children:
@@ -53,6 +83,7 @@ class Children:
         self._scripts = Scripts(client)
         self._settings = settings
         self._start_limit_s = settings.start_limit_s
+        self._memory = Memory(settings.child_memory_mb)
         self._known: dict[int, Any] = {}
         self._met: dict[int, float] = {}
         self._gone: set[int] = set()
@@ -109,12 +140,19 @@ class Children:
         # The pool looks by itself as well: a child may have come and gone in between, and only have registered.
         gone = ({self._incarnation.child, *self._known} - living.keys() - {0}) - self._gone
         for pid in gone:
-            self._died()
-            self._unreleased[pid] = self._cause(self._known.get(pid)), self._incarnation.running
+            self._memory.forget(pid)
+            process = self._known.get(pid)
+            if getattr(process, "exitcode", None) == EX_RECYCLE:
+                log.warning("child_replaced", pid=pid, reason=f"it has used more than {self._memory.cap_mb} MB")
+            else:
+                log.warning("child_died", pid=pid, signal=self._cause(process))
+                self._died()
+            self._unreleased[pid] = self._cause(process), self._incarnation.running
         self._gone = (self._gone | gone) - living.keys()  # a process id may be given again
         self._known = living
         self._end_slow_starters()
         self._keep_limits()
+        self._memory.look(living)
         for pid, (cause, running) in list(self._unreleased.items()):
             reason = f"the process died under it ({cause})" if cause else "the process exited under it"
             too_long = self._ended_by_us.get(pid)
@@ -134,7 +172,8 @@ class Children:
                 return  # the store is away: the next look tries again
             del self._unreleased[pid]
             self._ended_by_us.pop(pid, None)
-            log.warning("child_died", pid=pid, signal=cause, released=released)
+            if released:
+                log.warning("claims_released", pid=pid, requests=released)
 
     @staticmethod
     def _cause(process: Any) -> str:
@@ -142,7 +181,9 @@ class Children:
         return signal.Signals(-code).name if code is not None and code < 0 else ""
 
 
-def _make_step(children: Children, watchdog: Watchdog, pulse: Pulse, settings: Settings) -> type:
+def _make_step(
+    children: Children, watchdog: Watchdog, pulse: Pulse, standby: Standby | None, settings: Settings
+) -> type:
     class Watch(bootsteps.StartStopStep):
         """Runs with the consumer's event loop: starts again after each reconnection."""
 
@@ -154,6 +195,9 @@ def _make_step(children: Children, watchdog: Watchdog, pulse: Pulse, settings: S
             children.meet(consumer.pool._pool)
             consumer.hub.call_repeatedly(1.0, pulse.turn)
             consumer.hub.call_repeatedly(WATCH_S, children.watch, consumer.pool._pool)
+            if standby is not None:
+                standby.turn(consumer)  # before it hears a first bell
+                consumer.hub.call_repeatedly(WATCH_S, standby.turn, consumer)
 
         def stop(self, consumer: Any) -> None:
             pulse.pause()
@@ -176,8 +220,41 @@ def _health(port: int, incarnation: Incarnation, pulse: Pulse, device_watch: Dev
     return HealthServer(port, live=stuck, ready=not_ready)
 
 
-def run_worker(app: Celery, stage: Stage, settings: Settings, *, health_port: int | None, pool: str | None) -> None:
-    """Run one stage's worker until it is told to stop; TERM lets the batch under way finish."""
+def _start_child(stage: Stage, incarnation: Incarnation, settings: Settings, pool: str, **_: object) -> None:
+    """What a new child of the pool does first."""
+    faulthandler.dump_traceback_later(0.9 * settings.start_limit_s, file=STDERR)
+    try:
+        child.start(stage, incarnation, settings, pool)
+    except BaseException:
+        # Celery would go on with a child that fails every bell. Its supervisor starts us again, with backoff.
+        log.exception("child_not_started", stage=str(stage))
+        os.kill(os.getppid(), signal.SIGTERM)
+        os._exit(1)
+    faulthandler.cancel_dump_traceback_later()
+
+
+def _celery_arguments(queue: str, settings: Settings) -> list[str]:
+    return [
+        "worker",
+        f"--hostname={queue}-{os.getpid()}@{socket.gethostname()}",
+        f"--queues={queue}",
+        "--pool=prefork",
+        "--concurrency=1",
+        f"--max-memory-per-child={settings.child_memory_mb << 10}",  # KiB; 0: no limit
+        "--without-mingle",
+        "--without-gossip",
+        "--task-events",
+        "--loglevel=INFO",
+    ]
+
+
+def run_worker(
+    app: Celery, stage: Stage, settings: Settings, *, health_port: int | None, pool: str = "", stands_by: bool = False
+) -> None:
+    """Run one stage's worker until it is told to stop; TERM lets the batch under way finish.
+
+    ``pool``: of models; ``stands_by``: see ``tasks.standby``. Both are for scoring only.
+    """
     configure_logging(f"worker-{stage}")
     with contextlib.suppress(Exception):  # the child fails on it too, says so, and ends us
         child.preload(stage)
@@ -189,17 +266,7 @@ def run_worker(app: Celery, stage: Stage, settings: Settings, *, health_port: in
         os.environ["CUDA_VISIBLE_DEVICES"], incarnation.child_device = found.uuid, "cuda:0"
     pulse = Pulse()
 
-    def start_child(**_: object) -> None:
-        faulthandler.dump_traceback_later(0.9 * settings.start_limit_s, file=STDERR)
-        try:
-            child.start(stage, incarnation, settings)
-        except BaseException:
-            # Celery would go on with a child that fails every bell. Its supervisor starts us again, with backoff.
-            log.exception("child_not_started", stage=str(stage))
-            os.kill(os.getppid(), signal.SIGTERM)
-            os._exit(1)
-        faulthandler.cancel_dump_traceback_later()
-
+    start_child = partial(_start_child, stage, incarnation, settings, pool)
     worker_process_init.connect(start_child, weak=False, dispatch_uid="scoreline-child")
     heartbeat = Heartbeat(incarnation, connect(settings), settings)
 
@@ -219,28 +286,21 @@ def run_worker(app: Celery, stage: Stage, settings: Settings, *, health_port: in
     device_watch.start()
     watchdog = Watchdog(connect(settings), queue, settings, pulse, children)
     watchdog.start()
-    app.steps["consumer"].add(_make_step(children, watchdog, pulse, settings))
+    standby = Standby(incarnation, queue, connect(settings), settings) if stands_by else None
+    if standby is not None:
+        standby.start()
+    app.steps["consumer"].add(_make_step(children, watchdog, pulse, standby, settings))
     heartbeat.start()
 
     health = None if health_port is None else _health(health_port, incarnation, pulse, device_watch)
     if health is not None:
         print(f"health of {stage}: http://127.0.0.1:{health.port}/livez", flush=True)
     try:
-        app.worker_main(
-            [
-                "worker",
-                f"--hostname={queue}-{os.getpid()}@{socket.gethostname()}",
-                f"--queues={queue}",
-                "--pool=prefork",
-                "--concurrency=1",
-                "--without-mingle",
-                "--without-gossip",
-                "--task-events",
-                "--loglevel=INFO",
-            ]
-        )
+        app.worker_main(_celery_arguments(queue, settings))
     finally:
         watchdog.stop()
+        if standby is not None:
+            standby.stop()
         device_watch.stop()
         heartbeat.stop(queue)
         if health is not None:

@@ -115,6 +115,21 @@ def http(stack: LocalStack) -> Iterator[httpx.Client]:
 
 
 @pytest.fixture
+def supervise(stack: LocalStack) -> Iterator[Callable[[str, str], None]]:
+    """Stop and start one service of the stack, as an operator would with supervisorctl."""
+    stopped: set[str] = set()
+
+    def call(what: str, name: str) -> None:
+        command = [sys.executable, "-m", "supervisor.supervisorctl", "-c", str(stack.data_dir / "supervisord.conf")]
+        subprocess.run([*command, what, f"services:{name}"], check=True, capture_output=True)
+        (stopped.add if what == "stop" else stopped.discard)(name)
+
+    yield call
+    for name in list(stopped):
+        call("start", name)
+
+
+@pytest.fixture
 def scoreline(stack: LocalStack) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run the command line against the stack."""
 

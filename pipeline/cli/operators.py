@@ -50,6 +50,8 @@ def _show_workers(known: Sequence[Mapping[str, Any]]) -> None:
     table = Table("worker", "queue", "state", "last heard of", "in flight", "device", "host", "pid")
     for each in sorted(known, key=lambda worker: (list(colours).index(worker["state"]), str(worker["queue"]))):
         state = f"[{colours[each['state']]}]{each['state']}[/]"
+        if each["standby"]:
+            state += ", standby" + (" that serves" if each["claims"] else "")
         place = (str(each[name] or "-") for name in ("device", "host", "pid"))
         heard = f"{each['silent_s']:.0f} s ago"
         table.add_row(each["id"][:8], each["queue"] or "-", state, heard, str(each["in_flight"]), *place)

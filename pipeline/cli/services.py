@@ -102,6 +102,9 @@ def worker(
     stage: Annotated[Stage, typer.Argument(help="preprocess, scoring or postprocess")],
     health_port: HealthPort = None,
     pool: Annotated[str | None, typer.Option(help="Serve this pool of models (scoring only).")] = None,
+    standby: Annotated[
+        bool, typer.Option("--standby", help="Claim only while fewer workers live than are expected (scoring only).")
+    ] = False,
 ) -> None:
     """Run one stage's worker service until it is told to stop."""
     arguments = [str(stage)]
@@ -109,6 +112,8 @@ def worker(
         arguments += ["--health-port", str(health_port)]
     if pool:
         arguments += ["--pool", pool]
+    if standby:
+        arguments.append("--standby")
     _become("tasks", *arguments)
 
 

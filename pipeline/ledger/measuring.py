@@ -5,16 +5,15 @@ not by what arrives. Accept refuses by it what cannot be done in time, and docum
 Lanes without a pace (never seen busy, or without a live worker) refuse nobody.
 """
 
-import json
 from collections import defaultdict, deque
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from statistics import median
 
 from pipeline.contracts.stages import Stage
 from pipeline.ledger import keys
 from pipeline.ledger.connection import Client
+from pipeline.ledger.roster import living
 from pipeline.settings import Settings
 
 PACE_SAMPLES = 10
@@ -117,13 +116,11 @@ class Measuring:
         )
 
     def _live_workers(self, server_ms: float) -> dict[str, int]:
-        """How many live workers each queue has."""
-        since = server_ms - self._settings.lease_ttl_s * 1000
-        beating = self._client.zrangebyscore(keys.BEATS, max(1.0, since), "+inf")
+        """How many live workers each queue has; a standby that stands by is none."""
         live: dict[str, int] = defaultdict(int)
-        for description in self._client.hmget(keys.WORKERS, beating) if beating else ():
-            with suppress(ValueError, AttributeError):  # what nobody understands is no worker of ours
-                live[json.loads(description or b"").get("queue", "")] += 1
+        for worker in living(self._client, server_ms, self._settings.lease_ttl_s):
+            if worker.get("claims", True):
+                live[worker.get("queue", "")] += 1
         return live
 
     def _publish(self) -> None:

@@ -118,6 +118,8 @@ def _worker(
         "silent_s": round(max(0.0, (now - abs(beat)) / 1000), 1),
         "breakers": described.get("breakers", []),
         "health": described.get("health"),
+        "standby": described.get("standby", False),
+        "claims": described.get("claims", True),
     }
 
 

@@ -15,6 +15,7 @@ from pipeline.ledger.connection import Client
 from pipeline.ledger.finishing import finish_arguments, finish_head
 from pipeline.ledger.measuring import FIRSTS_S
 from pipeline.ledger.records import ACCEPTED, End, Entry, pack_front, unpack_attempts, unpack_entry
+from pipeline.ledger.roster import server_ms
 from pipeline.ledger.scripts import Scripts
 from pipeline.settings import LONGER, Settings
 
@@ -79,8 +80,7 @@ class Sweeping:
 
     def server_ms(self) -> float:
         """The server's time (Unix milliseconds), as the scripts know it."""
-        (seconds, micros), offset = self._client.time(), self._client.get(keys.OFFSET)
-        return seconds * 1000 + micros / 1000 + int(offset or 0)
+        return server_ms(self._client)
 
     def revive_due_retries(self) -> tuple[int, int]:
         """Put retries that are due back into their lanes: how many were due, and how many wait on for their budget."""

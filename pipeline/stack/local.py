@@ -92,6 +92,7 @@ class LocalStack:
                 "SCORELINE_MODEL_STORE": str(model_store),
                 "SCORELINE_CHAOS_MODEL": str(chaos_model),
                 "SCORELINE_EXPECTED_SCORING_WORKERS": str(scoring_workers),
+                "SCORELINE_TORCH_THREADS": "1",  # everything is on this machine
                 "FLOWER_BASIC_AUTH": f"{self.flower_user}:{self.flower_password}",
                 **(environment or {}),
             },

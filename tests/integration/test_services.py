@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -20,21 +20,6 @@ from tests.conftest import eventually, free_port
 from tests.integration.test_http import APPLICATION, submit
 
 REPOSITORY = Path(__file__).parent.parent.parent
-
-
-@pytest.fixture
-def supervise(stack: LocalStack) -> Iterator[Callable[[str, str], None]]:
-    """Stop and start one service of the stack, as an operator would with supervisorctl."""
-    stopped: set[str] = set()
-
-    def call(what: str, name: str) -> None:
-        command = [sys.executable, "-m", "supervisor.supervisorctl", "-c", str(stack.data_dir / "supervisord.conf")]
-        subprocess.run([*command, what, f"services:{name}"], check=True, capture_output=True)
-        (stopped.add if what == "stop" else stopped.discard)(name)
-
-    yield call
-    for name in list(stopped):
-        call("start", name)
 
 
 def pid_of(stack: LocalStack, name: str) -> int:

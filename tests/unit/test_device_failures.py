@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from torch import Tensor, distributed
 
 from pipeline.contracts.failures import Collective, CudaFault, DeviceLost, MemoryGone, NotNow, OutOfMemory, StageFailure
 from scoring import canary as canary_module
+from scoring import device as device_module
 from scoring import model as model_module
 from scoring.canary import Canary
 from scoring.device import Cpu
@@ -87,7 +89,7 @@ def load(monkeypatch: pytest.MonkeyPatch) -> Loader:
         ref = SimpleNamespace(name="small", version="1")
         artifact = SimpleNamespace(manifest={"architecture": {}}, ref=ref, folder="", read=lambda _: b"")
         model = LoadedModel(artifact, Cpu())  # type: ignore[arg-type]
-        model.batch_limit = 1
+        model.most = 1
         model.warm_up(np.zeros(1, dtype=np.float32).tobytes())
         small.passes.clear()
         return model, small
@@ -120,6 +122,31 @@ def test_a_row_that_does_not_fit_alone_fails_alone_and_teaches_nothing(load: Loa
     small.passes.clear()
     model.run(rows(range(64)))
     assert small.passes == [64]
+
+
+def test_a_batch_is_no_larger_than_half_a_second_of_what_the_model_does_lately(load: Loader) -> None:
+    model, _ = load(64)
+    model.most = 64
+    model._row_s = 0.0
+    assert model.batch_limit == 64, "nothing is known yet"
+    model.took(64, 6.4)
+    assert model.batch_limit == 5
+    model.took(1, 2.0)
+    assert model.batch_limit == 1, "never less than one row"
+    for _ in range(20):
+        model.took(1, 0.001)
+    assert model.batch_limit == 64
+
+
+def test_sizes_between_one_row_and_the_largest_batch_are_warmed_later(load: Loader) -> None:
+    model, small = load(64)
+    model.most = 64
+    for warm in model.cold_sizes():
+        warm()
+    assert small.passes == [2, 4, 8, 16, 32]
+    small.room = 0
+    for warm in model.cold_sizes():
+        warm()  # what goes wrong then is nobody's failure
 
 
 def test_where_nothing_fits_the_process_is_to_blame(load: Loader) -> None:
@@ -193,9 +220,31 @@ class Told:
     def canary_ended(self, *, right: bool) -> None:
         self.heard.append("right" if right else "wrong")
 
+    def loaded(self, models: list[str]) -> None:
+        self.heard += models
+
 
 class Batch:
     """Something that computes."""
+
+
+def test_an_idle_device_has_something_else_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(canary_module, "SOON_S", 0.0)
+    done, all_done = [], threading.Event()
+
+    def otherwise() -> bool:
+        done.append(len(done))
+        if len(done) == 3:
+            all_done.set()
+        return len(done) < 3
+
+    canary = Canary(Cpu(), Told(), otherwise)
+    computing = Batch()
+    canary.begins(computing)
+    canary.start()
+    assert not done, "something computes"
+    canary.ended(computing)
+    assert all_done.wait(30)
 
 
 def test_the_canary_is_asked_between_batches_and_not_while_one_computes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,3 +271,14 @@ def test_on_a_device_that_computes_wrongly_nothing_is_answered(monkeypatch: pyte
     assert told.heard == ["began", "wrong"]
     with pytest.raises(NotNow, match="wrong"):
         canary.refuse_if_wrong()
+
+
+@pytest.mark.parametrize(("limit", "cores"), [("max 100000", 8), ("150000 100000", 2), ("50000 100000", 1), ("", 8)])
+def test_cores_are_those_of_the_process_or_of_its_control_group(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, limit: str, cores: int
+) -> None:
+    monkeypatch.setattr(device_module.os, "sched_getaffinity", lambda _: set(range(8)))
+    monkeypatch.setattr(device_module, "CPU_MAX", tmp_path / "cpu.max")
+    if limit:
+        (tmp_path / "cpu.max").write_text(limit)
+    assert device_module.cores_given() == cores
