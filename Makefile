@@ -26,7 +26,9 @@ up: $(INSTALLED) ## Run the whole stack on free ports until Ctrl-C
 	@$(BIN)/scoreline up
 
 test: $(INSTALLED) ## Run all tests, on real servers that they start themselves
-	@$(BIN)/python -m pytest
+	@# What strikes whole stacks under load has the machine to itself; most of the rest waits, two at a time.
+	@$(BIN)/python -m pytest tests/chaos
+	@$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --ignore=tests/chaos
 
 lint: $(INSTALLED) ## Check style, types, imports and the deploy files
 	$(BIN)/ruff check .

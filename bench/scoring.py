@@ -1,9 +1,16 @@
 """``scoreline bench --scoring``: what the scoring stage adds to the model, on the device that it finds.
 
-Rows of real text (this repository's own documents, about 16 to 256 tokens each text) wait at the scoring stage, 50,000
-of them; one worker drains them for a while. Beside it, in turns, in a process of its own, a bare torch loop over the
-same rows: same device, dtype, batch size, threads, grouping by length and copies, but no queue. And the same loop over
-batches as they come, each padded to its longest. Rates are of a stretch of time, after a warm-up.
+Rows of real text (this repository's own documents, 16 to 256 tokens each text) wait at the scoring stage. Beside the
+stage, in turns, each in a process of its own: a bare torch loop over the same rows, with the same device, dtype,
+threads, grouping by length and copies, in batches of the manifest's ``max_batch``, but no queue; and the same loop over
+batches as they come, each padded to its longest.
+
+==============  =======================================================================================================
+``stage``       one worker drains the backlog; rows a second between two settled batches, after a warm-up
+``latency``     20 short rows a second: from claimable to settled, beside the bare loop's time for one such row
+``poison``      bursts of 64 rows with and without one that makes the model raise: when the other 63 have ended
+``slow worker`` two workers, one of which is stopped for nine tenths of the time, beside what both could do
+==============  =======================================================================================================
 """
 
 import argparse
@@ -11,153 +18,57 @@ import asyncio
 import itertools
 import json
 import os
-import random
-import signal
 import statistics
 import subprocess
 import sys
-import tempfile
+import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-import redis
+import psutil
 from rich.console import Console
 from rich.table import Table
 
-from pipeline.contracts.lanes import ModelRef, parse_lane
-from pipeline.contracts.stages import Stage
-from pipeline.contracts.work import Completed, Output
-from pipeline.ledger import keys
-from pipeline.ledger.claiming import Claims
-from pipeline.ledger.connection import connect, connect_async
-from pipeline.ledger.parcels import Submission
-from pipeline.ledger.producing import Producing
-from pipeline.ledger.scripts import Scripts
+from bench.backlog import MODEL, STEP, Backlog, encoded_rows, store_with_model, worker
+from pipeline.client import AsyncScoringClient
+from pipeline.contracts.problems import Problem
 from pipeline.model_store import ModelStore
-from pipeline.publishing import publish_all
-from pipeline.settings import REPOSITORY, Settings, read_settings
-from pipeline.stack.programs import choose_ports
-from pipeline.stack.store_server import server_command
-from preprocess.service import Preprocess
+from pipeline.settings import Settings, read_settings
+from pipeline.stack.local import LocalStack
 
-MODEL = "relevance-minilm"
-DOCUMENTS = ("README.md", "bench/README.md", "CHANGELOG.md")
-SHORTEST, LONGEST = 16, 256
-ROWS = 2048
-GOALS = {"cpu": 0.85, "cuda": 0.95}
+STAGE_GOALS = {"cpu": 0.85, "cuda": 0.95}
 GROUPING_GOAL = 1.5
-STEP = 128
-DAY_MS = 86_400_000
+LATENCY_GOAL_MS = 3.0
+POISON_GOAL = 2.0
+SLOW_GOAL = 1.15
+LIGHT_RATE = 20
+SHORT = 24
+"""Tokens of the texts for the latency: one core does 20 of them a second with ease."""
+BURST, BURSTS, BURST_EVERY_S = 64, 40, 0.25
+SLICE_S = 0.1
+SLOWER = 10
+Way = Callable[[Sequence[bytes]], object]
 
 
-def encoded_rows(store: ModelStore, ref: ModelRef) -> list[bytes]:
-    """Pairs of texts of all lengths, as ``preprocess`` makes them; the same each time."""
-    rng = random.Random(1)
-    words = " ".join((REPOSITORY / name).read_text() for name in DOCUMENTS).split()
-
-    def text() -> str:
-        # Markdown has about two tokens a word; the longest are cut by the model's own limit.
-        length = rng.randint(SHORTEST // 2, LONGEST // 2)
-        at = rng.randrange(len(words) - length)
-        return " ".join(words[at : at + length])
-
-    rows = [{"query": text(), "passage": text()} for _ in range(ROWS)]
-    outputs = Preprocess(store).perform(ref, rows)
-    return [output.body for output in outputs if isinstance(output, Output)]
-
-
-class Backlog:
-    """A store in which rows wait at the scoring stage, and nobody else has anything to do."""
-
-    def __init__(self, settings: Settings, ref: ModelRef, bodies: Sequence[bytes]) -> None:
-        self._settings = settings
-        self._client = connect(settings)
-        self._ref = ref
-        self._bodies = itertools.cycle(bodies)
-
-    def fill(self, rows: int) -> None:
-        """Have so many more wait."""
-        Scripts(self._client).beat(args=["bench", "{}", "1"])
-        claims = Claims(self._client, self._settings, lambda: "bench")
-        lane = parse_lane(self._ref.lane(Stage.PREPROCESS))
-        numbers = itertools.count()
-
-        async def accept() -> None:
-            store = connect_async(self._settings)
-            producing = Producing(store, self._settings)
-            for _ in range(0, rows, STEP):
-                features = ({"query": str(next(numbers)), "passage": "-"} for _ in range(STEP))
-                await producing.accept([Submission(MODEL, each, no_cache=True, timeout_ms=DAY_MS) for each in features])
-                batch = claims.claim(lane, STEP, answers_bell=True)
-                assert batch is not None
-                outcomes = [Completed(Output(next(self._bodies))) for _ in batch.works]
-                claims.settle(batch, outcomes, claim_next=0, model_runs={})
-            await store.aclose()
-
-        asyncio.run(accept())
-
-    def scored(self) -> int:
-        """How many rows the model has run."""
-        return int(self._client.hget(keys.COUNTS, f"runs:{MODEL}@{self._ref.version}") or 0)
-
-    def waiting(self) -> int:
-        """How many rows wait."""
-        return int(self._client.zcard(keys.waiting(self._ref.lane(Stage.SCORING))))
-
-    @contextmanager
-    def worker(self) -> Iterator[subprocess.Popen[bytes]]:
-        """One scoring worker, drained in the end."""
-        process = subprocess.Popen(
-            [sys.executable, "-m", "tasks", "scoring"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        try:
-            yield process
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait()
-
-    def drained_per_s(self, seconds: float) -> float:
-        """Rows a worker settles per second, once it is warm."""
-        with self.worker():
-            began = self.scored()
-            while self.scored() < began + STEP:
-                time.sleep(0.01)
-            # Between two settled batches: a window that begins or ends within one would count it wrongly.
-            first, since = self._next_settle()
-            while time.monotonic() - since < seconds:
-                last, until = self._next_settle()
-        return (last - first) / (until - since)
-
-    def _next_settle(self) -> tuple[int, float]:
-        before = self.scored()
-        while (now := self.scored()) == before:
-            time.sleep(0.001)
-        return now, time.monotonic()
-
-
-def bare(
-    ref: ModelRef, store: ModelStore, bodies: Sequence[bytes], seconds: float, *, grouped_by_length: bool
-) -> float:
-    """Rows per second of a loop with nothing around it."""
+def bare_loop(store: ModelStore, *, grouped_by_length: bool = True) -> tuple[Way, int]:
+    """A call that runs a batch with nothing around it, and the manifest's ``max_batch``."""
     import safetensors.torch
     import torch
 
     from scoring.architectures import build
-    from scoring.device import open_device
+    from scoring.device import cores_given, open_device
     from scoring.model import MOST_PADDED
     from scoring.pieces import grouped
 
-    torch.set_num_threads(1)
-    artifact = store.open(ref)
+    torch.set_num_threads(read_settings().torch_threads or cores_given())
+    artifact = store.load(MODEL, "1")
     device = open_device(os.environ.get("BENCH_DEVICE", "cpu"))
     module = build(artifact.manifest["architecture"])
     module.load_state_dict(safetensors.torch.load(artifact.read("model.safetensors")))
     dtype = getattr(torch, artifact.manifest["dtype"].get(device.place.type, "float32"))
     module.to(device.place, dtype).eval()
-    size = artifact.manifest["max_batch"]
 
     @torch.inference_mode()
     def run(batch: Sequence[bytes]) -> None:
@@ -172,89 +83,219 @@ def bare(
         in_place[torch.tensor(order, device=together.device)] = together
         module.raw(in_place).tolist()
 
-    rows = itertools.cycle([bodies[at : at + size] for at in range(0, len(bodies) - size + 1, size)])
-    for batch in itertools.islice(rows, 2):
-        run(batch)
+    return run, artifact.manifest["max_batch"]
+
+
+def _bare_rate(store: ModelStore, seconds: float, *, grouped_by_length: bool) -> float:
+    run, size = bare_loop(store, grouped_by_length=grouped_by_length)
+    bodies = encoded_rows(store, store.load(MODEL, "1").ref)
+    batches = itertools.cycle([bodies[at : at + size] for at in range(0, len(bodies) - size + 1, size)])
+    run(next(batches))
     done, began = 0, time.monotonic()
     while time.monotonic() - began < seconds:
-        run(next(rows))
+        run(next(batches))
         done += size
     return done / (time.monotonic() - began)
 
 
-def _bare_in_a_process(seconds: float, *, grouped_by_length: bool) -> float:
-    command = [sys.executable, "-m", "bench.scoring", "--bare", "grouped" if grouped_by_length else "as-they-come"]
-    run = subprocess.run([*command, "--seconds", str(seconds)], capture_output=True, text=True, check=True)
-    return float(run.stdout)
+def _bare_row_ms(store: ModelStore, rows: int) -> float:
+    """The median time of one short row."""
+    run, _ = bare_loop(store)
+    took = []
+    for body in encoded_rows(store, store.load(MODEL, "1").ref, rows=rows, longest=SHORT):
+        began = time.monotonic()
+        run([body])
+        took.append(1000 * (time.monotonic() - began))
+        time.sleep(1 / LIGHT_RATE)  # as idle in between as the stage is
+    return statistics.median(took)
 
 
-@contextmanager
-def _store_with_model() -> Iterator[Settings]:
-    """A server and a model store of this run's own; the processes that are started find both by their environment."""
-    from tasks.import_minilm import import_minilm
-
-    with tempfile.TemporaryDirectory(prefix="scoreline-bench-") as folder:
-        import_minilm(Path(folder) / "models")
-        port = choose_ports(api=None, flower=None, health=0).store
-        server = subprocess.Popen(
-            server_command(port, Path(folder), "process"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        os.environ["SCORELINE_STORE_URL"] = f"redis://127.0.0.1:{port}/0"
-        os.environ["SCORELINE_MODEL_STORE"] = str(Path(folder) / "models")
-        client = redis.Redis(port=port)
-        try:
-            while True:
-                try:
-                    client.ping()
-                    break
-                except redis.ConnectionError:
-                    time.sleep(0.05)
-            yield read_settings()
-        finally:
-            server.terminate()
-            server.wait()
+def _in_a_process(what: str, seconds: float) -> float:
+    command = [sys.executable, "-m", "bench.scoring", "--bare", what, "--seconds", str(seconds)]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
-def measure(rounds: int, seconds: float, backlog: int) -> dict[str, Any]:
-    """All of it; the document that ``--json`` prints."""
-    with _store_with_model() as settings:
+def _drained_per_s(waiting: Backlog, seconds: float) -> float:
+    """Rows that a worker settles per second, once it is warm."""
+    with worker():
+        warm = waiting.scored() + STEP
+        while waiting.scored() < warm:
+            time.sleep(0.01)
+        # Between two settled batches: a window that begins or ends within one would count it wrongly.
+        first, since = waiting.next_settle()
+        until = since
+        while until - since < seconds:
+            last, until = waiting.next_settle()
+    return (last - first) / (until - since)
+
+
+def measure_stage(rounds: int, seconds: float, backlog: int, tell: Callable[[str], None]) -> dict[str, Any]:
+    """The stage with a backlog, the bare loop, and the bare loop without grouping."""
+    with store_with_model() as settings:
         store = ModelStore(settings.model_store)
         ref = store.load(MODEL, "1").ref
-
-        async def publish() -> None:
-            client = connect_async(settings)
-            await publish_all(client, store)
-            await client.aclose()
-
-        asyncio.run(publish())
         waiting = Backlog(settings, ref, encoded_rows(store, ref))
-        status = Console(stderr=True).status("filling")
+        tell(f"{backlog} rows come to wait")
+        waiting.fill(backlog)
+        began_with = waiting.waiting()
         found: dict[str, list[float]] = {"stage": [], "bare loop": [], "as they come": []}
         ways = {
-            "stage": lambda: waiting.drained_per_s(seconds),
-            "bare loop": lambda: _bare_in_a_process(seconds, grouped_by_length=True),
-            "as they come": lambda: _bare_in_a_process(seconds, grouped_by_length=False),
+            "stage": lambda: _drained_per_s(waiting, seconds),
+            "bare loop": lambda: _in_a_process("grouped", seconds),
+            "as they come": lambda: _in_a_process("as-they-come", seconds),
         }
-        with status:
-            waiting.fill(backlog)
-            began_with = waiting.waiting()
-            for number in range(rounds):
-                for name in list(ways) if number % 2 == 0 else reversed(list(ways)):
-                    status.update(f"round {number + 1} of {rounds}: {name}")
-                    found[name].append(ways[name]())
-    kind = "cuda" if os.environ.get("BENCH_DEVICE", "cpu").startswith("cuda") else "cpu"
+        for number in range(rounds):
+            for name in list(ways) if number % 2 == 0 else reversed(list(ways)):
+                tell(f"round {number + 1} of {rounds}: {name}")
+                found[name].append(ways[name]())
     of_bare = statistics.median(a / b for a, b in zip(found["stage"], found["bare loop"], strict=True))
     of_order = statistics.median(a / b for a, b in zip(found["bare loop"], found["as they come"], strict=True))
     return {
-        "device": kind,
         "backlog": began_with,
         "rows_per_s": {name: round(statistics.median(rates), 1) for name, rates in found.items()},
         "range": {name: [round(min(rates), 1), round(max(rates), 1)] for name, rates in found.items()},
-        "stage_over_bare": {"ratio": round(of_bare, 3), "goal": GOALS[kind], "met": of_bare >= GOALS[kind]},
-        "grouped_over_as_they_come": {
-            "ratio": round(of_order, 2), "goal": GROUPING_GOAL, "met": of_order >= GROUPING_GOAL
-        },
-    }  # fmt: skip
+        "stage / bare loop": _goal(of_bare, STAGE_GOALS[_kind()], at_least=True),
+        "grouped / as they come": _goal(of_order, GROUPING_GOAL, at_least=True),
+    }
+
+
+def measure_latency(rounds: int, seconds: float) -> dict[str, Any]:
+    """From claimable to settled at light load, and the bare loop's time for such a row."""
+    stage_ms, bare_ms = [], []
+    with store_with_model() as settings:
+        store = ModelStore(settings.model_store)
+        ref = store.load(MODEL, "1").ref
+        rows = round(seconds * LIGHT_RATE)
+        waiting = Backlog(settings, ref, encoded_rows(store, ref, rows=rows, longest=SHORT))
+        for _ in range(rounds):
+            bare_ms.append(_in_a_process("row", seconds))
+            waiting.accept(rows + LIGHT_RATE)
+            with worker():
+                took = [_passed_ms(waiting) for _ in range(rows + LIGHT_RATE)]
+            stage_ms.append(statistics.median(took[LIGHT_RATE:]))
+    more = statistics.median(stage - bare for stage, bare in zip(stage_ms, bare_ms, strict=True))
+    return {
+        "stage_ms": round(statistics.median(stage_ms), 2),
+        "bare_ms": round(statistics.median(bare_ms), 2),
+        "claimable to settled, ms more than bare": _goal(more, LATENCY_GOAL_MS, at_least=False),
+    }
+
+
+def _passed_ms(waiting: Backlog) -> float:
+    before = waiting.scored()
+    _, began = waiting.pass_on(1)
+    while waiting.scored() == before:
+        time.sleep(0.0002)
+    took = time.monotonic() - began
+    time.sleep(max(0.0, 1 / LIGHT_RATE - took))
+    return 1000 * took
+
+
+def measure_poison(rounds: int) -> dict[str, Any]:
+    """How long the other 63 of a burst take, with a row that makes the model raise and without."""
+    plain, poisoned, failed = [], [], 0
+    # One attempt: what comes of later ones is no longer the burst's.
+    with LocalStack(read_settings({}), chaos_model=True, environment={"SCORELINE_MAX_ATTEMPTS": "1"}) as stack:
+        for _ in range(rounds):
+            took, bad = asyncio.run(_bursts(stack.settings, poison=False))
+            plain += took
+            failed += bad
+            took, bad = asyncio.run(_bursts(stack.settings, poison=True))
+            poisoned += took
+            failed += bad
+    p99 = [statistics.quantiles(took, n=100)[98] for took in (plain, poisoned)]
+    return {
+        "p99_ms": {"63 alone": round(p99[0], 1), "with one poison row": round(p99[1], 1)},
+        "others_that_did_not_succeed": failed,
+        "p99 of the others, with poison / without": _goal(p99[1] / p99[0], POISON_GOAL, at_least=False),
+    }
+
+
+async def _bursts(settings: Settings, *, poison: bool) -> tuple[list[float], int]:
+    numbers = itertools.count()
+
+    def row(do: str) -> dict[str, Any]:
+        features = {"x": float(next(numbers)), "do": do}
+        return {"model": "chaos-probe", "features": features, "no_cache": True}
+
+    took: list[float] = []
+    failed = 0
+    async with AsyncScoringClient(settings=settings) as client:
+        for _ in range(BURSTS):
+            began = time.monotonic()
+            rows = [row("ok") for _ in range(BURST - 1)] + [row("raise" if poison else "ok")]
+            ends = [status async for status in client.submit_many(rows)]
+            for number, status in enumerate(ends[:-1]):
+                assert not isinstance(status, Problem), status
+                end = await client.wait(status["request_id"])
+                failed += end["state"] != "succeeded"
+                took.append(1000 * (time.monotonic() - began)) if number in (0, BURST - 2) else None
+            await asyncio.sleep(max(0.0, BURST_EVERY_S - (time.monotonic() - began)))
+    return took, failed
+
+
+def measure_slow_worker(seconds: float) -> dict[str, Any]:
+    """How long two workers take, one of them ten times slower, over what both could do."""
+    with store_with_model() as settings:
+        store = ModelStore(settings.model_store)
+        ref = store.load(MODEL, "1").ref
+        waiting = Backlog(settings, ref, encoded_rows(store, ref))
+        waiting.fill(4 * STEP)
+        alone = _drained_per_s(waiting, seconds)
+        waiting.drop()
+        rows = round(seconds * alone)
+        before = waiting.scored()
+        with worker() as fast, worker() as slow:
+            for each in (fast, slow):
+                _wait_for_child(each)
+            with _slowed(slow):
+                waiting.fill(rows)
+                first, began = waiting.next_settle()
+                while waiting.scored() < before + rows:
+                    time.sleep(0.005)
+                took = time.monotonic() - began
+    ideal = (rows - (first - before)) / (alone * (1 + 1 / SLOWER))
+    return {"rows": rows, "took / ideal": _goal(took / ideal, SLOW_GOAL, at_least=False)}
+
+
+def _wait_for_child(process: subprocess.Popen[bytes]) -> None:
+    """Until the worker's child has loaded its models: then it waits, and computes no more."""
+    while not (children := psutil.Process(process.pid).children()):
+        time.sleep(0.1)
+    calm = 0
+    while calm < 10:
+        calm = calm + 1 if children[0].cpu_percent(0.2) < 20 else 0
+
+
+@contextmanager
+def _slowed(process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Its child runs one part in ``SLOWER`` of the time."""
+    (child,) = psutil.Process(process.pid).children()
+    over = threading.Event()
+
+    def hold() -> None:
+        while not over.is_set():
+            child.suspend()
+            over.wait(SLICE_S * (1 - 1 / SLOWER))
+            child.resume()
+            over.wait(SLICE_S / SLOWER)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _kind() -> str:
+    return "cuda" if os.environ.get("BENCH_DEVICE", "cpu").startswith("cuda") else "cpu"
+
+
+def _goal(found: float, goal: float, *, at_least: bool) -> dict[str, Any]:
+    met = found >= goal if at_least else found <= goal
+    return {"found": round(found, 3), "goal": f"{'>=' if at_least else '<='} {goal:g}", "met": met}
 
 
 def main() -> None:
@@ -263,37 +304,55 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=20, help="of each way in each round")
     parser.add_argument("--backlog", type=int, default=50_000)
+    parser.add_argument("--only", choices=["stage", "latency", "poison", "slow-worker"])
     parser.add_argument("--json", action="store_true")
-    parser.add_argument("--bare", choices=["grouped", "as-they-come"], help=argparse.SUPPRESS)
+    parser.add_argument("--bare", choices=["grouped", "as-they-come", "row"], help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.bare:
         store = ModelStore(read_settings().model_store)
-        ref = store.load(MODEL, "1").ref
-        print(bare(ref, store, encoded_rows(store, ref), options.seconds, grouped_by_length=options.bare == "grouped"))
+        if options.bare == "row":
+            print(_bare_row_ms(store, round(options.seconds * LIGHT_RATE)))
+        else:
+            print(_bare_rate(store, options.seconds, grouped_by_length=options.bare == "grouped"))
         return
-    document = measure(options.rounds, options.seconds, options.backlog)
+    with Console(stderr=True).status("starting") as status:
+        parts: dict[str, Callable[[], dict[str, Any]]] = {
+            "stage": lambda: measure_stage(options.rounds, options.seconds, options.backlog, status.update),
+            "latency": lambda: measure_latency(options.rounds, options.seconds),
+            "poison": lambda: measure_poison(options.rounds),
+            "slow-worker": lambda: measure_slow_worker(options.seconds),
+        }
+        document: dict[str, Any] = {"model": MODEL, "device": _kind()}
+        for name, part in parts.items():
+            if options.only in (None, name):
+                status.update(name)
+                document[name] = part()
     if options.json:
         print(json.dumps(document, indent=1))
     else:
         _show(document)
-    if not all(document[name]["met"] for name in ("stage_over_bare", "grouped_over_as_they_come")):
+    sections = [section for section in document.values() if isinstance(section, dict)]
+    goals = [each for section in sections for each in section.values() if isinstance(each, dict) and "met" in each]
+    if not all(goal["met"] for goal in goals):
         sys.exit(1)
 
 
 def _show(document: dict[str, Any]) -> None:
-    table = Table("way", "rows/s", "range", title=f"{MODEL} on {document['device']}, {document['backlog']} waiting")
-    for name, rate in document["rows_per_s"].items():
-        low, high = document["range"][name]
-        table.add_row(name, f"{rate:.1f}", f"{low:.1f}-{high:.1f}")
     console = Console()
+    if "stage" in document:
+        stage = document["stage"]
+        table = Table("way", "rows/s", "range", title=f"{MODEL} on {document['device']}, {stage['backlog']} waiting")
+        for name, rate in stage["rows_per_s"].items():
+            low, high = stage["range"][name]
+            table.add_row(name, f"{rate:.1f}", f"{low:.1f}-{high:.1f}")
+        console.print(table)
+    table = Table("figure", "found", "goal", "")
+    for section in document.values():
+        for name, each in section.items() if isinstance(section, dict) else ():
+            if isinstance(each, dict) and "met" in each:
+                verdict = "[green]met[/]" if each["met"] else "[red]missed[/]"
+                table.add_row(name, f"{each['found']:g}", each["goal"], verdict)
     console.print(table)
-    for name, text in (
-        ("stage_over_bare", "stage / bare loop"),
-        ("grouped_over_as_they_come", "grouped / as they come"),
-    ):
-        found = document[name]
-        verdict = "met" if found["met"] else "missed"
-        console.print(f"{text}: {found['ratio']:g}, goal {found['goal']:g}: {verdict}")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ DEFAULT_BATCH = 64
 SLICE_S = 0.5
 """A batch that runs longer keeps more urgent ones waiting, and gains nothing: on any device it is large by then."""
 PACE_WEIGHT = 0.5
+FIRST_BATCH = 4
+"""Where rows differ in size: from there a batch is twice as large as any before it, at most."""
 MOST_PADDED = 16_384
 """How large a group of pieces may be, padding included (tokens, for text), if the manifest does not say."""
 BESIDE_S = 0.02
@@ -40,6 +42,7 @@ class LoadedModel:
         self.device = device
         self.most: int = manifest.get("max_batch", DEFAULT_BATCH)
         self._row_s = 0.0
+        self._tried = self.most
         self.overlaps = device.asynchronous
         """Whether it pays to claim and prepare one batch while another computes."""
         self._module = build(manifest["architecture"])
@@ -68,6 +71,12 @@ class LoadedModel:
             if wrong:
                 raise ArtifactCorrupt(f"{self.name} gives {wrong[0]} for its own example, in a batch of {size}")
         self.overlaps = self.device.asynchronous or self.warm_s > BESIDE_S
+        _, sizes = self._module.pieces([example])
+        if max(sizes) > 1:
+            # Other rows may be much larger than the example: nobody knows how long they take.
+            self._tried = FIRST_BATCH
+        else:
+            self.took(self.most, self.warm_s)
 
     def cold_sizes(self) -> list[Callable[[], None]]:
         """Calls that run the example in batches of the sizes in between: kernels are chosen by size, at first use."""
@@ -90,11 +99,13 @@ class LoadedModel:
 
     @property
     def batch_limit(self) -> int:
-        """How many rows make a batch of about SLICE_S at most, as fast as they have been lately."""
-        return max(1, min(self.most, int(SLICE_S / self._row_s))) if self._row_s else self.most
+        """How many rows make a batch of about SLICE_S at most, by how long they have taken lately."""
+        in_time = int(SLICE_S / self._row_s) if self._row_s else self.most
+        return max(1, min(self.most, self._tried, in_time))
 
     def took(self, rows: int, seconds: float) -> None:
-        """Learn how long a batch took."""
+        """Learn how long a batch of requests took; examples are not like them."""
+        self._tried = max(self._tried, 2 * rows)
         self._row_s += PACE_WEIGHT * (seconds / rows - self._row_s) if self._row_s else seconds / rows
 
     def staged(self, bodies: Sequence[bytes]) -> tuple[list[tuple[Tensor, ...]], list[int]]:
@@ -174,6 +185,8 @@ class Computation:
         self._wait: Callable[[], Numbers] | None = None
         self._failure: Exception | None = None
         self._began = 0.0
+        self.took_s = 0.0
+        """How long it took, once it is collected; 0 if it failed or came piecemeal."""
         try:
             self._arguments, self._order = model.staged(bodies)
         except Exception as error:  # noqa: BLE001 - raised when it is collected
@@ -197,7 +210,7 @@ class Computation:
                 raise self._failure
             assert self._wait is not None, "launch first"
             numbers: list[Answer] = list(self._wait())
-            self._model.took(len(self._bodies), time.monotonic() - self._began)
+            self.took_s = time.monotonic() - self._began
             return numbers
         except Exception as error:
             kind = kind_of(error)

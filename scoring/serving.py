@@ -196,7 +196,11 @@ class _Part:
         def perform(bodies: Sequence[bytes]) -> list[Performed]:
             nonlocal launched
             computation, launched = launched, None
-            numbers = self._model.run(bodies) if computation is None else computation.collect()
+            if computation is None:
+                return [self._performed(number) for number in self._model.run(bodies)]
+            numbers = computation.collect()
+            if computation.took_s:
+                self._model.took(len(bodies), computation.took_s)
             return [self._performed(number) for number in numbers]
 
         return dict(zip(self.works, isolate(perform, [work.body for work in self.works.values()]), strict=True))

@@ -20,6 +20,7 @@ from scoring.canary import Canary
 from scoring.device import Cpu
 from scoring.failures import kind_of
 from scoring.model import LoadedModel
+from scoring.pieces import Pieces
 from scoring.vectors import OverVectors
 
 
@@ -127,15 +128,28 @@ def test_a_row_that_does_not_fit_alone_fails_alone_and_teaches_nothing(load: Loa
 def test_a_batch_is_no_larger_than_half_a_second_of_what_the_model_does_lately(load: Loader) -> None:
     model, _ = load(64)
     model.most = 64
-    model._row_s = 0.0
-    assert model.batch_limit == 64, "nothing is known yet"
-    model.took(64, 6.4)
+    model.warm_up(*rows([1]))
+    assert model.batch_limit == 64, "the example was quick, and all rows are of its size"
+    for _ in range(20):
+        model.took(64, 6.4)
     assert model.batch_limit == 5
     model.took(1, 2.0)
     assert model.batch_limit == 1, "never less than one row"
     for _ in range(20):
         model.took(1, 0.001)
     assert model.batch_limit == 64
+
+
+def test_where_rows_differ_in_size_batches_grow_from_few(load: Loader, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, small = load(64)
+    model.most = 64
+    monkeypatch.setattr(small, "pieces", lambda bodies: Pieces(bodies, [7] * len(bodies)))
+    model.warm_up(*rows([1]))
+    limits = []
+    for _ in range(6):
+        limits.append(model.batch_limit)
+        model.took(model.batch_limit, 0.001)
+    assert limits == [4, 8, 16, 32, 64, 64]
 
 
 def test_sizes_between_one_row_and_the_largest_batch_are_warmed_later(load: Loader) -> None:

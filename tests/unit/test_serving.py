@@ -34,6 +34,8 @@ class Model(LoadedModel):
 class Computed:
     """A computation that does nothing before it is collected."""
 
+    took_s = 0.0
+
     def __init__(self, model: Model, bodies: Sequence[Any]) -> None:
         self.model, self.bodies = model, bodies
 

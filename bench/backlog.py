@@ -1,0 +1,166 @@
+"""Rows of real text that wait at the scoring stage, in a store where nobody else has anything to do."""
+
+import asyncio
+import itertools
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import redis
+
+from pipeline.contracts.lanes import ModelRef, parse_lane
+from pipeline.contracts.stages import Stage
+from pipeline.contracts.work import Completed, Output
+from pipeline.ledger import keys
+from pipeline.ledger.claiming import Claims
+from pipeline.ledger.connection import connect, connect_async
+from pipeline.ledger.parcels import Submission
+from pipeline.ledger.producing import Producing
+from pipeline.ledger.scripts import Scripts
+from pipeline.model_store import ModelStore
+from pipeline.publishing import publish_all
+from pipeline.settings import REPOSITORY, Settings, read_settings
+from pipeline.stack.programs import choose_ports
+from pipeline.stack.store_server import server_command
+from preprocess.service import Preprocess
+
+MODEL = "relevance-minilm"
+DOCUMENTS = ("README.md", "bench/README.md", "CHANGELOG.md")
+SHORTEST, LONGEST = 16, 256
+"""Tokens of a text."""
+ROWS = 2048
+STEP = 128
+DAY_MS = 86_400_000
+
+
+def encoded_rows(store: ModelStore, ref: ModelRef, *, rows: int = ROWS, longest: int = LONGEST) -> list[bytes]:
+    """Pairs of texts of all lengths up to ``longest`` tokens, as ``preprocess`` makes them; the same each time."""
+    rng = random.Random(1)
+    words = " ".join((REPOSITORY / name).read_text() for name in DOCUMENTS).split()
+
+    def text() -> str:
+        # Markdown has about two tokens a word; the longest are cut by the model's own limit.
+        length = rng.randint(SHORTEST // 2, longest // 2)
+        at = rng.randrange(len(words) - length)
+        return " ".join(words[at : at + length])
+
+    pairs = [{"query": text(), "passage": text()} for _ in range(rows)]
+    outputs = Preprocess(store).perform(ref, pairs)
+    return [output.body for output in outputs if isinstance(output, Output)]
+
+
+class Backlog:
+    """Has rows wait at the scoring stage, without a worker of the stage before; sees how many were scored."""
+
+    def __init__(self, settings: Settings, ref: ModelRef, bodies: Sequence[bytes]) -> None:
+        self._settings = settings
+        self._client = connect(settings)
+        self._ref = ref
+        self._bodies = itertools.cycle(bodies)
+        self._numbers = itertools.count()
+        self._claims = Claims(self._client, settings, lambda: "bench")
+        Scripts(self._client).beat(args=["bench", "{}", "1"])
+
+    def fill(self, rows: int) -> None:
+        """Have so many more wait."""
+        asyncio.run(self._accept(rows))
+        left = rows
+        while left:
+            came, _ = self.pass_on(min(STEP, left))
+            left -= came
+
+    async def _accept(self, rows: int) -> None:
+        store = connect_async(self._settings)
+        producing = Producing(store, self._settings)
+        for at in range(0, rows, STEP):
+            features = ({"query": str(next(self._numbers)), "passage": "-"} for _ in range(min(STEP, rows - at)))
+            await producing.accept([Submission(MODEL, each, no_cache=True, timeout_ms=DAY_MS) for each in features])
+        await store.aclose()
+
+    def accept(self, rows: int) -> None:
+        """Have so many wait for ``pass_on``, a stage before."""
+        asyncio.run(self._accept(rows))
+
+    def pass_on(self, rows: int) -> tuple[int, float]:
+        """Let so many of them come to the scoring stage; how many came, and when they began to (monotonic)."""
+        Scripts(self._client).beat(args=["bench", "{}", "1"])
+        batch = self._claims.claim(parse_lane(self._ref.lane(Stage.PREPROCESS)), rows, answers_bell=True)
+        assert batch is not None
+        outcomes = [Completed(Output(next(self._bodies))) for _ in batch.works]
+        began = time.monotonic()
+        self._claims.settle(batch, outcomes, claim_next=0, model_runs={})
+        return len(outcomes), began
+
+    def scored(self) -> int:
+        """How many rows the model has run, and were settled."""
+        return int(self._client.hget(keys.COUNTS, f"runs:{self._ref.name}@{self._ref.version}") or 0)
+
+    def waiting(self) -> int:
+        """How many rows wait at the scoring stage."""
+        return int(self._client.zcard(keys.waiting(self._ref.lane(Stage.SCORING))))
+
+    def drop(self) -> None:
+        """Forget what waits."""
+        self._client.delete(keys.waiting(self._ref.lane(Stage.SCORING)))
+
+    def next_settle(self, *, look_s: float = 0.001) -> tuple[int, float]:
+        """Wait for the next batch to be settled: how many rows are scored then, and when that was (monotonic)."""
+        before = self.scored()
+        while (now := self.scored()) == before:
+            time.sleep(look_s)
+        return now, time.monotonic()
+
+
+@contextmanager
+def worker() -> Iterator[subprocess.Popen[bytes]]:
+    """One scoring worker over the store that the environment names, drained in the end."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tasks", "scoring"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+
+
+@contextmanager
+def store_with_model() -> Iterator[Settings]:
+    """A server and a model store of this run's own; the processes that are started find both by their environment."""
+    from tasks.import_minilm import import_minilm
+
+    with tempfile.TemporaryDirectory(prefix="scoreline-bench-") as folder:
+        import_minilm(Path(folder) / "models")
+        port = choose_ports(api=None, flower=None, health=0).store
+        server = subprocess.Popen(
+            server_command(port, Path(folder), "process"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        os.environ["SCORELINE_STORE_URL"] = f"redis://127.0.0.1:{port}/0"
+        os.environ["SCORELINE_MODEL_STORE"] = str(Path(folder) / "models")
+        client = redis.Redis(port=port)
+        try:
+            while True:
+                try:
+                    client.ping()
+                    break
+                except redis.ConnectionError:
+                    time.sleep(0.05)
+            settings = read_settings()
+            asyncio.run(_publish(settings))
+            yield settings
+        finally:
+            server.terminate()
+            server.wait()
+
+
+async def _publish(settings: Settings) -> None:
+    client = connect_async(settings)
+    await publish_all(client, ModelStore(settings.model_store))
+    await client.aclose()
