@@ -142,6 +142,7 @@ def store_with_model() -> Iterator[Settings]:
         server = subprocess.Popen(
             server_command(port, Path(folder), "process"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
+        before = dict(os.environ)
         os.environ["SCORELINE_STORE_URL"] = f"redis://127.0.0.1:{port}/0"
         os.environ["SCORELINE_MODEL_STORE"] = str(Path(folder) / "models")
         client = redis.Redis(port=port)
@@ -158,6 +159,8 @@ def store_with_model() -> Iterator[Settings]:
         finally:
             server.terminate()
             server.wait()
+            os.environ.clear()
+            os.environ.update(before)
 
 
 async def _publish(settings: Settings) -> None:

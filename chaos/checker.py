@@ -14,6 +14,15 @@ from pipeline.contracts.ids import to_text
 
 TOLERANCE = 1e-6
 Answer = Literal["accepted", "refused", "unknown"]
+Poison = Literal["", "crash", "hang", "oom", "nan", "cuda", "raise"]
+TOLD = {
+    "hang": ("hang",),
+    "oom": ("oom",),
+    "nan": ("numeric",),
+    "cuda": ("cuda",),
+    "raise": ("unknown",),
+}
+"""What the letter's attempts say of each poison: their category. A crash says it by the signal."""
 
 
 @dataclass(slots=True)
@@ -24,7 +33,8 @@ class Sent:
     ``answer``: what its submit came to; ``unknown`` if no answer was heard (it may have ended or be absent, not twice).
     ``read``: every status document with an end that was read, in order; the last one at the very end of the run.
     ``standing``: the state or problem read last, if that was no end.
-    ``poison``: what its every start does to its process; '' for all others.
+    ``poison``: what its every start does to its process or its model; '' for all others.
+    ``degrades``: whether it may be answered by the model's fallback.
     """
 
     key: bytes
@@ -34,7 +44,8 @@ class Sent:
     request_id: str | None = None
     read: list[bytes] = field(default_factory=list)
     standing: str | None = None
-    poison: Literal["", "crash", "hang"] = ""
+    poison: Poison = ""
+    degrades: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +57,20 @@ class Commit:
     key: bytes
     state: str = "succeeded"
     result: Mapping[str, Any] | None = None
+    scored_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What the model gives offline. ``near_band``: its score is so near a band's edge that either decision is right."""
+    """What the model gives offline. ``near_band``: its score is so near a band's edge that either decision is right.
 
-    result: Mapping[str, Any]
+    ``result``: none for poison. ``instead``: what its fallback gives, if it has one, and the fallback's name.
+    """
+
+    result: Mapping[str, Any] | None
     near_band: bool = False
+    instead: "Expected | None" = None
+    name: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,8 +181,11 @@ def check(
         if any(document != one.read[0] for document in one.read):
             wrong.append(f"{one.request_id}: its end has changed after it was read")
         document = json.loads(one.read[-1])
-        reason = _wrong(one.poison, document["state"], document["result"], document["error"], expected.get(one.key))
-        if reason is None and one.poison:
+        end = Commit("", 0, b"", document["state"], document["result"], document["scored_by"])
+        reason = _wrong(one, end, expected.get(one.key), document["error"])
+        if document["degraded"] != (document["scored_by"] not in (None, f"{one.model}@1")):
+            reason = f"degraded is {document['degraded']}, and it was scored by {document['scored_by']}"
+        if reason is None and document["state"] == "dead":
             reason = _wrong_letter(one.poison, witness.letters.get(one.request_id or "", ()))
         if reason:
             wrong.append(f"{one.request_id}: {reason}")
@@ -227,39 +247,40 @@ def _unheard(sent: Sequence[Sent], commits: Sequence[Commit], expected: Mapping[
     for commit in commits:
         one = unheard.get(commit.key)
         if one is not None:
-            reason = _wrong(one.poison, commit.state, commit.result, None, expected.get(commit.key))
+            reason = _wrong(one, commit, expected.get(commit.key))
             if reason:
                 found.append(f"{commit.request_id}: {reason}")
     return found
 
 
 def _wrong_letter(poison: str, attempts: Sequence[Mapping[str, Any]]) -> str | None:
-    """Why a poison's letter is not what it must be: each attempt names what its process died of."""
+    """Why a poison's letter is not what it must be: each attempt names what its process died of, or its model."""
     if not attempts:
         return "was poison, and has no letter"
     for attempt in attempts:
-        told = attempt["signal"] == "SIGKILL" if poison == "crash" else "limit" in attempt["error"]
+        told = attempt["signal"] == "SIGKILL" if poison == "crash" else attempt["category"] in TOLD[poison]
         # A fault may have struck its process before the poison did.
-        if not told and attempt["error"] != "the worker vanished":
-            return f"was poison, and its letter does not say of what: {dict(attempt)}"
+        if not told and attempt["error"] != "the worker vanished" and attempt["signal"] != "SIGKILL":
+            return f"was poison ({poison}), and its letter does not say of what: {dict(attempt)}"
     return None
 
 
-def _wrong(
-    poison: str, state: str, result: Mapping[str, Any] | None, error: Any, expected: Expected | None
-) -> str | None:
+def _wrong(one: Sent, end: Commit, expected: Expected | None, error: Any = None) -> str | None:
     """Why an end is not what it must be; None if it is."""
-    if poison:
-        return None if state == "dead" else f"was poison, and ended as {state}"
-    if state != "succeeded" or result is None:
-        return f"ended as {state}: {error}"
-    if expected is None:
+    instead = expected.instead if expected is not None and one.degrades else None
+    if instead is not None and end.scored_by == instead.name:
+        expected = instead  # the fallback has answered: poison is none to it
+    elif one.poison:
+        return None if end.state == "dead" else f"was poison, and ended as {end.state} by {end.scored_by}"
+    if end.state != "succeeded" or end.result is None:
+        return f"ended as {end.state}: {error}"
+    if expected is None or expected.result is None:
         return None
     for name, value in expected.result.items():
-        given = result.get(name)
+        given = end.result.get(name)
         if isinstance(value, float):
             if not isinstance(given, int | float) or abs(given - value) > TOLERANCE:
-                return f"{name} is {given!r}, the model gives {value!r} offline"
+                return f"{name} is {given!r}, {end.scored_by} gives {value!r} offline"
         elif given != value and not expected.near_band:
-            return f"{name} is {given!r}, the model gives {value!r} offline"
+            return f"{name} is {given!r}, {end.scored_by} gives {value!r} offline"
     return None

@@ -2,18 +2,21 @@
 
 import asyncio
 import itertools
+import json
 import os
 import random
 import signal
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
-from typing import Literal
 
+from chaos.checker import Poison, Sent
 from chaos.ground import TURNABLE, WORKERS
 from chaos.load import Producer, request_id_of
 from chaos.recovery import Strike
 from chaos.victims import Victims, Worker, now_ms, until
 from pipeline.contracts.stages import Stage
+from tasks.device_watch import EX_DRAIN
 from tasks.failpoints import arm
 
 STEPS = ("after-claim", "after-settle", "before-ack")
@@ -23,6 +26,11 @@ SLOW_S, ADDED_S = 6.0, 0.2
 PAUSED_S = 5.5
 """Beyond the lease (3 s), short of what replaces a process that hangs (16 s)."""
 TURNED_S = 6.0
+FAILS: dict[str, Poison] = {"oom": "oom", "nan": "nan", "cuda-sticky": "cuda"}
+"""What the model is told to do for each."""
+OTHERS = 7
+FAILURES = 12
+AWAY_S = 3.0
 
 
 class Faults:
@@ -36,9 +44,9 @@ class Faults:
         self._producer = producer
         self._ground = victims.ground
         self._rngs = {
-            name: random.Random(f"{seed}:{name}") for name in ("worker", "child", "kill", "pause", "way", "turn")
+            name: random.Random(f"{seed}:{name}")
+            for name in ("worker", "child", "kill", "pause", "way", "turn", "device")
         }
-        self._numbers = itertools.count(1)
         self.strikes: list[Strike] = []
         self.unmet: list[str] = []
         # In seeded order, but each in its turn: a short run has all of them.
@@ -62,6 +70,12 @@ class Faults:
             await self._clock(next(name for name in TURNABLE if name.startswith(group)))
         elif fault in ("poison", "hang"):
             await self._poison(fault)
+        elif fault in FAILS:
+            await self._failing_row(fault)
+        elif fault in ("device-sick", "device-back"):
+            await self._device(fault)
+        elif fault == "fallback":
+            await self._fallback()
         else:
             await (self._kill_api() if fault == "kill-api" else self._kill_sweeper())
 
@@ -163,14 +177,11 @@ class Faults:
 
     async def _poison(self, fault: str) -> None:
         """A request that kills its process each time it is run, or hangs: until the soft limit, or through it."""
-        do: Literal["crash", "hang"] = "crash" if fault == "poison" else "hang"
+        do: Poison = "crash" if fault == "poison" else "hang"
         seconds = float(do == "hang" and next(self._hangs) == "hard")
         logs = self._ground.logs(WORKERS[Stage.SCORING])
         began = now_ms()
-        one = await self._producer.poison(do, seconds, next(self._numbers))
-        while one.answer != "accepted":  # another fault is under way
-            await asyncio.sleep(1)
-            one = await self._producer.poison(do, seconds, next(self._numbers))
+        one = await self._accepted_poison(do, seconds=seconds)
         self.strikes.append(Strike(fault, began, poison=request_id_of(one)))
 
         async def ended() -> bool:
@@ -181,8 +192,88 @@ class Faults:
             self.unmet.append(f"{fault}: {one.request_id} has not ended within two minutes")
         elif do == "hang" and "Current thread 0x" not in self._ground.logged_since(logs):
             self.unmet.append("hang: the stacks of all threads are not in the log")
+        await self._both_score()
+
+    async def _accepted_poison(self, do: Poison, *, model: str = "chaos-probe", seconds: float = 0.0) -> Sent:
+        while True:
+            one = await self._producer.poison(do, model=model, seconds=seconds)
+            if one.answer == "accepted":
+                return one
+            await asyncio.sleep(1)  # another fault is under way
+
+    async def _both_score(self) -> None:
         for name in WORKERS[Stage.SCORING]:
             await self._victims.worker(name)
+
+    async def _ended(self, *requests: Sent) -> bool:
+        """Whether all that were accepted have ended within a minute."""
+
+        async def ended() -> bool:
+            left = [one for one in requests if one.answer == "accepted" and not one.read]
+            await asyncio.gather(*(self._producer.read(one, 2) for one in left))
+            return all(one.read for one in left)
+
+        return await until(ended)
+
+    async def _failing_row(self, fault: str) -> None:
+        """A row at which the model fails, sent with others: how long those take. So for a model with a fallback."""
+        do, logs = FAILS[fault], self._ground.logs(WORKERS[Stage.SCORING])
+        for model in ("chaos-probe", "chaos-backed"):
+            began = now_ms()
+            bad, *others = await asyncio.gather(
+                self._accepted_poison(do, model=model), *(self._producer.sound(model) for _ in range(OTHERS))
+            )
+            if not await self._ended(*others):
+                self.unmet.append(f"{fault}: requests sent with {bad.request_id} have not ended within a minute")
+            self.strikes.append(Strike(fault, began, took_s=(now_ms() - began) / 1000))
+            if not await self._ended(bad):
+                self.unmet.append(f"{fault}: {bad.request_id} has not ended within a minute")
+        if fault == "cuda-sticky" and "process_ends" not in self._ground.logged_since(logs):
+            self.unmet.append("cuda-sticky: no process has ended for it")
+        await self._both_score()
+
+    async def _device(self, fault: str) -> None:
+        """A device falls off the bus: its worker says so, ends with 75 and stays away, until an operator starts it."""
+        worker = await self._victims.worker(self._rngs["device"].choice(WORKERS[Stage.SCORING]))
+        began = now_ms()
+
+        async def drained() -> bool:
+            info = (await asyncio.to_thread(self._ground.stack.states)).get(worker.name, {})
+            return info.get("statename") == "EXITED" and info.get("exitstatus") == EX_DRAIN
+
+        try:
+            self._ground.say_device(worker.name, lost=True)
+            if not await until(drained):
+                self.unmet.append(f"{fault}: {worker.name} did not end with {EX_DRAIN}")
+            if fault == "device-sick":
+                self._struck(fault, worker, began)
+            await asyncio.sleep(AWAY_S)
+        finally:
+            self._ground.say_device(worker.name)
+        back = now_ms()
+        await asyncio.to_thread(self._ground.stack.start_service, worker.name)
+        await self._victims.worker(worker.name, after=worker)
+        if fault == "device-back":
+            self.strikes.append(Strike(fault, back, took_s=(now_ms() - back) / 1000))
+
+    async def _fallback(self) -> None:
+        """A model fails again and again: its fallback answers for it, until the model is tried again and is sound."""
+        began = now_ms()
+        for _ in range(FAILURES):
+            await self._accepted_poison("raise", model="chaos-backed")
+        patient = [await self._producer.sound("chaos-backed", degrades=False) for _ in range(OTHERS)]
+        if await until(partial(self._answered_by, "chaos-standin@1")):
+            self.strikes.append(Strike("fallback", began, took_s=(now_ms() - began) / 1000))
+        else:
+            self.unmet.append("fallback: no request was answered by the fallback within a minute")
+        if not await until(partial(self._answered_by, "chaos-backed@1")):
+            self.unmet.append("fallback: the model was not tried again within a minute")
+        if not await self._ended(*patient):
+            self.unmet.append("fallback: who allows no degraded answer has none within a minute")
+
+    async def _answered_by(self, model: str) -> bool:
+        one = await self._producer.sound("chaos-backed", wait=5)
+        return bool(one.read) and json.loads(one.read[-1])["scored_by"] == model
 
     async def _kill_api(self) -> None:
         """``kill -9`` of the API: until it is ready again."""

@@ -1,6 +1,7 @@
 """The stack that is struck: a network of its own for each process, and clocks that can be turned."""
 
 import importlib.util
+import json
 import shutil
 import tempfile
 from collections.abc import Collection
@@ -47,6 +48,8 @@ class Ground:
             for name in names:
                 self.failpoints(name).mkdir(parents=True)
                 environments[name]["SCORELINE_FAILPOINTS"] = str(self.failpoints(name))
+        for name in WORKERS[Stage.SCORING]:
+            self.say_device(name)
         for name in TURNABLE if clocks else ():
             self.turn_clock(name, 0)
             environments[name] |= _own_clock(self._clock(name))
@@ -90,6 +93,13 @@ class Ground:
     def turn_clock(self, name: str, seconds: int) -> None:
         """Let this worker's wall clock be wrong by so much, at once, while it runs."""
         self._clock(name).write_text(f"{seconds:+d}\n")
+
+    def say_device(self, name: str, *, lost: bool = False) -> None:
+        """What the driver says of this scoring worker's device (see ``tasks/stub_nvml.py``)."""
+        gpu = {"name": "Stub", "uuid": f"GPU-{name}", "memory": [1 << 30, 80 << 30], "lost": lost}
+        whole = self.failpoints(name) / ".nvml"
+        whole.write_text(json.dumps({"gpus": [gpu]}))
+        whole.replace(self.failpoints(name) / "nvml.json")
 
     def logs(self, names: Collection[str]) -> dict[str, int]:
         """How long each program's log is."""

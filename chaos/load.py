@@ -6,12 +6,12 @@ import random
 import secrets
 import time
 from collections import deque
-from typing import Any, Literal
+from typing import Any
 
 import aiohttp
 import orjson
 
-from chaos.checker import Sent
+from chaos.checker import Poison, Sent
 from pipeline.client.asynchronous import AsyncScoringClient
 from pipeline.contracts.ids import from_text
 from pipeline.contracts.problems import Problem
@@ -41,6 +41,7 @@ class Producer:
         self._rng = rng
         self._rows = [row.features for row in read_applications()]
         self._numbers = itertools.count()
+        self._probes = itertools.count()
         self._lately: deque[dict[str, Any]] = deque(maxlen=50)
         self._http: aiohttp.ClientSession | None = None
         self.sent: list[Sent] = []
@@ -102,23 +103,36 @@ class Producer:
         if one.answer == "accepted" and self._rng.random() < READ_AT_ONCE:
             await self.read(one, 5)
 
-    async def poison(self, do: Literal["crash", "hang"], seconds: float, number: int) -> Sent:
-        """Send a request that kills or hangs its process each time it is run."""
-        return await self._send("chaos-probe", {"x": number, "do": do, "seconds": seconds}, poison=do)
+    async def poison(self, do: Poison, *, model: str = "chaos-probe", seconds: float = 0.0) -> Sent:
+        """Send a request that kills or hangs its process each time it is run, or at which its model fails."""
+        return await self._send(model, self._for_probe(do) | {"seconds": seconds}, poison=do)
+
+    async def sound(self, model: str, *, degrades: bool = True, wait: float = 0) -> Sent:
+        """Send a request at which a model that fails on demand does not fail."""
+        return await self._send(model, self._for_probe("ok"), degrades=degrades, wait=wait)
+
+    def _for_probe(self, do: str) -> dict[str, Any]:
+        return {"x": (next(self._probes) % 6000) / 1000 - 3, "do": do}
 
     async def probe(self) -> Sent:
         """Send one more request, to see how it is answered just now."""
         return await self._send("credit-default", self._features())
 
     async def _send(
-        self, model: str, features: dict[str, Any], *, wait: float = 0, poison: Literal["", "crash", "hang"] = ""
+        self,
+        model: str,
+        features: dict[str, Any],
+        *,
+        wait: float = 0,
+        poison: Poison = "",
+        degrades: bool = True,
     ) -> Sent:
         key = secrets.token_hex(8)
         held = idempotency("", key, model, features, "normal", 3600.0)[:16]
-        one = Sent(held, model, orjson.dumps(features), poison=poison)
+        one = Sent(held, model, orjson.dumps(features), poison=poison, degrades=degrades)
         self.sent.append(one)
         path = f"/v1/scores?wait={wait:g}" if wait else "/v1/scores"
-        body = {"model": model, "features": features}
+        body = {"model": model, "features": features, "allow_degraded": degrades}
         try:
             status, document = await self._call("POST", path, wait, json=body, headers={"Idempotency-Key": key})
         except aiohttp.ClientConnectorError:

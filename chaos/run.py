@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
 import structlog
 
-from chaos.checker import Expected, Witness, check
+from chaos.checker import Witness, check
 from chaos.events import Released
 from chaos.faults import Faults
 from chaos.ground import REPLACED_S, Ground
 from chaos.load import Producer
+from chaos.offline import Offline
 from chaos.outages import Outages
 from chaos.recovery import outages
 from chaos.report import document_of
@@ -24,13 +24,10 @@ from chaos.victims import GIVE_UP_S, Victims
 from pipeline.client.asynchronous import AsyncScoringClient
 from pipeline.contracts.ids import from_text
 from pipeline.contracts.problems import Problem
-from pipeline.contracts.stages import Stage
 from pipeline.ledger import keys
 from pipeline.ledger.connection import AsyncClient, connect_async
 from pipeline.ledger.letters import DeadLetters
-from pipeline.model_store import ModelStore
 from pipeline.settings import read_settings
-from tasks.child import load_stage
 
 log = structlog.get_logger()
 SATURATION_S = 5.0
@@ -39,7 +36,6 @@ SHARE = 0.5
 PAUSE_S = (0.2, 1.0)
 ALONE_PAUSE = (0.05, 0.08)
 """Between two strikes of one group: seconds, at least and at most; for those that come alone a share of the run."""
-PART = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +71,9 @@ async def prove(ground: Ground, options: Options) -> dict[str, Any]:
         left = await leftovers(store)
         following.cancel()
         await tail.catch_up()
+        offline = Offline(read_settings().model_copy(update={"model_store": stack.settings.model_store}))
         witness = Witness(left, letters, producer.hung, [*faults.unmet, *alone.unmet, *_unmet(alone, tail)])
-        verdict = check(producer.sent, tail.commits, offline(producer), tail.claims, witness)
+        verdict = check(producer.sent, tail.commits, offline.expected(producer.sent), tail.claims, witness)
         strikes = [*faults.strikes, *alone.strikes]
         facts = {
             "seed": options.seed,
@@ -182,22 +179,3 @@ async def leftovers(store: AsyncClient) -> list[str]:
     for kind in ("q:", "c:", "m:", "e:", "i:", "o:", "joined", "fanout", "later", "attempts"):
         left += [key.decode(errors="replace") async for key in store.scan_iter(f"{keys.TAG}{kind}*")]
     return left
-
-
-def offline(producer: Producer) -> dict[bytes, Expected]:
-    """What the stages make of the same inputs, run here, without any of the rest."""
-    settings = read_settings()
-    artifact = ModelStore(settings.model_store).load("credit-default", "1")
-    edges = [band["below"] for band in artifact.manifest["bands"]]
-    services = [load_stage(stage, settings) for stage in Stage]
-    sent = [one for one in producer.sent if one.model == "credit-default" and one.answer != "refused"]
-    expected = {}
-    for place in range(0, len(sent), PART):
-        part = sent[place : place + PART]
-        bodies: list[Any] = [orjson.loads(one.features) for one in part]
-        for service in services:
-            bodies = [answer.body for answer in service.perform(artifact.ref, bodies)]  # type: ignore[union-attr]
-        for one, result in zip(part, bodies, strict=True):
-            near = any(edge is not None and abs(result["score"] - edge) <= 1e-6 for edge in edges)
-            expected[one.key] = Expected(result, near)
-    return expected

@@ -31,6 +31,12 @@ FAULTS: dict[str, tuple[int, float, tuple[str, ...]]] = {
     "clock": (1, 10, ("preprocess", "postprocess")),  # see ground.TURNABLE
     "poison": (1, 12, ("scoring",)),
     "hang": (1, 30, ("scoring",)),
+    "oom": (1, 3, ("scoring",)),
+    "nan": (1, 3, ("scoring",)),
+    "cuda-sticky": (1, 12, ("scoring",)),
+    "device-sick": (1, 14, ("scoring",)),
+    "device-back": (1, 14, ("scoring",)),
+    "fallback": (1, 30, ("scoring",)),
     "term": (1, 14, ("store",)),
     "store-full": (1, 10, ("store",)),
     "disk-full": (1, 15, ("store",)),

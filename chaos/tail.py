@@ -47,6 +47,6 @@ class Tail:
         if isinstance(event, Ended):
             for request_id, blob in event.records.items():
                 record = unpack_entry(blob)
-                result = End(*record.body).result
+                end = End(*record.body)
                 ids = to_text(request_id), record.header.generation, record.ties.key[:16]
-                self.commits.append(Commit(*ids, record.kind, result))
+                self.commits.append(Commit(*ids, record.kind, end.result, end.scored_by))

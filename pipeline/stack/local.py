@@ -190,6 +190,10 @@ class LocalStack:
         """Start again what ``stop_services`` has stopped."""
         self._supervision.start_groups()
 
+    def start_service(self, name: str) -> None:
+        """Start one service that has exited for good."""
+        self._supervision.start_program(name)
+
     def alive(self) -> bool:
         """Whether the supervision runs."""
         return self._supervision.alive()

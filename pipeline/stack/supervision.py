@@ -106,6 +106,10 @@ class Supervision:
         for group in ("store", "services"):
             self._call("startProcessGroup", group, False)
 
+    def start_program(self, name: str) -> None:
+        """Start a service that has exited for good, as an operator would; do not wait until it runs."""
+        self._call("startProcess", f"services:{name}", False)
+
     def _call(self, method: str, *arguments: Any) -> Any:
         transport = SupervisorTransport(None, None, f"unix://{self._socket}")
         proxy = xmlrpc.client.ServerProxy("http://127.0.0.1", transport)

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from chaos.checker import Claims, Commit, Expected, Sent, Verdict, Witness, check
+from chaos.checker import TOLD, Claims, Commit, Expected, Sent, Verdict, Witness, check
 from chaos.events import Claimed, Event, Released, Settled
 from pipeline.contracts.ids import to_text
 
@@ -15,6 +15,7 @@ RESULT = {"score": 0.25, "decision": "approve", "raw": 0.5}
 
 def document(number: int, **fields: Any) -> bytes:
     plain = {"request_id": f"id-{number}", "state": "succeeded", "result": RESULT, "error": None, "attempts": 1}
+    plain |= {"degraded": False, "scored_by": "credit-default@1"}
     return json.dumps(plain | fields, sort_keys=True).encode()
 
 
@@ -105,25 +106,45 @@ def test_a_score_within_a_millionth_is_right_and_so_is_either_decision_at_a_band
     assert check(sent, commits, expected).clean
 
 
-CRASHED = {"error": "the process died under it (SIGKILL)", "signal": "SIGKILL"}
-OVERRAN = {"error": "ran longer than the hard limit", "signal": None}
+CRASHED = {"error": "the process died under it (SIGKILL)", "signal": "SIGKILL", "category": "crash"}
+OVERRAN = {"error": "ran longer than the hard limit", "signal": None, "category": "hang"}
+OTHERWISE = {"error": "boom", "signal": None, "category": "unknown"}
+FAILED = [(poison, OTHERWISE | {"category": told}) for poison, (told,) in TOLD.items()]
 
 
-@pytest.mark.parametrize(("poison", "attempt"), [("crash", CRASHED), ("hang", OVERRAN)])
+@pytest.mark.parametrize(("poison", "attempt"), [("crash", CRASHED), ("hang", OVERRAN), *FAILED])
 def test_poison_must_be_dead_and_nothing_else(poison: Any, attempt: dict[str, Any]) -> None:
     sent, commits, expected = history()
     witness = Witness(letters={"id-0": [attempt] * 3})
-    sent[0].poison, sent[0].read = poison, [document(0, state="dead", result=None)]
+    sent[0].poison, sent[0].read = poison, [document(0, state="dead", result=None, scored_by=None)]
     assert check(sent, commits, expected, witness=witness).clean
     sent[0].read = [document(0)]
     assert faults(check(sent, commits, expected, witness=witness)) == {"wrong": 1}
 
 
-@pytest.mark.parametrize("letter", [[], [CRASHED, OVERRAN], [{"error": "boom", "signal": None}]])
+@pytest.mark.parametrize("letter", [[], [CRASHED, OVERRAN], [OTHERWISE]])
 def test_a_letter_that_does_not_name_the_signal_is_found(letter: list[dict[str, Any]]) -> None:
     sent, commits, expected = history()
-    sent[0].poison, sent[0].read = "crash", [document(0, state="dead", result=None)]
+    sent[0].poison, sent[0].read = "crash", [document(0, state="dead", result=None, scored_by=None)]
     assert faults(check(sent, commits, expected, witness=Witness(letters={"id-0": letter}))) == {"wrong": 1}
+
+
+INSTEAD = {"score": 0.75, "decision": "decline", "raw": 0.7}
+BY_ANOTHER = {"result": INSTEAD, "degraded": True, "scored_by": "plain@1"}
+
+
+@pytest.mark.parametrize("poison", ["", "raise"])
+def test_a_degraded_answer_must_be_the_fallbacks(poison: Any) -> None:
+    sent, commits, expected = history()
+    sent[0].poison = poison
+    expected[b"0"] = Expected(None if poison else RESULT, instead=Expected(INSTEAD, name="plain@1"))
+    sent[0].read = [document(0, **BY_ANOTHER)]
+    assert check(sent, commits, expected).clean
+    for wrong in (BY_ANOTHER | {"result": RESULT}, BY_ANOTHER | {"degraded": False}):
+        sent[0].read = [document(0, **wrong)]
+        assert faults(check(sent, commits, expected)) == {"wrong": 1}
+    sent[0].read, sent[0].degrades = [document(0, **BY_ANOTHER)], False
+    assert faults(check(sent, commits, expected)) == {"wrong": 1}, "it wanted no other's answer"
 
 
 def test_the_result_of_a_request_whose_acceptance_nobody_heard_is_checked_in_its_commit() -> None:
