@@ -243,3 +243,20 @@ def test_the_benchmark_still_runs() -> None:
     document = json.loads(done.stdout)
     assert [row["name"] for row in document["rows"]] == ["chain", "submit_many", "http-64", "light-20/s"]
     assert all(row["requests_per_s"] > 0 and row["cpu_us_per_request"] > 0 for row in document["rows"])
+
+
+@pytest.mark.parametrize(
+    ("part", "figures"),
+    [
+        ("stage", ["stage / bare loop", "grouped / as they come"]),
+        ("poison", ["p99 of the others, with poison / without"]),
+    ],
+)
+def test_the_benchmark_of_the_scoring_stage_still_runs(part: str, figures: list[str]) -> None:
+    command = [SCORELINE, "bench", "--scoring", "--only", part, "--rounds", "1", "--seconds", "1", "--backlog", "512"]
+    done = subprocess.run([*command, "--json", "--no-goals"], check=False, capture_output=True, text=True, timeout=170)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)[part]
+    assert [name for name, each in found.items() if isinstance(each, dict) and "met" in each] == figures
+    assert all(found[name]["found"] > 0 for name in figures)
+    assert found.get("others_that_did_not_succeed", 0) == 0
