@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test lint format bench chaos chaos-stock clean
+.PHONY: help install demo up test lint format bench profile chaos chaos-stock clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ format: $(INSTALLED) ## Format the code
 
 bench: $(INSTALLED) ## Measure against a plain Celery chain on this machine
 	@$(BIN)/python -m bench
+
+profile: $(INSTALLED) ## Say where a request's microseconds go
+	@$(BIN)/python -m bench.profile
 
 chaos: $(INSTALLED) ## Every fault under load for five minutes: does every accepted request end exactly once?
 	@$(BIN)/python -m chaos --seconds 300

@@ -42,17 +42,19 @@ class _Connection(asyncio.Protocol):
         return await self._done
 
 
-async def load(port: int, requests: Iterator[dict], connections: int) -> tuple[list[float], float]:
-    """Send every request with ``wait=30`` over so many connections: each one's latency (ms), and seconds in all."""
+async def load(port: int, path: str, bodies: Iterator[dict], connections: int) -> tuple[list[float], float]:
+    """Post every body over so many connections, each waited for: each one's latency (ms), and seconds in all."""
     loop = asyncio.get_running_loop()
     latencies: list[float] = []
     opened = [(await loop.create_connection(_Connection, "127.0.0.1", port))[1] for _ in range(connections)]
 
     async def send(connection: _Connection) -> None:
-        for request in requests:
+        for sent in bodies:
             began = time.perf_counter()
-            status, body = await connection.post("/v1/scores?wait=30", orjson.dumps(request))
-            if status != 200 or orjson.loads(body)["state"] != "succeeded":
+            status, body = await connection.post(path, orjson.dumps(sent))
+            answer = orjson.loads(body)
+            ends = [row["score"] for row in answer["results"]] if "results" in answer else [answer]
+            if status != 200 or any(end["state"] != "succeeded" for end in ends):
                 raise RuntimeError(f"HTTP {status}: {body[:300]!r}")
             latencies.append((time.perf_counter() - began) * 1000)
 

@@ -107,11 +107,15 @@ async def submit(request: Request) -> Response:
     return JsonResponse(status, status_code=200 if has_ended(status) else 202, headers=headers)
 
 
-@router.post("/batch", openapi_extra={**_BATCH_BODY, "parameters": [_NO_CACHE]})
+@router.post("/batch", openapi_extra={**_BATCH_BODY, "parameters": [_WAIT, _NO_CACHE]})
 async def submit_batch(request: Request) -> Response:
-    """Hand in up to 1,000 requests; for each, in order, its status or its problem. One bad row harms no other."""
+    """Hand in up to 1,000 requests; for each, in order, its status or its problem. One bad row harms no other.
+
+    With ``wait``: the statuses once all have ended, or as they stand when the time is over.
+    """
     state = request.app.state
     scope = state.access.producer(request)
+    seconds = wait_seconds(request)
     rows = _rows(await read_json(request, state.settings.max_body_bytes), state.settings.max_rows)
     if no_cache(request):
         rows = [{**row, "no_cache": True} if isinstance(row, dict) else row for row in rows]
@@ -129,7 +133,26 @@ async def submit_batch(request: Request) -> Response:
         if not results:
             raise
         results += [_row(place, problem) for place in range(len(results), len(rows))]
+    if seconds and state.waits < state.settings.max_waits:
+        await _wait_for_all(request, results, seconds, until)
     return JsonResponse({"results": results})
+
+
+async def _wait_for_all(request: Request, results: list[dict[str, Any]], seconds: float, until: float) -> None:
+    """Bring the statuses up to date once all have ended, or the time is over."""
+    state = request.app.state
+    waiting = [row for row in results if "score" in row and not has_ended(row["score"])]
+    state.waits += 1
+    try:
+        ids = [from_text(row["score"]["request_id"]) for row in waiting]
+        statuses = await in_time(_client(request).wait_for_all(ids, seconds), until + seconds)
+    except (StoreUnavailable, Overloaded):
+        return  # they are accepted, and their producer has to know their ids
+    finally:
+        state.waits -= 1
+    for row, status in zip(waiting, statuses, strict=True):
+        late = isinstance(status, dict) and status["state"] == "expired"
+        results[row["index"]] = _row(row["index"], _expired(status) if late else status)  # type: ignore[arg-type]
 
 
 def _row(place: int, answer: Status | Problem) -> dict[str, Any]:
@@ -182,6 +205,10 @@ async def _wait(request: Request, request_id: bytes, seconds: float, until: floa
     finally:
         state.waits -= 1
     if status is not None and status["state"] == "expired":
-        detail = status["error"]["message"] if status["error"] else "its deadline has passed"
-        raise DeadlineExceeded(f"{status['request_id']}: {detail}")
+        raise _expired(status)
     return status
+
+
+def _expired(status: Status) -> DeadlineExceeded:
+    detail = status["error"]["message"] if status["error"] else "its deadline has passed"
+    return DeadlineExceeded(f"{status['request_id']}: {detail}")

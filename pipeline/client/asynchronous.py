@@ -2,8 +2,9 @@
 
 import asyncio
 import contextlib
+import math
 import time
-from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Collection, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -258,31 +259,40 @@ class AsyncScoringClient:
 
     async def _finish(self, answers: list[Answer]) -> list[Status | Problem]:
         """Wait until every accepted request of a chunk has ended; their ends in the places of their answers."""
-        ends: list[Any] = list(answers)
-        places: dict[bytes, list[int]] = {}
-        for place, answer in enumerate(answers):
-            if isinstance(answer, Accepted) and answer.end:
-                ends[place] = answer.status()
-            elif isinstance(answer, Accepted | Known):
-                places.setdefault(answer.id, []).append(place)
+        waiting = {answer.id for answer in answers if isinstance(answer, Accepted) and not answer.end}
+        # What a key stood for may have ended long ago: nobody will announce it.
+        known = {answer.id for answer in answers if isinstance(answer, Known)}
+        ends = await self._ends_of(waiting | known, math.inf, look_first=known)
+        return [
+            answer if isinstance(answer, Problem) else ends[answer.id] if answer.id in ends else answer.status()  # type: ignore[union-attr]
+            for answer in answers
+        ]
+
+    async def _ends_of(
+        self, request_ids: Collection[bytes], until: float, *, look_first: Collection[bytes] = ()
+    ) -> dict[bytes, Status | Problem]:
+        """The statuses of requests once all have ended, or as they stand ``until`` then (monotonic seconds)."""
+        found: dict[bytes, Status | Problem] = {}
+        missing = set(request_ids)
 
         async def look(ids: list[bytes]) -> None:
             for request_id, status in zip(ids, await self._persistence.read(ids), strict=True):
+                found[request_id] = status
                 if isinstance(status, Problem) or has_ended(status):
-                    for place in places.pop(request_id):
-                        ends[place] = status
+                    missing.discard(request_id)
 
-        # What a key stood for may have ended long ago: nobody will announce it.
-        known = {answer.id for answer in answers if isinstance(answer, Known)}
-        if known:
-            await look(list(known))
+        if look_first:
+            await look(list(look_first))
         rely_s = looks()
-        while places:
-            ids = list(places)
-            await self._endings.wait(ids, next(rely_s))
+        while missing:
+            left, ids = until - time.monotonic(), list(missing)
+            if left <= 0:
+                await look(ids)
+                break
+            await self._endings.wait(ids, min(left, next(rely_s)))
             self._endings.forget(ids)
             await look(ids)
-        return ends
+        return found
 
     async def get(self, request_id: str, *, by: float | None = None) -> Status:
         """How a request stands; NotFound, Gone, InvalidRequest (malformed id)."""
@@ -325,6 +335,12 @@ class AsyncScoringClient:
             self._endings.forget([request_id])
             status = await self._read(request_id, by)
         return status
+
+    async def wait_for_all(self, request_ids: Sequence[bytes], timeout_s: float) -> list[Status | Problem]:
+        """The statuses of requests once all of them have ended, or as they stand when ``timeout_s`` have passed."""
+        await self._listen()
+        found = await self._ends_of(request_ids, time.monotonic() + timeout_s)
+        return [found[request_id] for request_id in request_ids]
 
     async def score(
         self, model: str, features: Mapping[str, Any], *, timeout_s: float = 30.0, priority: PriorityName = "normal"

@@ -2,6 +2,7 @@
 
 import json
 import uuid
+from collections.abc import Callable
 
 import httpx
 import pytest
@@ -174,6 +175,29 @@ def test_a_batch_answers_each_row_and_one_bad_row_harms_no_other(http: httpx.Cli
     for place in (0, 4):
         location = f"/v1/scores/{results[place]['score']['request_id']}"
         assert http.get(location, params={"wait": 30}).json()["state"] == "succeeded"
+
+
+def test_a_batch_may_be_waited_for(http: httpx.Client) -> None:
+    good = {"model": "credit-default", "features": APPLICATION}
+    rows = [good, {"model": "nothing", "features": {}}, good, {"model": "credit-default", "features": {}}]
+    results = http.post("/v1/scores/batch", json={"requests": rows}, params={"wait": 30}).json()["results"]
+    assert [(row["index"], row["status"]) for row in results] == [(0, 200), (1, 404), (2, 200), (3, 200)]
+    assert [results[place]["score"]["state"] for place in (0, 2, 3)] == ["succeeded", "succeeded", "invalid"]
+
+
+def test_a_batch_that_is_not_done_in_time_is_told_as_it_stands(
+    http: httpx.Client, supervise: Callable[[str, str], None]
+) -> None:
+    supervise("stop", "preprocess")
+    rows = [{"model": "credit-default", "features": APPLICATION, "timeout_s": seconds} for seconds in (60, 0.3)]
+    results = http.post("/v1/scores/batch", json={"requests": rows}, params={"wait": 3}).json()["results"]
+    assert [row["status"] for row in results] == [202, 408]
+    assert results[0]["score"]["state"] == "queued"
+    assert results[1]["problem"]["type"] == "urn:scoreline:problem:deadline-exceeded"
+    assert http.post("/v1/scores/batch", json={"requests": rows}, params={"wait": 31}).status_code == 422
+    supervise("start", "preprocess")
+    location = f"/v1/scores/{results[0]['score']['request_id']}"
+    assert http.get(location, params={"wait": 30}).json()["state"] == "succeeded"
 
 
 def test_a_batch_of_more_than_a_thousand_rows_is_refused(http: httpx.Client) -> None:

@@ -1,0 +1,87 @@
+"""Rows of the benchmark: what was measured in each round, and what is asked of it."""
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Figure = Literal["x chain", "requests/s", "CPU us", "p50 ms", "p99 ms"]
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """A bound for one figure of a row."""
+
+    figure: Figure
+    bound: float
+
+    @property
+    def at_least(self) -> bool:
+        """Whether more is better."""
+        return self.figure in ("x chain", "requests/s")
+
+    def met(self, found: float) -> bool:
+        """Whether a figure keeps to it."""
+        return found >= self.bound if self.at_least else found <= self.bound
+
+    def __str__(self) -> str:
+        return f"{self.figure} {'>=' if self.at_least else '<='} {self.bound:g}"
+
+
+def goals(durability: str) -> Mapping[str, tuple[Goal, ...]]:
+    """What is asked of each row. A disk's own latency is paid once a stage."""
+    disk = durability == "disk"
+    return {
+        "submit_many": (Goal("x chain", 80), Goal("CPU us", 120 if disk else 100)),
+        "coroutines-256": (Goal("x chain", 60),),
+        "coroutines-64": (Goal("x chain", 35),),
+        "http-64": (Goal("x chain", 15), Goal("p50 ms", 25)),
+        "http-batch-64": (Goal("x chain", 40),),
+        "http-cached-64": (Goal("requests/s", 4000),),
+        "light-20/s": (Goal("p50 ms", 7),) if disk else (Goal("p50 ms", 4), Goal("p99 ms", 15)),
+        "half-load": (Goal("p50 ms", 15),),
+    }
+
+
+@dataclass(slots=True)
+class Row:
+    """Rounds of one way of sending."""
+
+    rates: list[float] = field(default_factory=list)
+    cpu_us: list[float] = field(default_factory=list)
+    latencies_ms: list[float] = field(default_factory=list)
+
+    def add(self, requests: int, seconds: float, cpu_s: float, latencies_ms: list[float]) -> None:
+        """One more round."""
+        self.rates.append(requests / seconds)
+        self.cpu_us.append(cpu_s / requests * 1e6)
+        self.latencies_ms += latencies_ms
+
+    def document(self, name: str, chain: "Row", asked: tuple[Goal, ...], *, void: bool) -> dict[str, Any]:
+        """Medians and ranges. Ratios are taken round by round; where the chain limps they are void, not missed."""
+        ratio = statistics.median(own / other for own, other in zip(self.rates, chain.rates, strict=True))
+        cuts = statistics.quantiles(self.latencies_ms, n=100) if len(self.latencies_ms) > 1 else None
+        p50, p99 = (cuts[49], cuts[98]) if cuts else (None, None)
+        found: dict[Figure, float | None] = {
+            "x chain": ratio,
+            "requests/s": statistics.median(self.rates),
+            "CPU us": statistics.median(self.cpu_us),
+            "p50 ms": p50,
+            "p99 ms": p99,
+        }
+        return {
+            "name": name,
+            "requests_per_s": round(statistics.median(self.rates), 1),
+            "requests_per_s_range": [round(min(self.rates), 1), round(max(self.rates), 1)],
+            "cpu_us_per_request": round(statistics.median(self.cpu_us), 1),
+            "latency_ms": {"p50": p50 and round(p50, 2), "p99": p99 and round(p99, 2)},
+            "ratio_to_chain": round(ratio, 2),
+            "goals": [
+                {
+                    "goal": str(goal),
+                    "met": None if value is None or (void and goal.figure == "x chain") else goal.met(value),
+                }
+                for goal in asked
+                for value in (found[goal.figure],)
+            ],
+        }
