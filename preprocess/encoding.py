@@ -33,26 +33,27 @@ class NumberColumn:
 
     def encode(self, rows: Sequence[Row], out: npt.NDArray[np.float32]) -> None:
         """Write the encoded column into ``out`` (rows, width)."""
-        values = np.array([row.get(self.name) for row in rows], dtype=np.float64)  # None becomes NaN
+        values = self._values(rows)
         gaps = np.isnan(values)
         values[gaps] = self._fill
         out[:, 0] = self._standardised(values)
         if self._marks:
             out[:, 1] = gaps
 
+    def _values(self, rows: Sequence[Row]) -> npt.NDArray[np.float64]:
+        return np.array([row.get(self.name) for row in rows], dtype=np.float64)  # None becomes NaN
+
     def _standardised(self, values: Any) -> Any:
         return ((np.log1p(values) if self._log else values) - self._mean) / self._scale
 
     def anomalies(self, rows: Sequence[Row], out: list[list[dict[str, Any]]]) -> None:
         """Mark values outside training's range, and within it those very far from the middle."""
-        for row, found in zip(rows, out, strict=True):
-            value = row.get(self.name)
-            if value is None:
-                continue
-            if not self._low <= value <= self._high:
-                found.append(self._anomaly(value, "out_of_range"))
-            elif abs(float(self._standardised(float(value)))) > self._far:
-                found.append(self._anomaly(value, "outlier"))
+        values = self._values(rows)
+        outside = (values < self._low) | (values > self._high)  # a gap is neither
+        far = np.abs(self._standardised(values)) > self._far
+        for place in np.flatnonzero(outside | far).tolist():
+            kind = "out_of_range" if outside[place] else "outlier"
+            out[place].append(self._anomaly(rows[place][self.name], kind))
 
     def _anomaly(self, value: Any, kind: str) -> dict[str, Any]:
         return {"feature": self.name, "value": value, "kind": kind, "expected": {"min": self._low, "max": self._high}}

@@ -1,6 +1,7 @@
 """The pool's child: one runner for its stage, made when the child starts, used by every bell it answers."""
 
 import faulthandler
+import gc
 import importlib
 import os
 import signal
@@ -103,6 +104,10 @@ def start(stage: Stage, incarnation: Incarnation, settings: Settings, pool: str)
     """Make this process ready to answer bells; ``pool``: of models, scoring alone has them."""
     global _child
     _child = _Child(stage, incarnation, settings, pool)
+    # What is loaded by now lives as long as this process: the garbage collector need not walk all of torch again and
+    # again, as it would whenever some batches' worth of new objects have come.
+    gc.collect()
+    gc.freeze()
 
 
 def answer(lane: str) -> Served:

@@ -1,6 +1,7 @@
 """``python -m pipeline.api``: the start command of the API service (``scoreline api`` runs it)."""
 
 import argparse
+import gc
 
 import uvicorn
 
@@ -15,8 +16,11 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000)
     options = parser.parse_args()
     configure_logging("api")
+    app = HotPath(create_app())
+    gc.collect()
+    gc.freeze()  # what is loaded by now stays: it need not be walked again and again (as in tasks/child.py)
     uvicorn.run(
-        HotPath(create_app()),
+        app,
         host=options.host,
         port=options.port,
         log_config=None,

@@ -13,9 +13,10 @@ class Stage(StrEnum):
     @property
     def following(self) -> "Stage | None":
         """The stage that takes over after this one; None after the last."""
-        stages = list(Stage)
-        place = stages.index(self) + 1
-        return stages[place] if place < len(stages) else None
+        return _FOLLOWING[self]
+
+
+_FOLLOWING: dict[Stage, Stage | None] = dict(zip(Stage, [*list(Stage)[1:], None], strict=True))
 
 
 class State(StrEnum):
@@ -45,12 +46,16 @@ class Priority(IntEnum):
     @property
     def label(self) -> str:
         """The name on the wire."""
-        return self.name.lower()
+        return LABELS[self]
 
     @classmethod
     def of(cls, label: str) -> "Priority":
         """The priority of a wire name; KeyError if there is none."""
         return cls[label.upper()]
+
+
+LABELS = tuple(priority.name.lower() for priority in Priority)
+"""Priorities' names on the wire, by their values."""
 
 
 # A waiting entry's score orders a lane by priority, then deadline; equal scores fall back to the id, which is age.

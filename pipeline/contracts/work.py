@@ -135,7 +135,7 @@ class Output:
     scored_by: str = ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: there is one for each request, and frozen ones take three times as long to make
 class Completed:
     """The stage is done with the request."""
 

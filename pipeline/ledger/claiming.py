@@ -13,7 +13,7 @@ import msgpack
 from pipeline.contracts.lanes import Lane, parse_lane
 from pipeline.contracts.stages import Priority, Stage, State, deadline_of
 from pipeline.contracts.status import Failure
-from pipeline.contracts.work import Attempts, Carry, Completed, Ended, Header, Outcome, Output, RetryLater, Work
+from pipeline.contracts.work import Attempts, Carry, Completed, Ended, Header, Outcome, RetryLater, Work
 from pipeline.ledger import keys
 from pipeline.ledger.connection import Client
 from pipeline.ledger.letters import pack_letter
@@ -128,25 +128,25 @@ class Claims:
         counts = Counter({f"runs:{model}": rows for model, rows in model_runs.items()})
         lane, now_ms = batch.lane, batch.server_ms()
         stage, following = lane.stage, lane.stage.following
+        stage_name, claimed_ms, worked_ms = str(stage), batch.claimed_ms, batch.worked_ms
+        succeeded, scored_by = str(State.SUCCEEDED), f"{lane.model.name}@{lane.model.version}"
         # A record names its model's pool; a lane does so at scoring only.
         model = next((work.header.ref for work in batch.works if not work.unreadable), lane.model)
         for work, outcome in zip(batch.works, map(_storable, batch.works, outcomes), strict=True):
             carry = work.carry
             entered = carry.entered_ms or int.from_bytes(work.id[:6], "big")
-            timings = (*carry.timings, (str(stage), max(0, round(batch.claimed_ms - entered, 3)), batch.worked_ms))
+            timings = (*carry.timings, (stage_name, max(0, round(claimed_ms - entered, 3)), worked_ms))
             if isinstance(outcome, Completed):
                 output = outcome.output
-                done = Carry(
-                    entered_ms=now_ms,
-                    timings=timings,
-                    anomalies=(*carry.anomalies, *output.anomalies),
-                    scored_by=output.scored_by or carry.scored_by,
-                )
-                packed = self._pack(batch, work, done, output, now_ms)
+                instead = output.scored_by or carry.scored_by
+                done = Carry(now_ms, timings, (*carry.anomalies, *output.anomalies), instead)
                 if following:
-                    forwards += work.id, work.score, packed
+                    forwards += work.id, work.score, pack_entry(stage_name, work.front, done, output.body)
                 else:
-                    ends += work.id, str(State.SUCCEEDED), packed
+                    front = for_itself_alone(work.front) if instead else work.front
+                    tries = work.attempts.starts + 1
+                    end = End(now_ms, output.body, None, tries, instead or scored_by, bool(instead))
+                    ends += work.id, succeeded, end_of(State.SUCCEEDED, front, done, end)
             elif isinstance(outcome, RetryLater):
                 free = "" if outcome.charged else "free"
                 if outcome.charged:
@@ -205,16 +205,6 @@ class Claims:
         """The record that a request's computation began with: its own, or the copy if it ended before the others."""
         copy, record = self._client.mget(keys.flight_input(request_id), keys.record(request_id))
         return copy or record
-
-    @staticmethod
-    def _pack(batch: Batch, work: Work, carry: Carry, output: Output, now_ms: float) -> bytes:
-        """A stage's output for the next stage, or the request's end after the last one."""
-        stage, model = batch.lane.stage, batch.lane.model
-        if stage.following:
-            return pack_entry(str(stage), work.front, carry, output.body)
-        scored_by, degraded = carry.scored_by or f"{model.name}@{model.version}", bool(carry.scored_by)
-        end = End(now_ms, output.body, None, work.attempts.starts + 1, scored_by, degraded)
-        return end_of(State.SUCCEEDED, for_itself_alone(work.front) if degraded else work.front, carry, end)
 
     @staticmethod
     def _end(work: Work, outcome: Ended, carry: Carry, now_ms: float) -> tuple[bytes, str, bytes]:

@@ -26,7 +26,7 @@ import msgpack
 
 from pipeline.contracts.ids import accepted_ms, rfc3339, to_text
 from pipeline.contracts.problems import InvalidRequest
-from pipeline.contracts.stages import ENDS, Priority, Stage, State
+from pipeline.contracts.stages import ENDS, LABELS, Stage, State
 from pipeline.contracts.status import Failure, Status
 from pipeline.contracts.work import NO_ATTEMPTS, Attempt, Attempts, Carry, Header, Ties
 
@@ -128,10 +128,13 @@ MEMBER_REST = msgpack.packb((ACCEPTED, NEW, None))
 """The rest of a record that has joined a flight: the input stands in the flight's own."""
 
 _PLAIN = frozenset({str, int, float, bool, type(None)})
+_NAMES = frozenset({str})
 
 
 def _check_json(features: Mapping[str, Any]) -> None:
     """TypeError or ValueError for what some reader of the record could not follow."""
+    if _NAMES.issuperset(map(type, features)) and _PLAIN.issuperset(map(type, features.values())):
+        return  # nothing nested, as mostly
     level: list[Any] = [features]
     for _ in range(MAX_DEPTH + 1):  # the features themselves are the first level
         nested = []
@@ -230,17 +233,18 @@ def status_of(
 ) -> Status:
     """The status document. ``latest``: the newest stage output of an unfinished request."""
     header = record.header
+    state: str
     if record.ended:
-        state, carry, end = State(record.kind), record.carry, End(*record.body)
+        state, carry, end = record.kind, record.carry, End(*record.body)
         tries = end.attempts
     else:
-        state = running_state(latest.kind if latest else None, waits_first=waits_first)
+        state = str(running_state(latest.kind if latest else None, waits_first=waits_first))
         carry = latest.carry if latest else record.carry
         end = End(0, None, None, 0)
-        tries = attempts.starts + (state is not State.QUEUED)
+        tries = attempts.starts + (state != State.QUEUED)
     return Status(
         request_id=to_text(request_id),
-        state=str(state),  # type: ignore[typeddict-item]
+        state=state,  # type: ignore[typeddict-item]
         model=header.model,
         model_version=header.version,
         result=end.result,
@@ -252,7 +256,7 @@ def status_of(
         anomalies=list(carry.anomalies),  # type: ignore[arg-type]
         attempts=tries,
         generation=header.generation,
-        priority=Priority(header.priority).label,  # type: ignore[typeddict-item]
+        priority=LABELS[header.priority],  # type: ignore[typeddict-item]
         position=position,
         eta_s=eta_s,
         submitted_at=rfc3339(accepted_ms(request_id)) or "",

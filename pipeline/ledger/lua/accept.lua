@@ -15,16 +15,23 @@ if known[3] then return { 'ok', known[3], 0 } end
 if (known[1] or '0') ~= ARGV[1] then return { 'stale' } end
 
 -- What the keys stand for: requests by idempotency key, flights by cache key.
-local requests_by, flights_by, keys = {}, {}, {}
+local requests_by, flights_by, bodies, owners, keys, n = {}, {}, {}, {}, {}, 0
 for i = 10, #ARGV, 5 do
-  local key, cache_key = key_of(ARGV[i + 4]), cache_key_of(ARGV[i + 4])
-  requests_by[i] = key and P .. 'k:' .. key
-  flights_by[i] = cache_key and P .. 'f:' .. cache_key
-  if requests_by[i] then keys[#keys + 1] = requests_by[i] end
-  if flights_by[i] then keys[#keys + 1] = flights_by[i] end
+  local key, body, cache_key, owner = ties_of(ARGV[i + 4])
+  if key then
+    n = n + 1
+    requests_by[i], bodies[i] = P .. 'k:' .. key, body
+    keys[n] = requests_by[i]
+  end
+  if cache_key then
+    n = n + 1
+    flights_by[i] = P .. 'f:' .. cache_key
+    keys[n] = flights_by[i]
+  end
+  owners[i] = owner
 end
 local held = {}
-if #keys > 0 then
+if n > 0 then
   local values = redis.call('MGET', unpack(keys))
   for i, key in ipairs(keys) do held[key] = values[i] end
 end
@@ -82,42 +89,46 @@ local function unreachable(scoring, score, timeout)
   return wait > enough and refusal('u', wait)
 end
 
+-- Requests that come together mostly have the same priority and time: their scores are made once.
+local priority, timeout, deadline, score, deadline_text
+local open_n, records_n, keep_n = #open, #records, #keep
 for i = 10, #ARGV, 5 do
-  local scoring, record, owner = ARGV[i + 1], ARGV[i + 4], owner_of(ARGV[i + 4])
-  local key, flight_key = requests_by[i], flights_by[i]
+  local scoring, record, owner = ARGV[i + 1], ARGV[i + 4], owners[i]
+  local key, flight_key, body = requests_by[i], flights_by[i], bodies[i]
   local old = key and held[key]
   if old then
-    local _, body = key_of(record)
-    local same = string.sub(old, 17) == body
-    answers[#answers + 1] = same and 'o' .. string.sub(old, 1, 16) or 'm' .. none
+    local same = sub(old, 17) == body
+    answers[#answers + 1] = same and 'o' .. sub(old, 1, 16) or 'm' .. none
   elseif known[2] then
     answers[#answers + 1] = 's' .. none
   elseif room <= 0 then
     answers[#answers + 1] = 'f' .. none
   else
-    local id, deadline = stamp .. ARGV[i], now + ARGV[i + 3]
-    local score = int(ARGV[i + 2] * BAND + deadline)
-    local flight = flight_key and held[flight_key] and string.sub(held[flight_key], 1, 16)
+    if ARGV[i + 2] ~= priority or ARGV[i + 3] ~= timeout then
+      priority, timeout = ARGV[i + 2], ARGV[i + 3]
+      deadline = now + timeout
+      score, deadline_text = int(priority * BAND + deadline), int(deadline)
+    end
+    local id = stamp .. ARGV[i]
+    local flight = flight_key and held[flight_key] and sub(held[flight_key], 1, 16)
     local state = flight and state_of(flight)
     local letter = 'n'
     local answered = scoring == '' or (state and state ~= 'own' and state ~= 'live')
     local refused = owner and shares.refuses(owner, answered)
     if not refused and not state and not answered then -- it would have to be computed
-      local low = ARGV[i + 2] == '2'
-      refused = known[4] and low and 'd' .. none or unreachable(scoring, score, tonumber(ARGV[i + 3]))
+      refused = known[4] and priority == '2' and 'd' .. none or unreachable(scoring, score, tonumber(timeout))
     end
     if key and not refused then
-      local _, body = key_of(record)
       held[key] = id .. body
-      keep[#keep + 1] = key
-      keep[#keep + 1] = held[key]
+      keep[keep_n + 1], keep[keep_n + 2] = key, held[key]
+      keep_n = keep_n + 2
     end
     if owner and not refused then
       shares.charge(owner, answered)
       owned[#owned + 1] = record
     end
     if refused then
-      letter, id = string.sub(refused, 1, 1), string.sub(refused, 2)
+      letter, id = sub(refused, 1, 1), sub(refused, 2)
     elseif scoring == '' then
       ended[#ended + 1] = id
       ends[#ends + 1] = record
@@ -128,34 +139,34 @@ for i = 10, #ARGV, 5 do
     else
       room = room - 1
       fresh = fresh + 1
-      open[#open + 1] = int(deadline)
-      open[#open + 1] = id
-      records[#records + 1] = P .. 'r:' .. id
+      open[open_n + 1], open[open_n + 2] = deadline_text, id
+      open_n = open_n + 2
+      records[records_n + 1], records[records_n + 2] = P .. 'r:' .. id, record
+      records_n = records_n + 2
       if state then
         letter = 'j'
-        records[#records + 1] = joined_record(record, flight, ARGV[7])
+        records[records_n] = joined_record(record, flight, ARGV[7])
         if not joins[flight] then
           joins[flight] = { 'ZADD', P .. 'm:' .. flight }
-          order[#order + 1] = { flight, scoring, string.sub(held[flight_key], 18) }
+          order[#order + 1] = { flight, scoring, sub(held[flight_key], 18) }
         end
         local members = joins[flight]
         members[#members + 1] = score
         members[#members + 1] = id
       else
-        records[#records + 1] = record
         if flight_key then
           flights[id] = 'own'
           held[flight_key] = id .. ':' .. score
-          keep[#keep + 1] = flight_key
-          keep[#keep + 1] = held[flight_key]
+          keep[keep_n + 1], keep[keep_n + 2] = flight_key, held[flight_key]
+          keep_n = keep_n + 2
         end
         local waiting = lanes[scoring]
         if not waiting then
           waiting = { 'ZADD', P .. 'q:preprocess' .. string.match(scoring, '/.*$') }
           lanes[scoring] = waiting
         end
-        waiting[#waiting + 1] = score
-        waiting[#waiting + 1] = id
+        local at = #waiting
+        waiting[at + 1], waiting[at + 2] = score, id
       end
     end
     answers[#answers + 1] = letter .. id

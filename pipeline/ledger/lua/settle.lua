@@ -25,16 +25,15 @@ if forwards > 0 then
   local ids = {}
   for i = 0, forwards - 1 do ids[i + 1] = ARGV[at + 3 * i] end
   local wanted, _, joined = wanted_of(ids)
-  local outputs, waiting = { 'MSET' }, { 'ZADD', P .. 'q:' .. next_lane }
+  local outputs, waiting, n = { 'MSET' }, { 'ZADD', P .. 'q:' .. next_lane }, 0
   for i, id in ipairs(ids) do
     if wanted[i] then -- not cancelled or expired while the stage worked
-      outputs[#outputs + 1] = P .. 'o:' .. id
-      outputs[#outputs + 1] = ARGV[at + 3 * i - 1]
-      waiting[#waiting + 1] = joined and joined[i] and urgency(id) or ARGV[at + 3 * i - 2]
-      waiting[#waiting + 1] = id
+      outputs[n + 2], outputs[n + 3] = P .. 'o:' .. id, ARGV[at + 3 * i - 1]
+      waiting[n + 3], waiting[n + 4] = joined and joined[i] and urgency(id) or ARGV[at + 3 * i - 2], id
+      n = n + 2
     end
   end
-  if #outputs > 1 then
+  if n > 0 then
     redis.call(unpack(outputs))
     redis.call(unpack(waiting))
     redis.call('ZADD', P .. 'lanes', 'NX', int(now), next_lane)
@@ -61,8 +60,8 @@ if ended > 0 then
       else
         local of_state = by_state[state] or { ids = {}, ends = {} }
         by_state[state] = of_state
-        of_state.ids[#of_state.ids + 1] = id
-        of_state.ends[#of_state.ends + 1] = record
+        local n = #of_state.ids + 1
+        of_state.ids[n], of_state.ends[n] = id, record
       end
     end
   end

@@ -1,5 +1,6 @@
 -- Stands before every script. Keys: see keys.py.
 local P = '{p00}:'
+local byte, sub = string.byte, string.sub -- loops over requests use them: a global costs two lookups each time
 
 -- An integer as text: Lua would print 1.7e+12 for a time.
 local function int(n) return string.format('%.0f', n) end
@@ -87,6 +88,23 @@ local function rest_at(value)
   local at = after_keys(value) + (string.byte(value) >= 32 and 8 or 0)
   local high, low = string.byte(value, at, at + 1)
   return at + 2 + high * 256 + low
+end
+
+-- All of that at once: its idempotency key and the digest of its body, its cache key and its owner, each or nil.
+local function ties_of(value)
+  local flags = byte(value)
+  local at = flags % 2 == 1 and 18 or 2
+  local key, body, cache_key, owner
+  if flags % 4 >= 2 then
+    key, body = sub(value, at, at + 15), sub(value, at + 16, at + 31)
+    at = at + 32
+  end
+  if flags % 8 >= 4 then
+    cache_key = sub(value, at, at + 15)
+    at = at + 16
+  end
+  if flags >= 32 then owner = sub(value, at, at + 7) end
+  return key, body, cache_key, owner
 end
 
 local function count(name, n)

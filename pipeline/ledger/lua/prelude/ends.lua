@@ -21,7 +21,7 @@ end
 local function count_owned(records, step)
   local sums = {}
   for _, record in ipairs(records) do
-    local owner = owner_of(record)
+    local owner = byte(record) >= 32 and owner_of(record)
     if owner then sums[owner] = (sums[owner] or 0) + step end
   end
   for owner, sum in pairs(sums) do redis.call('HINCRBY', P .. 'owned', owner, sum) end
@@ -35,10 +35,11 @@ local function commit_ends(ids, ends, state, ttl, key_ttl)
   redis.call('ZREM', P .. 'open', unpack(ids))
   local set, held = { 'MSETEX', #ids }, {}
   for i, id in ipairs(ids) do
-    set[#set + 1] = P .. 'r:' .. id
-    set[#set + 1] = ends[i]
-    local key, body = key_of(ends[i])
-    if key then held[#held + 1] = { P .. 'k:' .. key, id, body } end
+    set[2 * i + 1], set[2 * i + 2] = P .. 'r:' .. id, ends[i]
+    if byte(ends[i]) % 4 >= 2 then
+      local key, body = key_of(ends[i])
+      held[#held + 1] = { P .. 'k:' .. key, id, body }
+    end
   end
   set[#set + 1] = 'PX'
   set[#set + 1] = ttl
@@ -78,8 +79,8 @@ local function close_flights(ids, records, now, cache)
   for i, id in ipairs(ids) do
     local cache_key, lasting = cache_key_of(records[i])
     if cache_key and cache and lasting then
-      landed[#landed + 1] = P .. 'f:' .. cache_key
-      landed[#landed + 1] = id
+      local n = #landed
+      landed[n + 1], landed[n + 2] = P .. 'f:' .. cache_key, id
     elseif cache_key then
       gone[#gone + 1], of[#of + 1] = P .. 'f:' .. cache_key, id
     end

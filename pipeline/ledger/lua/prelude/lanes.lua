@@ -57,19 +57,20 @@ function take(incarnation, field, lane, limit, now)
   local popped = redis.call('ZPOPMIN', waiting, limit)
   if #popped == 0 then return nil end
 
-  local ids, scores = {}, {}
+  local ids, scores, n = {}, {}, 0
   for i = 1, #popped, 2 do
-    ids[#ids + 1] = popped[i]
-    scores[#scores + 1] = popped[i + 1]
+    n = n + 1
+    ids[n], scores[n] = popped[i], popped[i + 1]
   end
   -- Ended meanwhile: drop. Past its deadline: leave it to the sweeper, which ends it; after scoring none expires.
   local wanted, opens, joined = wanted_of(ids)
   local live_ids, live_scores, first_gone, first_late = {}, {}, {}, {}
+  n = 0
   for i, id in ipairs(ids) do
     local deadline = joined and joined[i] and wanted[i] and latest_deadline(id) or opens[i]
     if wanted[i] and (stage == 'postprocess' or tonumber(deadline) > now) then
-      live_ids[#live_ids + 1] = id
-      live_scores[#live_scores + 1] = scores[i]
+      n = n + 1
+      live_ids[n], live_scores[n] = id, scores[i]
       if joined then
         first_gone[id] = not opens[i]
         first_late[id] = opens[i] and tonumber(opens[i]) <= now -- it expires, the others go on
@@ -108,13 +109,14 @@ function take(incarnation, field, lane, limit, now)
   if stage == 'scoring' then
     -- The point of no return for expiry and cancelling.
     local past = { 'ZADD', P .. 'open', 'XX' }
+    n = 3
     for _, id in ipairs(ids) do
       if not first_late[id] then
-        past[#past + 1] = '+inf'
-        past[#past + 1] = id
+        past[n + 1], past[n + 2] = '+inf', id
+        n = n + 2
       end
     end
-    if #past > 3 then redis.call(unpack(past)) end
+    if n > 3 then redis.call(unpack(past)) end
     for i, claimed in ipairs(joined and joined_of(ids) or {}) do
       if claimed then redis.call('HSET', P .. 'joined', ids[i], int(now)) end
     end
