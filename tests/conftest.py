@@ -13,6 +13,7 @@ import redis
 from hypothesis import settings as hypothesis_settings
 from tenacity import retry, retry_if_not_exception_type, stop_after_delay, wait_fixed
 
+from pipeline.devices.nvml import NoDriver, find
 from pipeline.settings import Settings, read_settings
 from pipeline.stack.local import LocalStack
 from pipeline.stack.store_server import server_command
@@ -26,6 +27,26 @@ JOB_S = 2.0
 hypothesis_settings.register_profile("same", derandomize=True)
 hypothesis_settings.register_profile("explore", max_examples=2000)
 hypothesis_settings.load_profile("same")
+
+
+def _gpu_is_there() -> bool:
+    """Whether there is a GPU, and a torch that can use it."""
+    try:
+        if not find():
+            return False
+    except NoDriver:
+        return False
+    import torch  # noqa: PLC0415 - it takes seconds: only where there is a driver
+
+    return torch.cuda.is_available()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what needs a GPU where there is none; the closing line counts it as deselected."""
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if marked and not _gpu_is_there():
+        items[:] = [item for item in items if item not in marked]
+        config.hook.pytest_deselected(items=marked)
 
 
 def eventually(check: Callable[[], object], *, within_s: float = 30) -> object:
