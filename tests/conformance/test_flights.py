@@ -109,7 +109,7 @@ def test_what_may_not_be_given_again_is_computed_again(ledger: Ledger) -> None:
 @pytest.mark.parametrize("apart", [{"no_cache": True}, {"allow_degraded": False}])
 def test_some_stand_apart(ledger: Ledger, apart: dict[str, bool]) -> None:
     ids = join(ledger) + join(ledger, **apart)
-    assert waiting(ledger) == ids
+    assert sorted(waiting(ledger)) == sorted(ids)  # two calls within a millisecond have no order
     assert field(ledger, "joined", *ids) == [False, False]
 
 

@@ -18,9 +18,7 @@ from pipeline.settings import read_settings
 from pipeline.stack.local import LocalStack
 from tests.conftest import another_api, eventually
 from tests.integration.test_http import APPLICATION, submit
-from tests.integration.test_services import live, supervise
-
-__all__ = ["supervise"]
+from tests.integration.test_services import live
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 

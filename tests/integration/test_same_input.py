@@ -17,7 +17,6 @@ from pipeline.stack.local import LocalStack
 from pipeline.stack.store_server import server_command
 from tests.conftest import JOB_S, another_api, eventually, free_port
 from tests.integration.test_http import APPLICATION
-from tests.integration.test_services import supervise  # noqa: F401 - a fixture
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +61,7 @@ class ScoredRows:
 def test_a_thousand_equal_requests_are_one_run_of_the_model(
     stack: LocalStack,
     second_api: str,
-    supervise: Callable[[str, str], None],  # noqa: F811
+    supervise: Callable[[str, str], None],
 ) -> None:
     """Over two API processes and the Python client, each under a key of its own, while scoring is away."""
     scored = ScoredRows(stack)
@@ -138,7 +137,7 @@ def test_an_answer_is_given_again_unless_the_producer_says_no_cache(web: httpx.C
 
 def test_members_of_a_flight_have_their_own_ends(
     web: httpx.Client,
-    supervise: Callable[[str, str], None],  # noqa: F811
+    supervise: Callable[[str, str], None],
 ) -> None:
     supervise("stop", "scoring")
     first, brief, patient = (
@@ -157,7 +156,7 @@ def test_members_of_a_flight_have_their_own_ends(
 def test_members_die_together_with_one_letter_and_are_replayed_together(
     stack: LocalStack,
     web: httpx.Client,
-    supervise: Callable[[str, str], None],  # noqa: F811
+    supervise: Callable[[str, str], None],
 ) -> None:
     supervise("stop", "scoring")
     probe = {"model": "chaos-probe", "features": {"x": 3005, "do": "nan"}}
