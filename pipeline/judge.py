@@ -19,7 +19,7 @@ import random
 from pipeline.contracts.failures import InvalidInput, NotNow, StageFailure
 from pipeline.contracts.stages import Stage, State
 from pipeline.contracts.status import Failure
-from pipeline.contracts.work import Ended, Outcome, RetryLater, Work
+from pipeline.contracts.work import NO_ATTEMPTS, Ended, Outcome, RetryLater, Work
 from pipeline.settings import Settings
 
 # Failures that are not a stage's own: the first class that fits names the category. All of them are retried.
@@ -82,6 +82,8 @@ def judge(
 def exhausted(work: Work, stage: Stage, settings: Settings) -> Ended | None:
     """The end of a request that has used up its attempts while nobody was left to judge it; None if it may run."""
     attempts = work.attempts
+    if attempts is NO_ATTEMPTS and not work.unreadable:
+        return None  # as mostly
     if work.unreadable:
         failure = Failure(category="store", stage=str(stage), message=work.unreadable, retryable=False)
         return Ended(State.DEAD, failure, attempts)

@@ -9,6 +9,7 @@ leaves behind, dead or alive, the ledger knows, and the sweeper rings again.
 
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -336,9 +337,9 @@ class Runner:
 def _model_runs(run: _Run) -> dict[str, int]:
     """How many rows each model has run."""
     model = run.batch.lane.model
-    runs: dict[str, int] = {}
-    for answer in run.answers:
-        if not isinstance(answer, NotNow):
-            name = (isinstance(answer, Output) and answer.scored_by) or f"{model.name}@{model.version}"
-            runs[name] = runs.get(name, 0) + 1
-    return runs
+    own = f"{model.name}@{model.version}"
+    return Counter(
+        (isinstance(answer, Output) and answer.scored_by) or own
+        for answer in run.answers
+        if not isinstance(answer, NotNow)
+    )

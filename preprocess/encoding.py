@@ -13,6 +13,8 @@ import numpy.typing as npt
 from pipeline.contracts.work import Output
 
 Row = Mapping[str, Any]
+Found = list[list[dict[str, Any]]]
+"""The anomalies of each row of a batch."""
 
 
 class NumberColumn:
@@ -31,29 +33,26 @@ class NumberColumn:
         """Columns of the encoded form."""
         return 1 + self._marks
 
-    def encode(self, rows: Sequence[Row], out: npt.NDArray[np.float32]) -> None:
-        """Write the encoded column into ``out`` (rows, width)."""
-        values = self._values(rows)
+    def encode(self, rows: Sequence[Row], out: npt.NDArray[np.float32], found: Found) -> None:
+        """Write the encoded column into ``out`` (rows, width).
+
+        ``found``: values outside training's range, and within it those very far from the middle.
+        """
+        values = np.array([row.get(self.name) for row in rows], dtype=np.float64)  # None becomes NaN
         gaps = np.isnan(values)
-        values[gaps] = self._fill
-        out[:, 0] = self._standardised(values)
+        standardised = self._standardised(values)
+        outside = (values < self._low) | (values > self._high)  # a gap is neither
+        for place in np.flatnonzero(outside | (np.abs(standardised) > self._far)).tolist():
+            kind = "out_of_range" if outside[place] else "outlier"
+            found[place].append(self._anomaly(rows[place][self.name], kind))
+        if gaps.any():
+            standardised[gaps] = self._standardised(np.float64(self._fill))
+        out[:, 0] = standardised
         if self._marks:
             out[:, 1] = gaps
 
-    def _values(self, rows: Sequence[Row]) -> npt.NDArray[np.float64]:
-        return np.array([row.get(self.name) for row in rows], dtype=np.float64)  # None becomes NaN
-
     def _standardised(self, values: Any) -> Any:
         return ((np.log1p(values) if self._log else values) - self._mean) / self._scale
-
-    def anomalies(self, rows: Sequence[Row], out: list[list[dict[str, Any]]]) -> None:
-        """Mark values outside training's range, and within it those very far from the middle."""
-        values = self._values(rows)
-        outside = (values < self._low) | (values > self._high)  # a gap is neither
-        far = np.abs(self._standardised(values)) > self._far
-        for place in np.flatnonzero(outside | far).tolist():
-            kind = "out_of_range" if outside[place] else "outlier"
-            out[place].append(self._anomaly(rows[place][self.name], kind))
 
     def _anomaly(self, value: Any, kind: str) -> dict[str, Any]:
         return {"feature": self.name, "value": value, "kind": kind, "expected": {"min": self._low, "max": self._high}}
@@ -72,17 +71,16 @@ class CategoryColumn:
         """Columns of the encoded form."""
         return len(self._values) + 1
 
-    def encode(self, rows: Sequence[Row], out: npt.NDArray[np.float32]) -> None:
-        """Write the encoded columns into ``out`` (rows, width)."""
-        places = [self._places.get(row.get(self.name), len(self._values)) for row in rows]
+    def encode(self, rows: Sequence[Row], out: npt.NDArray[np.float32], found: Found) -> None:
+        """Write the encoded columns into ``out`` (rows, width). ``found``: values that training has never seen."""
+        values = [row.get(self.name) for row in rows]
+        unknown = len(self._values)
+        places = [self._places.get(value, unknown) for value in values]
         out[np.arange(len(rows)), places] = 1
-
-    def anomalies(self, rows: Sequence[Row], out: list[list[dict[str, Any]]]) -> None:
-        """Mark values that training has never seen."""
-        for row, found in zip(rows, out, strict=True):
-            value = row.get(self.name)
-            if value is not None and value not in self._places:
-                found.append({"feature": self.name, "value": value, "kind": "unseen", "expected": self._values})
+        if unknown in places:
+            for value, place, of_row in zip(values, places, found, strict=True):
+                if place == unknown and value is not None:
+                    of_row.append({"feature": self.name, "value": value, "kind": "unseen", "expected": self._values})
 
 
 class Encoder:
@@ -96,24 +94,18 @@ class Encoder:
         self.columns = [kinds[spec["kind"]](spec) for spec in document["columns"]]
         self.width = sum(column.width for column in self.columns)
 
-    def encode(self, rows: Sequence[Row]) -> npt.NDArray[np.float32]:
-        """Encoded features: float32 of shape (rows, width)."""
+    def encode(self, rows: Sequence[Row]) -> tuple[npt.NDArray[np.float32], Found]:
+        """Encoded features, float32 of shape (rows, width), and the anomalies of each row."""
         out = np.zeros((len(rows), self.width), dtype=np.float32)
+        found: Found = [[] for _ in rows]
         start = 0
         for column in self.columns:
-            column.encode(rows, out[:, start : start + column.width])
+            column.encode(rows, out[:, start : start + column.width], found)
             start += column.width
-        return out
+        return out, found
 
     def outputs(self, rows: Sequence[Row]) -> list[Output]:
         """Each row as the model reads it (float32 bytes), with its anomalies."""
-        return [
-            Output(row.tobytes(), found) for row, found in zip(self.encode(rows), self.anomalies(rows), strict=True)
-        ]
-
-    def anomalies(self, rows: Sequence[Row]) -> list[list[dict[str, Any]]]:
-        """The anomalies of each row."""
-        found: list[list[dict[str, Any]]] = [[] for _ in rows]
-        for column in self.columns:
-            column.anomalies(rows, found)
-        return found
+        encoded, found = self.encode(rows)
+        text, size = encoded.tobytes(), encoded.itemsize * self.width
+        return [Output(text[row * size : (row + 1) * size], of_row) for row, of_row in enumerate(found)]

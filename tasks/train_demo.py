@@ -145,7 +145,7 @@ def train_demo(out: Path, *, version: str = "1", seed: int = SEED) -> dict[str, 
     encoding = encoding_of(parts.train)
     encoder = Encoder(encoding)
     encoded = {
-        name: encoder.encode([row.features for row in rows])
+        name: encoder.encode([row.features for row in rows])[0]
         for name, rows in (("train", parts.train), ("calibration", parts.calibration), ("held_out", parts.held_out))
     }
     outcomes = {

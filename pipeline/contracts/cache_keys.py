@@ -1,7 +1,7 @@
 """Which requests one computation answers: those with the same cache key."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -12,19 +12,25 @@ PREPROCESSING_VERSION = 1
 """To be raised whenever ``preprocess`` makes something else of the same input and the same artifact."""
 
 
-def cache_key(model: ModelRef, features: Mapping[str, Any], *, allow_degraded: bool) -> bytes:
-    """16 bytes of SHA-256 over model version, preprocessing version and canonical input.
+def cache_keys(model: ModelRef, *, allow_degraded: bool) -> Callable[[Mapping[str, Any]], bytes]:
+    """What makes the cache keys of features for a model.
 
-    Empty for features that are no JSON: they stand apart. Who accepts no fallback's answer does not share the
-    computation of those who do, for it may end in one.
+    A key is 16 bytes of SHA-256 over model version, preprocessing version and canonical input; empty for features that
+    are no JSON: they stand apart. Who accepts no fallback's answer does not share the computation of those who do, for
+    it may end in one.
     """
-    try:
-        packed = canonical(features)
-    except (TypeError, ValueError):
-        return b""
-    digest = _begun(model, PREPROCESSING_VERSION, allow_degraded).copy()
-    digest.update(packed)
-    return digest.digest()[:16]
+    begun = _begun(model, PREPROCESSING_VERSION, allow_degraded)
+
+    def cache_key(features: Mapping[str, Any]) -> bytes:
+        try:
+            packed = canonical(features)
+        except (TypeError, ValueError):
+            return b""
+        digest = begun.copy()
+        digest.update(packed)
+        return digest.digest()[:16]
+
+    return cache_key
 
 
 @lru_cache(maxsize=1024)

@@ -29,12 +29,20 @@ _WHOLE_FLOAT = re.compile(rb"\.0(?:[],}]|$)")
 
 def canonical(document: Any) -> bytes:
     """The canonical form of JSON values; TypeError or ValueError for what is none."""
+    plain = document
+    if type(document) is dict:  # features, mostly flat: their whole floats in the form that integers have
+        plain = {
+            name: int(value) if type(value) is float and value.is_integer() else value
+            for name, value in document.items()
+        }
     try:
-        text = orjson.dumps(document, option=_PLAIN)
+        text = orjson.dumps(plain, option=_PLAIN)
     except TypeError:  # an integer too large to be exact, a kind of number or mapping, or what is no JSON
         return _normalized(document)
-    # Most documents are in the one form as they come: look for what is not in their text, instead of at each value.
-    if (b".0" in text and _WHOLE_FLOAT.search(text)) or b"null" in text:  # null may have been NaN
+    # Most documents are in the one form now: look for what is not in their text, instead of at each value.
+    if b".0" in text and _WHOLE_FLOAT.search(text):  # nested
+        return _normalized(document)
+    if b"null" in text and text.count(b"null") != _gaps(plain):  # it may have been NaN
         return _normalized(document)
     return text
 
@@ -42,6 +50,10 @@ def canonical(document: Any) -> bytes:
 def digest(*parts: Any) -> bytes:
     """SHA-256 of the canonical forms of ``parts``, its first 16 bytes."""
     return hashlib.sha256(canonical(parts)).digest()[:16]
+
+
+def _gaps(document: Any) -> int:
+    return sum(value is None for value in document.values()) if type(document) is dict else 0
 
 
 def _normalized(document: Any) -> bytes:

@@ -51,11 +51,12 @@ class Priority(IntEnum):
     @classmethod
     def of(cls, label: str) -> "Priority":
         """The priority of a wire name; KeyError if there is none."""
-        return cls[label.upper()]
+        return _BY_LABEL[label]
 
 
 LABELS = tuple(priority.name.lower() for priority in Priority)
 """Priorities' names on the wire, by their values."""
+_BY_LABEL = dict(zip(LABELS, Priority, strict=True))
 
 
 # A waiting entry's score orders a lane by priority, then deadline; equal scores fall back to the id, which is age.

@@ -8,12 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-import msgpack
-
+from pipeline.contracts.ids import accepted_ms
 from pipeline.contracts.lanes import Lane, parse_lane
 from pipeline.contracts.stages import Priority, Stage, State, deadline_of
 from pipeline.contracts.status import Failure
-from pipeline.contracts.work import Attempts, Carry, Completed, Ended, Header, Outcome, RetryLater, Work
+from pipeline.contracts.work import NO_ATTEMPTS, Attempts, Carry, Completed, Ended, Header, Outcome, RetryLater, Work
 from pipeline.ledger import keys
 from pipeline.ledger.connection import Client
 from pipeline.ledger.letters import pack_letter
@@ -132,22 +131,26 @@ class Claims:
         succeeded, scored_by = str(State.SUCCEEDED), f"{lane.model.name}@{lane.model.version}"
         # A record names its model's pool; a lane does so at scoring only.
         model = next((work.header.ref for work in batch.works if not work.unreadable), lane.model)
-        for work, outcome in zip(batch.works, map(_storable, batch.works, outcomes), strict=True):
-            carry = work.carry
-            entered = carry.entered_ms or int.from_bytes(work.id[:6], "big")
+        for work, judged in zip(batch.works, outcomes, strict=True):
+            outcome, carry = judged, work.carry
+            entered = carry.entered_ms or accepted_ms(work.id)
             timings = (*carry.timings, (stage_name, max(0, round(claimed_ms - entered, 3)), worked_ms))
             if isinstance(outcome, Completed):
                 output = outcome.output
                 instead = output.scored_by or carry.scored_by
                 done = Carry(now_ms, timings, (*carry.anomalies, *output.anomalies), instead)
-                if following:
-                    forwards += work.id, work.score, pack_entry(stage_name, work.front, done, output.body)
-                else:
-                    front = for_itself_alone(work.front) if instead else work.front
-                    tries = work.attempts.starts + 1
-                    end = End(now_ms, output.body, None, tries, instead or scored_by, bool(instead))
-                    ends += work.id, succeeded, end_of(State.SUCCEEDED, front, done, end)
-            elif isinstance(outcome, RetryLater):
+                try:
+                    if following:
+                        forwards += work.id, work.score, pack_entry(stage_name, work.front, done, output.body)
+                    else:
+                        front = for_itself_alone(work.front) if instead else work.front
+                        tries = work.attempts.starts + 1
+                        end = End(now_ms, output.body, None, tries, instead or scored_by, bool(instead))
+                        ends += work.id, succeeded, pack_entry(succeeded, front, done, end)
+                    continue
+                except (TypeError, ValueError, OverflowError) as error:
+                    outcome = _not_storable(error)
+            if isinstance(outcome, RetryLater):
                 free = "" if outcome.charged else "free"
                 if outcome.charged:
                     counts[f"failed:{lane.stage}:{outcome.attempts.errors[-1].category}"] += 1
@@ -247,25 +250,19 @@ class Claims:
 
 def _batch(lane: Lane, incarnation: str, reply: Sequence) -> Batch:
     now, name, ids, scores, blobs, attempts = reply
-    works = []
-    for place, (request_id, score, blob) in enumerate(zip(ids, scores, blobs, strict=True)):
-        tried = unpack_attempts(attempts[place] if attempts else None)
-        work = _work(request_id, int(float(score)), lane, blob, tried)
-        work.left_s = (deadline_of(work.score) - int(now)) / 1000
-        works.append(work)
-    return Batch(lane, name.decode(), incarnation, int(now), time.monotonic(), works)
+    now_ms, works = int(now), []
+    attempts = attempts or [None] * len(ids)
+    for request_id, text, blob, tried in zip(ids, scores, blobs, attempts, strict=True):
+        score = int(float(text))
+        left_s = (deadline_of(score) - now_ms) / 1000
+        works.append(_work(request_id, score, lane, blob, unpack_attempts(tried) if tried else NO_ATTEMPTS, left_s))
+    return Batch(lane, name.decode(), incarnation, now_ms, time.monotonic(), works)
 
 
-def _storable(work: Work, outcome: Outcome) -> Outcome:
-    """The outcome; or the request's end if its stage made something that the ledger cannot hold."""
-    if not isinstance(outcome, Completed) or isinstance(outcome.output.body, bytes | float):
-        return outcome
-    try:
-        msgpack.packb((outcome.output.body, outcome.output.anomalies))
-    except (TypeError, ValueError, OverflowError) as error:
-        message = f"the stage's output cannot be stored: {type(error).__name__}: {error}"[:500]
-        return Ended(State.DEAD, Failure(category="unknown", stage=None, message=message, retryable=False))
-    return outcome
+def _not_storable(error: Exception) -> Ended:
+    """The end of a request whose stage made something that the ledger cannot hold."""
+    message = f"the stage's output cannot be stored: {type(error).__name__}: {error}"[:500]
+    return Ended(State.DEAD, Failure(category="unknown", stage=None, message=message, retryable=False))
 
 
 def fan_out(scripts: Scripts, settings: Settings, flight: bytes) -> int:
@@ -311,14 +308,16 @@ def release_claims(
     return int(scripts.release(args=arguments))
 
 
-def _work(request_id: bytes, score: int, lane: Lane, blob: bytes | None, attempts: Attempts) -> Work:
+def _work(request_id: bytes, score: int, lane: Lane, blob: bytes | None, attempts: Attempts, left_s: float) -> Work:
+    blob = blob or b""
     try:
-        entry = unpack_entry(blob or b"")
+        _, header, carry, body, front = unpack_entry(blob)
     except (ValueError, TypeError) as error:
         # It would stop every batch that it is claimed with: it ends, and the others go on.
         model = lane.model
         digest = bytes.fromhex(model.digest)
         header = Header(model.name, model.version, digest, model.pool, Priority.LOW, 0, 0, True)
         unreadable = f"its stored form cannot be read: {type(error).__name__}: {error}"
-        return Work(request_id, score, header, Carry(0), None, blob or b"", attempts, unreadable, pack_front(header))
-    return Work(request_id, score, entry.header, entry.carry, entry.body, blob or b"", attempts, front=entry.front)
+        front = pack_front(header)
+        return Work(request_id, score, header, Carry(0), None, blob, attempts, unreadable, front, left_s)
+    return Work(request_id, score, header, carry, body, blob, attempts, "", front, left_s)

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import hiredis
 import redis
 import redis.asyncio
 from redis.backoff import NoBackoff
-from redis.connection import HiredisRespSerializer
 from redis.exceptions import ConnectionError as StoreConnectionError
 from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as StoreTimeoutError
@@ -28,11 +28,19 @@ OUTAGES = (StoreConnectionError, StoreTimeoutError, OSError)
 """The store is away, or does not answer in time. Its other errors are about one call."""
 
 
+class _Packer:
+    """Packs commands in C, and at once: redis-py's own looks at each of a script's hundreds of arguments first."""
+
+    def pack(self, command: str | bytes, *arguments: Any) -> list[bytes]:
+        # `SCRIPT LOAD` is two arguments to the server.
+        return [hiredis.pack_command((*command.split(), *arguments))]
+
+
 class _PackedConnection(redis.asyncio.Connection):
-    """Packs commands in C: redis-py does so in its synchronous client only, and scripts take hundreds of arguments."""
+    """The asynchronous client would pack in Python."""
 
     def pack_command(self, *arguments: Any) -> list[bytes]:
-        return HiredisRespSerializer().pack(*arguments)
+        return _Packer().pack(*arguments)
 
 
 def _options(settings: Settings, extra_wait_s: float) -> dict[str, Any]:
@@ -51,7 +59,7 @@ def _options(settings: Settings, extra_wait_s: float) -> dict[str, Any]:
 
 def connect(settings: Settings, *, extra_wait_s: float = 0.0) -> Client:
     """A synchronous client. ``extra_wait_s``: the longest blocking read it will make."""
-    options = _options(settings, extra_wait_s) | {"retry": Retry(NoBackoff(), 0)}
+    options = _options(settings, extra_wait_s) | {"retry": Retry(NoBackoff(), 0), "command_packer": _Packer()}
     return redis.Redis.from_url(settings.store_url, **options)
 
 

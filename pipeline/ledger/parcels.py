@@ -1,11 +1,11 @@
 """Parcels: requests as they go to the ledger, and what it answers."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from pipeline.contracts.cache_keys import cache_key
+from pipeline.contracts.cache_keys import cache_keys
 from pipeline.contracts.canonical import digest
 from pipeline.contracts.ids import random_tails
 from pipeline.contracts.problems import InvalidRequest, Problem
@@ -29,7 +29,7 @@ RECEIPT_S = 120
 """How long an accept can be asked for again."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, like what else there is one of for each request: that takes three times as long
 class Submission:
     """One scoring request as a producer means it; its envelope has been checked."""
 
@@ -61,14 +61,14 @@ def idempotency(
         raise InvalidRequest(f"features {message}", errors=[{"pointer": "/features", "message": message}]) from error
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Known:
     """A request that may have ended: read it. An idempotency key stood for it, or its answer was there already."""
 
     id: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Accepted:
     """A request that is in the ledger now, and will end."""
 
@@ -101,8 +101,15 @@ class _Row:
     end: bytes | None = None
 
 
-def _pin(release: Release, submission: Submission) -> tuple[Release, Header]:
+class _Kind(NamedTuple):
     """What is pinned for a submission, and all others of its kind."""
+
+    release: Release
+    header: Header
+    cache_key: Callable[[Mapping[str, Any]], bytes]
+
+
+def _pin(release: Release, submission: Submission) -> _Kind:
     header = Header(
         release.name,
         release.version,
@@ -114,7 +121,7 @@ def _pin(release: Release, submission: Submission) -> tuple[Release, Header]:
         submission.allow_degraded,
         release.cache_s,
     )
-    return release, header
+    return _Kind(release, header, cache_keys(release.ref, allow_degraded=submission.allow_degraded))
 
 
 class Parcel:
@@ -144,18 +151,15 @@ class Parcel:
         ]
         limited = bool(settings.key_rate or settings.key_in_flight)
         tails = random_tails(len(self.submissions))
-        kinds: dict[tuple[str, int, int, bool], tuple[Release, Header]] = {}
+        kinds: dict[tuple[str, int, int, bool], _Kind] = {}
         for place, (submission, tail) in enumerate(zip(self.submissions, tails, strict=True)):
             try:
-                degradable = submission.allow_degraded
-                kind = submission.model, submission.priority, submission.timeout_ms, degradable
+                kind = submission.model, submission.priority, submission.timeout_ms, submission.allow_degraded
                 if kind not in kinds:
                     kinds[kind] = _pin(table.resolve(submission.model), submission)
-                release, header = kinds[kind]
+                release, header, cache_key = kinds[kind]
                 packed = pack_features(submission.features)
-                shared = b""
-                if not submission.no_cache:
-                    shared = cache_key(release.ref, submission.features, allow_degraded=degradable)
+                shared = b"" if submission.no_cache else cache_key(submission.features)
             except Problem as problem:
                 self.refused[place] = problem
                 continue

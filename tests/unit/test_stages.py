@@ -37,19 +37,19 @@ ENCODING = {
 
 def test_encoding_standardises_marks_gaps_and_spreads_categories() -> None:
     rows = [{"n": np.e - 1, "c": "b"}, {"n": None, "c": None}]
-    assert Encoder(ENCODING).encode(rows).tolist() == [[0.0, 0.0, 0.0, 1.0, 0.0], [-0.5, 1.0, 0.0, 0.0, 1.0]]
+    assert Encoder(ENCODING).encode(rows)[0].tolist() == [[0.0, 0.0, 0.0, 1.0, 0.0], [-0.5, 1.0, 0.0, 0.0, 1.0]]
 
 
 def test_anomalies_are_out_of_range_outlier_or_unseen() -> None:
     rows = [{"n": 101, "c": "a"}, {"n": 99, "c": "z"}, {"n": 5, "c": "a"}, {"n": None, "c": None}]
-    found = Encoder(ENCODING).anomalies(rows)
+    _, found = Encoder(ENCODING).encode(rows)
     assert [[(entry["feature"], entry["kind"]) for entry in row] for row in found] == [
         [("n", "out_of_range")], [("n", "outlier"), ("c", "unseen")], [], [],
     ]  # fmt: skip
 
 
 def test_an_empty_batch_encodes_to_nothing() -> None:
-    assert Encoder(ENCODING).encode([]).shape == (0, 5)
+    assert Encoder(ENCODING).encode([])[0].shape == (0, 5)
 
 
 def test_messages_name_the_feature_what_it_was_and_what_is_allowed() -> None:
