@@ -2,13 +2,13 @@
 
 Set up after https://docs.ray.io/en/latest/serve/asynchronous-inference.html : a ``task_consumer`` on Valkey as broker
 and result backend, a replica for each core, four threads in each (``max_ongoing_requests``), a prefetch multiplier of
-64 by ``app_custom_config``. The producer calls the adapter itself (``enqueue_task_sync``, ``get_task_status_sync``): the
-HTTP deployment of the guide's example would do the same behind one hop more, and is left out, as is the dashboard.
+64 by ``app_custom_config``. The producer calls the adapter itself (``enqueue_task_sync``, ``get_task_status_sync``);
+the HTTP deployment of the guide's example would do the same behind one hop more, and is left out, as is the dashboard.
 The adapter offers no way to wait for a result: it is polled for.
 
 What it does not do that Scoreline does: it has no batches (a handler gets one task; ``serve.batch`` needs coroutines,
-which the adapter refuses). Late acks and ``reject_on_worker_lost`` are fixed; but the worker's threads live in the
-replica, so when that is killed, its tasks come back only after Celery's visibility timeout (an hour), and may run
+which the Celery adapter refuses). Late acks and ``reject_on_worker_lost`` are fixed; but the worker's threads live in
+the replica, so when that is killed, its tasks come back only after Celery's visibility timeout (an hour), and may run
 twice. Failures are tried again, and then go to a queue of failed tasks if one is named. No deadlines, no idempotency,
 no admission. Its API is marked alpha.
 """

@@ -7,11 +7,12 @@ producer has many requests at hand, one message carries 64 of them). Besides: ms
 connection to publish with, no gossip, mingle, heartbeats or events, no rate limits. Results stay in Valkey for a day,
 as is Celery's default.
 
-What it does not do that Scoreline does: it acknowledges before the task runs, its default, so what a killed worker had
-taken and prefetched is gone. With ``one, late acks`` it is run again, but after the visibility timeout (an hour) if the
-whole worker dies (https://docs.celeryq.dev/en/stable/getting-started/backends-and-brokers/redis.html), and perhaps
-twice; a row that kills its process then does so again and again. Of 64 requests in a message, none has a state, a
-deadline or an end of its own, and one bad row fails all. No idempotency, no dead letters, no admission.
+What it does not do that Scoreline does: it acknowledges a task when it starts, its default, so what a killed process
+was running is gone; what its worker had prefetched comes back after the visibility timeout, an hour
+(https://docs.celeryq.dev/en/stable/getting-started/backends-and-brokers/redis.html). ``one, late acks`` runs again what
+was running, at once if a child alone dies and after that hour if the whole worker does, and perhaps twice; a row that
+kills its process does so again and again. Of 64 requests in a message, none has a state, a deadline or an end of its
+own, and one bad row fails all. No idempotency, no dead letters, no admission.
 """
 
 from collections.abc import Mapping

@@ -43,7 +43,7 @@ class Consumer:
 def _start() -> Mapping[str, Send]:
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
     ray_serve.start(proxy_location="Disabled")
-    ray_serve.run(Consumer.bind())  # type: ignore[attr-defined] - a deployment, which mypy cannot see
+    ray_serve.run(Consumer.bind())  # type: ignore[attr-defined]
     adapter = instantiate_adapter_from_config(CONFIG)
     rows = applications()
 
