@@ -68,7 +68,7 @@ def _label(axes: Any, ends: list[tuple[str, str, tuple[float, float]]], taken: l
     lines = axes.transData.transform(taken)
     boxes: list[Bbox] = []
     for label, colour, end in ends:
-        tried = []
+        tried: list[tuple[int, int, Any, Bbox]] = []
         for offset, aligned in SIDES:
             text = axes.annotate(label, end, xytext=offset, textcoords="offset points", ha=aligned, color=colour)
             box = text.get_window_extent()
