@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test lint format bench profile chaos chaos-stock clean
+.PHONY: help install demo up test lint format bench bench-peers profile chaos chaos-stock clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ format: $(INSTALLED) ## Format the code
 bench: $(INSTALLED) ## Measure against a plain Celery chain on this machine
 	@$(BIN)/python -m bench
 
+bench-peers: $(INSTALLED) ## Measure beside tuned Celery, celery-batches, Ray Serve and mosec, each installed apart
+	@$(BIN)/python -m bench.peers
+
 profile: $(INSTALLED) ## Say where a request's microseconds go
 	@$(BIN)/python -m bench.profile
 
@@ -56,5 +59,5 @@ chaos: $(INSTALLED) ## Every fault under load for five minutes: does every accep
 chaos-stock: $(INSTALLED) ## The same kills against stock Celery with late acks, for comparison (20 minutes)
 	@$(BIN)/python -m chaos.stock --seconds 300
 
-clean: ## Remove .venv and caches
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .import_linter_cache *.egg-info
+clean: ## Remove .venv, .venv-peers and caches
+	rm -rf .venv .venv-peers .mypy_cache .pytest_cache .ruff_cache .import_linter_cache *.egg-info

@@ -7,7 +7,7 @@ import tempfile
 import time
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import IO, Self
 
 import psutil
 import redis
@@ -34,6 +34,20 @@ class Cpu:
         return self._total() - self._began
 
 
+def start_server(folder: Path, durability: Durability, log: IO[bytes]) -> tuple[subprocess.Popen[bytes], str]:
+    """A server like the stack's, for others to use: its process, and its URL once it answers."""
+    port = choose_ports(api=None, flower=None, health=0).store
+    url = f"redis://127.0.0.1:{port}/0"
+    process = subprocess.Popen(server_command(port, folder, durability), stdout=log, stderr=log)
+    store = redis.Redis.from_url(url)
+    while True:
+        try:
+            store.ping()
+            return process, url
+        except redis.ConnectionError:
+            time.sleep(0.05)
+
+
 class Chain:
     """The plain Celery chain: a server of its own (the same one, at the same durability) and a worker for each task."""
 
@@ -44,18 +58,9 @@ class Chain:
 
     def __enter__(self) -> Self:
         folder = Path(self._folder.name)
-        port = choose_ports(api=None, flower=None, health=0).store
-        url = f"redis://127.0.0.1:{port}/0"
-        os.environ["BENCH_CHAIN_URL"] = url
         log = (folder / "chain.log").open("wb")
-        self._processes.append(subprocess.Popen(server_command(port, folder, self._durability), stdout=log, stderr=log))
-        store = redis.Redis.from_url(url)
-        while True:
-            try:
-                store.ping()
-                break
-            except redis.ConnectionError:
-                time.sleep(0.05)
+        server, os.environ["BENCH_CHAIN_URL"] = start_server(folder, self._durability, log)
+        self._processes.append(server)
         for stage in Stage:
             command = [sys.executable, "-m", "celery", "-A", "bench.chain_app", "worker", "-P", "prefork", "-c", "1"]
             self._processes.append(

