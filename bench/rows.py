@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-Figure = Literal["x chain", "requests/s", "CPU us", "p50 ms", "p99 ms"]
+Figure = Literal["x chain", "x floor", "requests/s", "CPU us", "p50 ms", "p99 ms"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,7 @@ class Goal:
     @property
     def at_least(self) -> bool:
         """Whether more is better."""
-        return self.figure in ("x chain", "requests/s")
+        return self.figure in ("x chain", "x floor", "requests/s")
 
     def met(self, found: float) -> bool:
         """Whether a figure keeps to it."""
@@ -32,7 +32,7 @@ def goals(durability: str) -> Mapping[str, tuple[Goal, ...]]:
     """What is asked of each row. A disk's own latency is paid once a stage."""
     disk = durability == "disk"
     return {
-        "submit_many": (Goal("x chain", 80), Goal("CPU us", 120 if disk else 100)),
+        "submit_many": (Goal("x chain", 80), Goal("x floor", 0.45), Goal("CPU us", 120 if disk else 100)),
         "coroutines-256": (Goal("x chain", 60),),
         "coroutines-64": (Goal("x chain", 35),),
         "http-64": (Goal("x chain", 15), Goal("p50 ms", 25)),
@@ -57,13 +57,18 @@ class Row:
         self.cpu_us.append(cpu_s / requests * 1e6)
         self.latencies_ms += latencies_ms
 
-    def document(self, name: str, chain: "Row", asked: tuple[Goal, ...], *, void: bool) -> dict[str, Any]:
-        """Medians and ranges. Ratios are taken round by round; where the chain limps they are void, not missed."""
-        ratio = statistics.median(own / other for own, other in zip(self.rates, chain.rates, strict=True))
+    def _over(self, other: "Row") -> float:
+        """How much faster than another row: taken round by round, for a machine's own speed changes between them."""
+        return statistics.median(own / its for own, its in zip(self.rates, other.rates, strict=True))
+
+    def document(self, name: str, chain: "Row", floor: "Row", asked: tuple[Goal, ...], *, void: bool) -> dict[str, Any]:
+        """Medians and ranges. Where the chain limps, what is compared with it is void, not missed."""
+        of_chain, of_floor = self._over(chain), self._over(floor)
         cuts = statistics.quantiles(self.latencies_ms, n=100) if len(self.latencies_ms) > 1 else None
         p50, p99 = (cuts[49], cuts[98]) if cuts else (None, None)
         found: dict[Figure, float | None] = {
-            "x chain": ratio,
+            "x chain": of_chain,
+            "x floor": of_floor,
             "requests/s": statistics.median(self.rates),
             "CPU us": statistics.median(self.cpu_us),
             "p50 ms": p50,
@@ -75,7 +80,8 @@ class Row:
             "requests_per_s_range": [round(min(self.rates), 1), round(max(self.rates), 1)],
             "cpu_us_per_request": round(statistics.median(self.cpu_us), 1),
             "latency_ms": {"p50": p50 and round(p50, 2), "p99": p99 and round(p99, 2)},
-            "ratio_to_chain": round(ratio, 2),
+            "ratio_to_chain": round(of_chain, 2),
+            "share_of_floor": round(of_floor, 3),
             "goals": [
                 {
                     "goal": str(goal),

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
+from bench.floor import Floor
 from bench.http_load import load
 from bench.processes import Chain, Cpu
 from bench.rows import Row
@@ -26,11 +27,12 @@ CACHED_INPUTS = 200
 class Ways:
     """One method for each row: send so many requests, read every end, add a round to the row."""
 
-    def __init__(self, stack: LocalStack, chain: Chain) -> None:
+    def __init__(self, stack: LocalStack, chain: Chain, floor: Floor) -> None:
         self._stack = stack
         self._pids = stack.root_pids()
         self._port = int(stack.api_url.rsplit(":", 1)[1])
         self._chain = chain
+        self._floor = floor
         self._rows = [row.features for row in read_applications()]
         self._numbers = itertools.count()
         self._rng = random.Random(1)
@@ -57,6 +59,14 @@ class Ways:
         for result in results:
             assert result.get(timeout=120)["decision"]
             result.forget()
+        row.add(count, time.perf_counter() - began, cpu.seconds(), [])
+
+    async def floor(self, row: Row, count: int) -> None:
+        """Bare lists."""
+        cpu = Cpu(self._floor.pids)
+        began = time.perf_counter()
+        decided = sum(bool(result["decision"]) for result in self._floor.score(self._features(count)))
+        assert decided == count, f"{decided} of {count} came back"
         row.add(count, time.perf_counter() - began, cpu.seconds(), [])
 
     @asynccontextmanager

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import IO, Any, ClassVar, Protocol, Self
 
 from bench.peers.environments import computing, environment, variables, versions
-from bench.processes import Cpu, start_server
+from bench.processes import Cpu, start_store
 from bench.rows import Row
 from pipeline.settings import REPOSITORY, Durability
 
@@ -120,9 +120,9 @@ class Peer:
         """The last lines that its processes wrote."""
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-12:])
 
-    def start_store(self, folder: Path, log: IO[bytes]) -> str:
+    def start_broker(self, folder: Path) -> str:
         """A Valkey server like Scoreline's own, at the same durability: its URL."""
-        process, url = start_server(folder, self._durability, log)
+        process, url = start_store(folder, self._durability)
         self._processes.append(process)
         return url
 

@@ -35,7 +35,7 @@ class RayServe(Peer):
 
     def start(self, folder: Path, log: IO[bytes]) -> None:
         """Valkey, then Ray with its producer."""
-        url = self.start_store(folder, log)
+        url = self.start_broker(folder)
         self.run(
             log, "bench.peers.inside.ray_sender", sends=True, BENCH_PEER_URL=url,
             RAY_USAGE_STATS_ENABLED="0", RAY_TMPDIR=str(folder),

@@ -39,7 +39,7 @@ class TunedCelery(Peer):
 
     def start(self, folder: Path, log: IO[bytes]) -> None:
         """Valkey, the worker, the producer."""
-        url = self.start_store(folder, log)
+        url = self.start_broker(folder)
         quiet = ("--without-mingle", "--without-gossip", "--without-heartbeat")
         self.run(log, "celery", "-A", self.app, "worker", "-P", "prefork", *quiet, BENCH_PEER_URL=url)
         self.run(log, "bench.peers.inside.celery_sender", self.app, sends=True, BENCH_PEER_URL=url)
