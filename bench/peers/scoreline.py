@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import ClassVar, Self
 
+from bench.floor import Floor
 from bench.processes import Chain
 from bench.rows import Row
 from bench.ways import Ways
@@ -30,7 +31,8 @@ class Scoreline:
     def __enter__(self) -> Self:
         self._stack = LocalStack(read_settings(), durability=self._durability)
         self._stack.__enter__()
-        self._ways = Ways(self._stack, Chain(self._durability))  # that chain is never started: nobody asks for it
+        # Neither baseline is ever started: nobody asks for it.
+        self._ways = Ways(self._stack, Chain(self._durability), Floor(self._durability))
         return self
 
     def __exit__(
