@@ -21,11 +21,10 @@ from rich.table import Table
 
 from bench import scoring
 from bench.floor import Floor
-from bench.processes import Chain
+from bench.processes import Chain, measured_stack
 from bench.rows import Row, goals
 from bench.ways import Ways
-from pipeline.settings import read_settings
-from pipeline.stack.local import LocalStack
+from pipeline.settings import Durability
 
 SIZES = {
     "chain": 1000,
@@ -60,14 +59,14 @@ def _senders(ways: Ways) -> dict[str, Callable[[Row, int], Awaitable[None]]]:
     }
 
 
-def measure(rounds: int, scale: float, durability: str, names: list[str]) -> dict[str, Any]:
+def measure(rounds: int, scale: float, durability: Durability, names: list[str]) -> dict[str, Any]:
     """Run all rows and return the document that ``--json`` prints."""
     rows = {name: Row() for name in names}
     sizes = {name: max(LEAST, int(SIZES[name] * scale)) for name in names}
     status = Console(stderr=True).status("starting all that is compared")
     with (
         status,
-        LocalStack(read_settings(), durability=durability) as stack,  # type: ignore[arg-type]
+        measured_stack(durability) as stack,
         Chain(stack.durability) as chain,
         Floor(stack.durability) as floor,
     ):

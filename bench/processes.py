@@ -1,4 +1,4 @@
-"""What the benchmark starts beside a Scoreline stack, and how it counts the CPU of all processes."""
+"""What the benchmark starts: Scoreline's stack and what it is compared with; and how it counts the CPU of all."""
 
 import os
 import subprocess
@@ -14,7 +14,8 @@ import psutil
 import redis
 
 from pipeline.contracts.stages import Stage
-from pipeline.settings import Durability
+from pipeline.settings import Durability, read_settings
+from pipeline.stack.local import LocalStack
 from pipeline.stack.programs import choose_ports
 from pipeline.stack.store_server import server_command
 
@@ -33,6 +34,14 @@ class Cpu:
     def seconds(self) -> float:
         """CPU seconds used since this was made."""
         return self._total() - self._began
+
+
+def measured_stack(durability: Durability) -> LocalStack:
+    """The stack that is measured: as ``scoreline up`` starts it, nothing switched off.
+
+    ``tests/integration/test_nothing_weaker.py`` looks at this very one.
+    """
+    return LocalStack(read_settings(), durability=durability)
 
 
 def start_store(folder: Path, durability: Durability) -> tuple[subprocess.Popen[bytes], str]:

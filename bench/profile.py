@@ -18,10 +18,9 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.floor import Floor
-from bench.processes import Chain
+from bench.processes import Chain, measured_stack
 from bench.rows import Row
 from bench.ways import Ways
-from pipeline.settings import read_settings
 from pipeline.stack.local import LocalStack
 
 IDLE_S = 8.0
@@ -71,7 +70,7 @@ def _commands(before: dict[str, Any], after: dict[str, Any], requests: int) -> l
 def profile(requests: int) -> dict[str, Any]:
     """The document that ``--json`` prints: microseconds a request."""
     document: dict[str, Any] = {"requests": requests}
-    with LocalStack(read_settings()) as stack:
+    with measured_stack("process") as stack:
         ways = Ways(stack, Chain(stack.durability), Floor(stack.durability))
         store: redis.Redis = redis.Redis.from_url(stack.store_url)
 

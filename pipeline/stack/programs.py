@@ -15,6 +15,7 @@ from pipeline.stack.store_server import server_command
 class Program:
     """One supervised program. ``group`` orders the drain: services stop before the store.
 
+    ``serves``: whether requests need it; what they do not need starts once the others can take work.
     ``environment``: on top of what all programs of the stack have.
     """
 
@@ -23,6 +24,7 @@ class Program:
     group: str = "services"
     livez: str | None = None
     stop_s: int = 15
+    serves: bool = True
     environment: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -92,5 +94,6 @@ def programs(
                 "--tasks_columns=name,args,state,result,received,runtime,worker",
             ],
             livez=f"http://127.0.0.1:{ports.flower}/healthcheck",
+            serves=False,
         ),
     ]  # fmt: skip

@@ -106,8 +106,16 @@ class Supervision:
         for group in ("store", "services"):
             self._call("startProcessGroup", group, False)
 
+    def start_rest(self) -> None:
+        """Start what requests do not need, and the probes: their own start would only hold up those that serve."""
+        for program in self._programs:
+            if not program.serves:
+                self.start_program(program.name)
+            if program.livez:
+                self._call("startProcess", f"probe-{program.name}", False)
+
     def start_program(self, name: str) -> None:
-        """Start a service that has exited for good, as an operator would; do not wait until it runs."""
+        """Start a service that does not run, as an operator would; do not wait until it does."""
         self._call("startProcess", f"services:{name}", False)
 
     def _call(self, method: str, *arguments: Any) -> Any:
@@ -151,6 +159,7 @@ class Supervision:
                 f"stopwaitsecs={program.stop_s}",
                 "killasgroup=true",
                 f"environment={_assignments(program.environment)}",
+                f"autostart={str(program.serves).lower()}",
                 "",
             ]
         for group, priority in (("store", 1), ("services", 10)):
@@ -167,6 +176,7 @@ class Supervision:
                     f"command={_quoted(shlex.join(probe))}",
                     "events=TICK_5",
                     "priority=20",
+                    "autostart=false",  # see start_rest
                     "stopwaitsecs=2",
                     f"stderr_logfile={_quoted(self._folder / 'logs' / f'probe-{program.name}')}.log",
                     "",
