@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.contracts.failures import ArtifactCorrupt, InvalidInput
+from pipeline.contracts.features import feature_names, with_names
 from pipeline.contracts.lanes import ModelRef
 from pipeline.contracts.stages import Stage
 from pipeline.contracts.work import Output
@@ -21,6 +22,7 @@ class _Model:
 
     def __init__(self, store: ModelStore, ref: ModelRef) -> None:
         artifact = store.open(ref)
+        self.names = feature_names(artifact.manifest["input_schema"])
         self.schema = InputSchema(artifact.manifest["input_schema"])
         document = json.loads(artifact.read("preprocess.json"))
         self.encoder: Encoder | TextPair
@@ -51,12 +53,13 @@ class Preprocess:
         body: bytes = output.body
         return body
 
-    def perform(self, model: ModelRef, bodies: Sequence[Mapping[str, Any]]) -> list[Output | InvalidInput]:
-        """For each row its encoded form, or what is wrong with its features."""
+    def perform(self, model: ModelRef, bodies: Sequence[Mapping[str, Any] | list[Any]]) -> list[Output | InvalidInput]:
+        """For each row its encoded form, or what is wrong with its features. Rows may come without their names."""
         loaded = self._models.get(model)
         if loaded is None:
             loaded = self._models[model] = _Model(self._store, model)
-        problems = [loaded.schema.problems(features) for features in bodies]
-        valid = [features for features, wrong in zip(bodies, problems, strict=True) if not wrong]
+        rows = [with_names(body, loaded.names) for body in bodies]
+        problems = [loaded.schema.problems(features) for features in rows]
+        valid = [features for features, wrong in zip(rows, problems, strict=True) if not wrong]
         outputs = iter(loaded.encoder.outputs(valid))
         return [InvalidInput("; ".join(wrong)) if wrong else next(outputs) for wrong in problems]

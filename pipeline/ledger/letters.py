@@ -2,12 +2,13 @@
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgpack
 
+from pipeline.contracts.features import with_names
 from pipeline.contracts.ids import from_text, rfc3339, to_text
 from pipeline.contracts.problems import InvalidRequest, NotDead, NotFound
 from pipeline.contracts.stages import Stage, State
@@ -15,6 +16,7 @@ from pipeline.contracts.work import Attempt, Ended, Header, Work
 from pipeline.ledger import keys
 from pipeline.ledger.connection import AsyncClient, store_problems
 from pipeline.ledger.records import MEMBER_REST, header_of, pack_entry, pack_features, pack_front, ties_of, unpack_entry
+from pipeline.ledger.releases import read_releases
 from pipeline.ledger.scripts import Scripts
 
 _PAGE = 100
@@ -33,7 +35,7 @@ class Letter:
     stage: Stage
     category: str
     message: str
-    features: dict[str, Any]
+    features: Mapping[str, Any]
     stage_input: bytes
     attempts: tuple[Attempt, ...]
     died_ms: float
@@ -89,8 +91,7 @@ def _features(record: bytes | None) -> Any:
         return {}  # it died of being unreadable; the letter's message says so
 
 
-def _unpack(request_id: bytes, blob: bytes, members: list[bytes], score: float) -> Letter:
-    stored = msgpack.unpackb(blob, strict_map_key=False)
+def _unpack(request_id: bytes, stored: dict[str, Any], members: list[bytes], score: float) -> Letter:
     return Letter(
         request_id,
         stored["front"],
@@ -167,10 +168,28 @@ class DeadLetters:
                 for request_id in ids:
                     pipe.zrange(keys.letter_members(request_id), 0, -1)
                 blobs, scores, *members = await pipe.execute()
+        letters = [None if blob is None else msgpack.unpackb(blob, strict_map_key=False) for blob in blobs]
+        await self._name_features([letter for letter in letters if letter is not None])
         return [
-            _unpack(request_id, blob, died, score) if blob is not None and score is not None else None
-            for request_id, blob, died, score in zip(ids, blobs, members, scores, strict=True)
+            _unpack(request_id, letter, died, score) if letter is not None and score is not None else None
+            for request_id, letter, died, score in zip(ids, letters, members, scores, strict=True)
         ]
+
+    async def _name_features(self, letters: list[dict[str, Any]]) -> None:
+        """Give inputs that are stored without names the ones that their model version has."""
+        unnamed = [letter for letter in letters if isinstance(letter["features"], list)]
+        if not unnamed:
+            return
+        table = await read_releases(self._client)
+        for letter in unnamed:
+            header, values = header_of(letter["front"]), letter["features"]
+            release = table.versions.get((header.model, header.version))
+            names = release.feature_names if release else ()
+            if len(names) != len(
+                values
+            ):  # rubbish, or of a store that has lost its releases: a letter shows what is there
+                names = tuple(map(str, range(len(values))))
+            letter["features"] = with_names(values, names)
 
     async def _find(self, request_id: bytes) -> Letter | None:
         """The letter of this id, or the one with which this request died."""

@@ -158,7 +158,7 @@ class Parcel:
                 if kind not in kinds:
                     kinds[kind] = _pin(table.resolve(submission.model), submission)
                 release, header, cache_key = kinds[kind]
-                packed = pack_features(submission.features)
+                packed = pack_features(submission.features, release.feature_names)
                 shared = b"" if submission.no_cache else cache_key(submission.features)
             except Problem as problem:
                 self.refused[place] = problem

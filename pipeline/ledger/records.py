@@ -13,17 +13,19 @@ front of another that has joined it:
     msgpack   the header's other fields
 
 The rest is msgpack of ``[kind, carry, body]``: ``kind`` is ``accepted``, the stage that wrote the output, or the state
-that ended the request; ``body`` is the features, the stage's output, or the end (see ``End``).
+that ended the request; ``body`` is the features (or their values, see ``contracts.features``), the stage's output, or
+the end (see ``End``).
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from itertools import accumulate
 from typing import Any, NamedTuple
 
 import msgpack
 
+from pipeline.contracts.features import without_names
 from pipeline.contracts.ids import accepted_ms, rfc3339, to_text
 from pipeline.contracts.problems import InvalidRequest
 from pipeline.contracts.stages import ENDS, LABELS, Stage, State
@@ -118,11 +120,14 @@ def _pack_header(header: Header) -> bytes:
     return len(packed).to_bytes(2, "big") + packed
 
 
-def pack_features(features: Mapping[str, Any]) -> bytes:
-    """The rest of a request's record as accepted; InvalidRequest if the features are not JSON values."""
+def pack_features(features: Mapping[str, Any], names: Sequence[str] = ()) -> bytes:
+    """The rest of a request's record as accepted; InvalidRequest if the features are not JSON values.
+
+    ``names``: of its model's features; whose these are is stored without them (see ``contracts.features``).
+    """
     try:
         _check_json(features)
-        packed: bytes = msgpack.packb((ACCEPTED, NEW, features), default=_plain_number)
+        packed: bytes = msgpack.packb((ACCEPTED, NEW, without_names(features, names)), default=_plain_number)
         return packed
     except (TypeError, ValueError, UnicodeError) as error:
         reason = f"cannot be stored: {error}"

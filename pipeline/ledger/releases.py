@@ -7,6 +7,7 @@ from typing import Any
 
 from redis.exceptions import WatchError
 
+from pipeline.contracts.features import feature_names
 from pipeline.contracts.lanes import ModelRef
 from pipeline.contracts.problems import UnknownModel
 from pipeline.contracts.stages import Stage
@@ -36,6 +37,11 @@ class Release:
     def ref(self) -> ModelRef:
         """What is pinned when a request is accepted."""
         return ModelRef(self.name, self.version, self.digest, self.pool)
+
+    @cached_property
+    def feature_names(self) -> tuple[str, ...]:
+        """Its features, in the order in which their values are stored."""
+        return feature_names(self.input_schema)
 
     @cached_property
     def scoring_lane(self) -> str:

@@ -46,7 +46,9 @@ class Ledger:
         self.letters = DeadLetters(self.async_client)
         self.sweeping = Sweeping(self.client, self.settings)
         self.scripts = Scripts(self.client)
-        release = Release(self.model.name, self.model.version, self.model.digest, "", {"properties": {}}, 60)
+        release = Release(
+            self.model.name, self.model.version, self.model.digest, "", {"properties": {"n": {"type": "number"}}}, 60
+        )
         self.run(publish(self.async_client, release, make_current=True))
 
     def run(self, call: Coroutine[Any, Any, Result]) -> Result:

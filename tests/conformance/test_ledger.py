@@ -40,7 +40,7 @@ def test_a_request_passes_three_stages_and_leaves_nothing_but_its_end(ledger: Le
     assert ledger.states(*ids) == ["postprocessing"] * 3
     ledger.pass_stages(worker, Stage.POSTPROCESS)
     ends = ledger.read(*ids)
-    assert [(end["state"], end["result"]) for end in ends] == [("succeeded", {"n": number}) for number in range(3)]
+    assert [(end["state"], end["result"]) for end in ends] == [("succeeded", [number]) for number in range(3)]
     assert all(list(end["timings"]) == ["preprocess", "scoring", "postprocess"] for end in ends)
     assert ledger.leftovers() == set()
 
@@ -139,7 +139,7 @@ def test_a_worker_that_lingers_after_work_of_the_lane_finds_its_batch_in_the_wak
     handed = worker.linger(ledger.lane(), 2, 1)
     assert isinstance(handed, Batch)
     assert [work.id for work in handed.works] == ids[:2]
-    assert [work.body for work in handed.works] == [{"n": 1}, {"n": 2}]
+    assert [work.body for work in handed.works] == [[1], [2]], "named by their model's schema"
     ledger.complete(worker, handed)
     assert ledger.states(first, *ids) == ["scoring"] * 3 + ["queued"]
 
