@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import cast
 
 import httpx
 import psutil
@@ -126,18 +127,17 @@ def test_flower_shows_the_three_services_with_readable_names_and_no_data(http: h
     with httpx.Client(base_url=stack.flower_url, auth=(stack.flower_user, stack.flower_password)) as flower:
         assert httpx.get(f"{stack.flower_url}/api/tasks").status_code == 401
 
-        def tasks() -> list[dict]:
+        def whole() -> list[dict]:
+            """Tasks of which Flower has seen everything: it may have come in the middle of one."""
             submit(http)
-            return list(flower.get("/api/tasks", params={"limit": 1000}).json().values())
+            tasks = flower.get("/api/tasks", params={"limit": 1000}).json().values()
+            return [task for task in tasks if task["state"] == "SUCCESS" and task["received"]]
 
-        names = eventually(
-            lambda: (
-                {t["name"] for t in tasks() if t["state"] == "SUCCESS"}
-                >= {"preprocess.run", "scoring.run", "postprocess.run"}
-                and tasks()
-            )
-        )
-        done = [task for task in names if task["state"] == "SUCCESS"]  # type: ignore[union-attr]
+        def of_each_stage() -> list[dict]:
+            tasks = whole()
+            return tasks if {task["name"] for task in tasks} >= {f"{stage}.run" for stage in Stage} else []
+
+        done = cast(list[dict], eventually(of_each_stage))
         assert {task["args"] for task in done} <= {
             f"{stage}/{model}@1" for stage in Stage for model in ("credit-default", "chaos-probe", "chaos-backed")
         }
