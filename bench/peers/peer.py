@@ -9,6 +9,7 @@ import json
 import select
 import subprocess
 import tempfile
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -53,7 +54,7 @@ class System(Protocol):
         """Send so many requests, read every result, and add a round to the row."""
 
 
-class Peer:
+class Peer(ABC):
     """A peer that is a few processes in an environment of its own."""
 
     name: ClassVar[str]
@@ -87,9 +88,9 @@ class Peer:
     ) -> None:
         self._stop()
 
+    @abstractmethod
     def start(self, folder: Path, log: IO[bytes]) -> None:
         """Start the processes, a server first."""
-        raise NotImplementedError
 
     def send(self, way: str, row: Row, count: int, parallel: int) -> None:
         """Let the producer send; CPU is that of all processes."""

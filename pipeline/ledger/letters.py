@@ -185,9 +185,8 @@ class DeadLetters:
             header, values = header_of(letter["front"]), letter["features"]
             release = table.versions.get((header.model, header.version))
             names = release.feature_names if release else ()
-            if len(names) != len(
-                values
-            ):  # rubbish, or of a store that has lost its releases: a letter shows what is there
+            if len(names) != len(values):
+                # Rubbish, or of a store that has lost its releases: a letter shows what is there.
                 names = tuple(map(str, range(len(values))))
             letter["features"] = with_names(values, names)
 
