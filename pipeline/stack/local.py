@@ -26,7 +26,7 @@ from pipeline.model_store import ModelStore
 from pipeline.publishing import publish_all
 from pipeline.settings import REPOSITORY, Durability, Settings
 from pipeline.stack import StackError
-from pipeline.stack.programs import choose_ports, programs
+from pipeline.stack.programs import choose_ports, names_of, programs
 from pipeline.stack.supervision import Supervision
 
 START_S = 90.0
@@ -75,6 +75,7 @@ class LocalStack:
         self.settings = settings.model_copy(
             update={"store_url": self.store_url, "durability": self.durability, "model_store": model_store}
         )
+        self._copies = {stage: scoring_workers if stage is Stage.SCORING else other_workers for stage in Stage}
         every = programs(
             ports,
             self.data_dir,
@@ -140,21 +141,31 @@ class LocalStack:
             await self._until(until, "the store does not answer", "store", store.ping)
             tell("the models")
             await publish_all(store, ModelStore(self.settings.model_store))
-            tell("the API")
-            await self._until(until, "the API is not ready", "api", partial(_answers, f"{self.api_url}/readyz"))
-            for stage in Stage:
-                tell(f"a worker for {stage}")
-                await self._until(until, f"no worker for {stage}", str(stage), partial(self._serves, store, stage))
-            self._supervision.start_rest()
-            tell("Flower")
-            health = f"{self.flower_url}/healthcheck"
-            await self._until(until, "Flower does not answer", "flower", partial(_answers, health))
+            await self._serve(store, until, tell)
         finally:
             await store.aclose()
 
-    async def _serves(self, store: AsyncClient, stage: Stage) -> bool:
+    async def _serve(self, store: AsyncClient, until: float, tell: Callable[[str], None]) -> None:
+        """Wait until requests are served; then start the rest, and wait for that too."""
+        tell("the API")
+        await self._until(until, "the API is not ready", "api", partial(_answers, f"{self.api_url}/readyz"))
+        for stage, copies in self._copies.items():
+            tell(f"a worker for {stage}")
+            first = names_of(stage, copies)[0]
+            await self._until(until, f"no worker for {stage}", first, partial(self._serves, store, stage, 1))
+        self._supervision.start_rest()
+        for stage, copies in self._copies.items():
+            tell(f"all workers for {stage}")
+            last = names_of(stage, copies)[-1]
+            missing = f"fewer than {copies} workers for {stage}"
+            await self._until(until, missing, last, partial(self._serves, store, stage, copies))
+        tell("Flower")
+        health = f"{self.flower_url}/healthcheck"
+        await self._until(until, "Flower does not answer", "flower", partial(_answers, health))
+
+    async def _serves(self, store: AsyncClient, stage: Stage, copies: int) -> bool:
         workers = (await read_overview(store, self.settings))["workers"]
-        return any(worker["stage"] == stage and worker["state"] == "live" for worker in workers)
+        return sum(worker["stage"] == stage and worker["state"] == "live" for worker in workers) >= copies
 
     async def _until(self, until: float, failure: str, program: str, check: Callable[[], Any]) -> None:
         while True:
@@ -188,8 +199,16 @@ class LocalStack:
         self._supervision.stop_groups()
 
     def start_services(self) -> None:
-        """Start again what ``stop_services`` has stopped."""
-        self._supervision.start_groups()
+        """Start again what ``stop_services`` has stopped, and wait until all of it runs; StackError if it does not."""
+        self._supervision.start_serving()
+        asyncio.run(self._serve_again())
+
+    async def _serve_again(self) -> None:
+        store = connect_async(self.settings)
+        try:
+            await self._serve(store, time.monotonic() + START_S, lambda _: None)
+        finally:
+            await store.aclose()
 
     def start_service(self, name: str) -> None:
         """Start one service that has exited for good."""

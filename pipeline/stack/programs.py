@@ -2,7 +2,7 @@
 
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from pipeline.stack.store_server import server_command
 class Program:
     """One supervised program. ``group`` orders the drain: services stop before the store.
 
-    ``serves``: whether requests need it; what they do not need starts once the others can take work.
+    ``serves``: whether requests need it: one of each service. What they do not need starts once those can take work.
     ``environment``: on top of what all programs of the stack have.
     """
 
@@ -67,19 +67,20 @@ def programs(
     python = sys.executable
     health = iter(ports.health)
 
-    def watched(name: str, *arguments: str) -> Program:
-        port = next(health)
-        command = [python, "-m", *arguments, "--health-port", str(port)]
-        return Program(name, command, livez=f"http://127.0.0.1:{port}/livez")
+    def watched(kind: str, copies: int, *arguments: str) -> Iterator[Program]:
+        for copy, name in enumerate(names_of(kind, copies)):
+            port = next(health)
+            command = [python, "-m", *arguments, "--health-port", str(port)]
+            yield Program(name, command, livez=f"http://127.0.0.1:{port}/livez", serves=copy == 0)
 
-    workers = []
+    workers: list[Program] = []
     for stage in Stage:
         copies = scoring_workers if stage is Stage.SCORING else other_workers
-        workers += [watched(name, "tasks", stage) for name in names_of(stage, copies)]
+        workers += watched(stage, copies, "tasks", stage)
     return [
         Program("store", server_command(ports.store, data_dir, durability), group="store", stop_s=30),
         *workers,
-        *(watched(name, "pipeline.sweeper_service") for name in names_of("sweeper", sweepers)),
+        *watched("sweeper", sweepers, "pipeline.sweeper_service"),
         Program(
             "api",
             [python, "-m", "pipeline.api", "--port", str(ports.api)],

@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from supervisor.xmlrpc import SupervisorTransport
+from supervisor.xmlrpc import Faults, SupervisorTransport
 
 from pipeline.stack.programs import Program
 
@@ -44,7 +44,7 @@ class Supervision:
         config = self._folder / "supervisord.conf"
         config.write_text(self._config())
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "supervisor.supervisord", "--nodaemon", "--configuration", str(config)],
+            [sys.executable, "-m", "pipeline.stack.supervisord", "--nodaemon", "--configuration", str(config)],
             env={**os.environ, **self._environment},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -101,22 +101,30 @@ class Supervision:
         for group in ("services", "store"):
             self._call("stopProcessGroup", group)
 
-    def start_groups(self) -> None:
-        """Start what ``stop_groups`` has stopped; do not wait until it runs."""
-        for group in ("store", "services"):
-            self._call("startProcessGroup", group, False)
+    def start_serving(self) -> None:
+        """Start again what requests need of that which ``stop_groups`` has stopped; do not wait until it runs."""
+        for program in self._programs:
+            if program.serves:
+                self._start(f"{program.group}:{program.name}")
 
     def start_rest(self) -> None:
         """Start what requests do not need, and the probes: their own start would only hold up those that serve."""
         for program in self._programs:
             if not program.serves:
-                self.start_program(program.name)
+                self._start(f"{program.group}:{program.name}")
             if program.livez:
-                self._call("startProcess", f"probe-{program.name}", False)
+                self._start(f"probe-{program.name}")
 
     def start_program(self, name: str) -> None:
-        """Start a service that does not run, as an operator would; do not wait until it does."""
-        self._call("startProcess", f"services:{name}", False)
+        """Start a service unless it runs, as an operator would; do not wait until it does."""
+        self._start(f"services:{name}")
+
+    def _start(self, name: str) -> None:
+        try:
+            self._call("startProcess", name, False)
+        except xmlrpc.client.Fault as fault:
+            if fault.faultCode != Faults.ALREADY_STARTED:
+                raise
 
     def _call(self, method: str, *arguments: Any) -> Any:
         transport = SupervisorTransport(None, None, f"unix://{self._socket}")
