@@ -225,7 +225,9 @@ class Faults:
             )
             if not await self._ended(*others):
                 self.unmet.append(f"{fault}: requests sent with {bad.request_id} have not ended within a minute")
-            self.strikes.append(Strike(fault, began, took_s=(now_ms() - began) / 1000))
+            # Not when we read that they had: the API that says so may be cut off by another fault.
+            sent = [request_id for one in others if (request_id := request_id_of(one))]
+            self.strikes.append(Strike(fault, began, ending=sent))
             if not await self._ended(bad):
                 self.unmet.append(f"{fault}: {bad.request_id} has not ended within a minute")
         if fault == "cuda-sticky" and "process_ends" not in self._ground.logged_since(logs):

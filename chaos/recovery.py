@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 
 from chaos.events import Claimed, Ended, Event, Registered, Released, Settled
+from pipeline.contracts.ids import accepted_ms
 
 WATCHED_MS = 5000
 """How long lanes are watched after what struck them: a worker that holds one may stay for seconds without a bell."""
@@ -24,7 +25,7 @@ class Strike:
 
     ``at``: when (the server's ms). ``victims``: the incarnations struck. ``pid``: of that child of theirs alone.
     ``lanes``: lanes that were struck, with work coming all the time. ``poison``: the request that struck all batches
-    that it was claimed in.
+    that it was claimed in. ``ending``: requests that it was felt by from their acceptance to their end.
     ``took_s``: measured on the spot, for what strikes no batch.
     """
 
@@ -34,6 +35,7 @@ class Strike:
     pid: int | None = None
     lanes: Collection[str] = ()
     poison: bytes | None = None
+    ending: Collection[bytes] = ()
     took_s: float = 0.0
 
 
@@ -87,6 +89,7 @@ def recovery(strike: Strike, log: Log) -> Recovery:
     """What came of one strike."""
     seconds = [strike.took_s]
     seconds += [_longest_gap(log, lane, strike.at) / 1000 for lane in strike.lanes]
+    seconds += [(log.ends.get(request_id, log.until) - accepted_ms(request_id)) / 1000 for request_id in strike.ending]
     struck = again = 0
     for claimed in _struck(strike, log):
         released = log.closed.get(claimed.claim)

@@ -33,6 +33,13 @@ def test_what_ended_is_under_way_no_longer() -> None:
     assert felt(Strike("kill-child", 1000, ["a"]), *events) == Recovery(1.5, 1, 0)
 
 
+def test_those_sent_along_feel_it_from_their_acceptance_to_their_end() -> None:
+    early, late = (at.to_bytes(6, "big") + bytes(10) for at in (1000, 1500))
+    strike = Strike("oom", 400, ending=[early, late])
+    assert felt(strike, Ended(3000, {early: b""}), Ended(3100, {late: b""})) == Recovery(2.0, 0, 0)
+    assert felt(strike, Ended(3000, {early: b""}), Settled(9000, "a", "1:1")) == Recovery(7.5, 0, 0), "no end is seen"
+
+
 def test_what_was_settled_was_not_struck() -> None:
     events = (claimed(900, "a", "1:1", ONE), Settled(1001, "a", "1:1"), claimed(1002, "a", "1:2", TWO))
     assert felt(Strike("pause", 1000, ["a"]), *events, Settled(6000, "a", "1:2")) == Recovery(0.0, 0, 0)
