@@ -8,12 +8,14 @@ from typing import Any, TypeVar
 from fastapi import APIRouter, Request, Response
 
 from pipeline.api.bodies import JsonResponse, idempotency_key, no_cache, read_json, wait_seconds
-from pipeline.client.asynchronous import AsyncScoringClient, has_ended
+from pipeline.client.asynchronous import Answer, AsyncScoringClient, has_ended, told
+from pipeline.client.reading import parts_of
 from pipeline.contracts.envelope import ScoreRequest, ScoreRow, check_envelope
 from pipeline.contracts.ids import from_text
 from pipeline.contracts.problems import DeadlineExceeded, InvalidRequest, Overloaded, Problem, StoreUnavailable
 from pipeline.contracts.status import Status
-from pipeline.ledger.parcels import Accepted
+from pipeline.ledger import keys
+from pipeline.ledger.parcels import Accepted, Known
 
 router = APIRouter(prefix="/v1/scores", tags=["scores"])
 
@@ -60,7 +62,7 @@ _NO_CACHE: dict[str, Any] = {
 }
 
 
-Answer = TypeVar("Answer")
+Given = TypeVar("Given")
 ANSWER_SHARE = 0.9
 """Of the time that a call to the store may take: calls that queue for one another must be answered in it, too."""
 
@@ -75,7 +77,7 @@ def answer_by(request: Request) -> float:
     return asyncio.get_running_loop().time() + limit_s
 
 
-async def in_time(call: Awaitable[Answer], until: float) -> Answer:
+async def in_time(call: Awaitable[Given], until: float) -> Given:
     """What ``call`` gives; StoreUnavailable if it is not there by then. The hot calls have cheaper means: ``by``."""
     try:
         async with asyncio.timeout_at(until):
@@ -119,40 +121,47 @@ async def submit_batch(request: Request) -> Response:
     rows = _rows(await read_json(request, state.settings.max_body_bytes), state.settings.max_rows)
     if no_cache(request):
         rows = [{**row, "no_cache": True} if isinstance(row, dict) else row for row in rows]
-    until = answer_by(request)
-    results: list[dict[str, Any]] = []
+    client, until = _client(request), answer_by(request)
+    answers: list[Answer] = []
 
-    async def submit_all() -> None:
-        async for answer in _client(request).submit_many(rows, scope=scope):
-            results.append(_row(len(results), answer))
+    async def accept_all() -> None:
+        async for part in client.accept_parts(parts_of(rows, keys.SCRIPT_LIMIT), scope=scope):
+            answers.extend(part)
 
     try:
-        await in_time(submit_all(), until)
+        await in_time(accept_all(), until)
+        found = await in_time(client.standing(answers), until)
     except Problem as problem:
         # The store went away in between: what was accepted before must not be unsaid.
-        if not results:
+        if not any(isinstance(answer, Accepted) for answer in answers):
             raise
-        results += [_row(place, problem) for place in range(len(results), len(rows))]
+        answers += [problem] * (len(rows) - len(answers))
+        found = {answer.id: problem for answer in answers if isinstance(answer, Known)}
     if seconds and state.waits < state.settings.max_waits:
-        await _wait_for_all(request, results, seconds, until)
-    return JsonResponse({"results": results})
+        found |= await _ends(request, answers, found, seconds, until)
+    return JsonResponse({"results": [_row(place, answer) for place, answer in enumerate(told(answers, found))]})
 
 
-async def _wait_for_all(request: Request, results: list[dict[str, Any]], seconds: float, until: float) -> None:
-    """Bring the statuses up to date once all have ended, or the time is over."""
+async def _ends(
+    request: Request, answers: list[Answer], found: dict[bytes, Status | Problem], seconds: float, until: float
+) -> dict[bytes, Status | Problem]:
+    """How those stand that had not ended, once all have, or when the time is over."""
+    waiting = [answer.id for answer in answers if isinstance(answer, Accepted) and not answer.end]
+    waiting += [
+        request_id for request_id, status in found.items() if isinstance(status, dict) and not has_ended(status)
+    ]
     state = request.app.state
-    waiting = [row for row in results if "score" in row and not has_ended(row["score"])]
     state.waits += 1
     try:
-        ids = [from_text(row["score"]["request_id"]) for row in waiting]
-        statuses = await in_time(_client(request).wait_for_all(ids, seconds), until + seconds)
+        statuses = await in_time(_client(request).wait_for_all(waiting, seconds), until + seconds)
     except (StoreUnavailable, Overloaded):
-        return  # they are accepted, and their producer has to know their ids
+        return {}  # they are accepted, and their producer has to know their ids
     finally:
         state.waits -= 1
-    for row, status in zip(waiting, statuses, strict=True):
-        late = isinstance(status, dict) and status["state"] == "expired"
-        results[row["index"]] = _row(row["index"], _expired(status) if late else status)  # type: ignore[arg-type]
+    return {
+        request_id: _expired(status) if isinstance(status, dict) and status["state"] == "expired" else status
+        for request_id, status in zip(waiting, statuses, strict=True)
+    }
 
 
 def _row(place: int, answer: Status | Problem) -> dict[str, Any]:

@@ -44,6 +44,14 @@ def has_ended(status: Status) -> bool:
     return status["state"] in ENDS
 
 
+def told(answers: Iterable[Answer], found: Mapping[bytes, Status | Problem]) -> list[Status | Problem]:
+    """What to tell of each answer: what was found of its request, or how one that was just accepted begins."""
+    return [
+        answer if isinstance(answer, Problem) else found.get(answer.id) or answer.status()  # type: ignore[union-attr]
+        for answer in answers
+    ]
+
+
 class AsyncScoringClient:
     """Speaks to the store directly. One client serves any number of tasks of one event loop.
 
@@ -153,21 +161,18 @@ class AsyncScoringClient:
         self, parts: AsyncGenerator[list[Request], None], *, scope: str = ""
     ) -> AsyncGenerator[list[Status | Problem], None]:
         """As ``submit_many``, a part of at most ``SCRIPT_LIMIT`` requests at a time."""
-        async for answers in self._accept_parts(parts, scope):
-            known = [answer.id for answer in answers if isinstance(answer, Known)]
-            statuses = iter(await self._persistence.read(known) if known else ())
-            yield [
-                answer.status()
-                if isinstance(answer, Accepted)
-                else next(statuses)
-                if isinstance(answer, Known)
-                else answer
-                for answer in answers
-            ]
+        async for answers in self.accept_parts(parts, scope=scope):
+            yield told(answers, await self.standing(answers))
 
-    async def _accept_parts(
-        self, parts: AsyncGenerator[list[Request], None], scope: str = ""
+    async def standing(self, answers: Iterable[Answer]) -> dict[bytes, Status | Problem]:
+        """How those requests stand by now that were known already, by id; one round trip."""
+        known = [answer.id for answer in answers if isinstance(answer, Known)]
+        return dict(zip(known, await self._persistence.read(known), strict=True)) if known else {}
+
+    async def accept_parts(
+        self, parts: AsyncGenerator[list[Request], None], *, scope: str = ""
     ) -> AsyncGenerator[list[Answer], None]:
+        """As ``submit_parts``, with what the ledger has answered instead of status documents."""
         # The next part is read, checked and packed while the one before is in flight, and sent once that is accepted:
         # a stream's requests are accepted in its order. A source that has nothing yet keeps no answers back.
         under_way: asyncio.Task[list[Answer]] | None = None
@@ -240,7 +245,7 @@ class AsyncScoringClient:
 
         async def submit() -> None:
             try:
-                async with contextlib.aclosing(self._accept_parts(parts)) as chunks:
+                async with contextlib.aclosing(self.accept_parts(parts)) as chunks:
                     async for answers in chunks:
                         await accepted.put(answers)
             except Exception as error:  # noqa: BLE001 - raised where the ends are taken
@@ -262,11 +267,7 @@ class AsyncScoringClient:
         waiting = {answer.id for answer in answers if isinstance(answer, Accepted) and not answer.end}
         # What a key stood for may have ended long ago: nobody will announce it.
         known = {answer.id for answer in answers if isinstance(answer, Known)}
-        ends = await self._ends_of(waiting | known, math.inf, look_first=known)
-        return [
-            answer if isinstance(answer, Problem) else ends[answer.id] if answer.id in ends else answer.status()  # type: ignore[union-attr]
-            for answer in answers
-        ]
+        return told(answers, await self._ends_of(waiting | known, math.inf, look_first=known))
 
     async def _ends_of(
         self, request_ids: Collection[bytes], until: float, *, look_first: Collection[bytes] = ()
