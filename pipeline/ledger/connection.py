@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import hiredis
 import redis
 import redis.asyncio
 from redis.backoff import NoBackoff
@@ -15,6 +14,7 @@ from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
 from pipeline.contracts.problems import Problem, StoreFull, StoreUnavailable
+from pipeline.ledger.direct import DirectAsyncClient, DirectClient, DirectConnection, Packer
 from pipeline.settings import Settings
 
 # redis-py's types leave open whether replies are bytes or text, and of which shape; ours are always bytes, and of the
@@ -26,21 +26,6 @@ AsyncClient = Any
 CONNECTIONS = 64
 OUTAGES = (StoreConnectionError, StoreTimeoutError, OSError)
 """The store is away, or does not answer in time. Its other errors are about one call."""
-
-
-class _Packer:
-    """Packs commands in C, and at once: redis-py's own looks at each of a script's hundreds of arguments first."""
-
-    def pack(self, command: str | bytes, *arguments: Any) -> list[bytes]:
-        # `SCRIPT LOAD` is two arguments to the server.
-        return [hiredis.pack_command((*command.split(), *arguments))]
-
-
-class _PackedConnection(redis.asyncio.Connection):
-    """The asynchronous client would pack in Python."""
-
-    def pack_command(self, *arguments: Any) -> list[bytes]:
-        return _Packer().pack(*arguments)
 
 
 def _options(settings: Settings, extra_wait_s: float) -> dict[str, Any]:
@@ -59,22 +44,15 @@ def _options(settings: Settings, extra_wait_s: float) -> dict[str, Any]:
 
 def connect(settings: Settings, *, extra_wait_s: float = 0.0) -> Client:
     """A synchronous client. ``extra_wait_s``: the longest blocking read it will make."""
-    options = _options(settings, extra_wait_s) | {"retry": Retry(NoBackoff(), 0), "command_packer": _Packer()}
-    return redis.Redis.from_url(settings.store_url, **options)
+    options = _options(settings, extra_wait_s) | {"retry": Retry(NoBackoff(), 0), "command_packer": Packer()}
+    return DirectClient(connection_pool=redis.ConnectionPool.from_url(settings.store_url, **options))
 
 
 def connect_async(settings: Settings) -> AsyncClient:
     """An asynchronous client."""
     options = _options(settings, 0.0) | {"retry": redis.asyncio.retry.Retry(NoBackoff(), 0)}
-    # Calls beyond the pool's size wait for a connection, as long as they may for an answer.
-    pool = redis.asyncio.BlockingConnectionPool.from_url(
-        settings.store_url,
-        connection_class=_PackedConnection,
-        max_connections=CONNECTIONS,
-        timeout=settings.store_timeout_s,
-        **options,
-    )
-    return redis.asyncio.Redis.from_pool(pool)
+    pool = redis.asyncio.ConnectionPool.from_url(settings.store_url, connection_class=DirectConnection, **options)
+    return DirectAsyncClient(connection_pool=pool, connections=CONNECTIONS, patience_s=settings.store_timeout_s)
 
 
 def as_problem(error: Exception) -> Problem:

@@ -232,7 +232,11 @@ def test_train_demo_makes_the_artifact_again(tmp_path: Path) -> None:
         assert mlp["ece"] <= reference["ece"]
     made = json.loads((tmp_path / "credit-default" / "1" / "manifest.json").read_text())
     assert made["input_schema"] == shipped["input_schema"]
-    assert made["files"]["preprocess.json"] == shipped["files"]["preprocess.json"]
+    encodings = [folder / "credit-default" / "1" / "preprocess.json" for folder in (tmp_path, REPOSITORY / "models")]
+    again, before = (json.loads(file.read_text())["columns"] for file in encodings)
+    # The last digit of a sum is the processor's.
+    nearly = [{name: pytest.approx(it) if isinstance(it, float) else it for name, it in one.items()} for one in before]
+    assert again == nearly
     assert not {"Age", "Marital"} & set(made["features"])
 
 
