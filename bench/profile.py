@@ -32,6 +32,8 @@ class Spent:
 
     def __init__(self, stack: LocalStack) -> None:
         self._names = {pid: name for name, pids in stack.ready_document()["pids"].items() for pid in pids}
+        # Those with a pool. (The store forks now and then to write its file anew, which makes it no parent of workers.)
+        self._parents = {pid for pid, name in self._names.items() if name != "store" and psutil.Process(pid).children()}
         (self._supervisor,) = stack.root_pids()
         self._before = self._now()
 
@@ -47,7 +49,7 @@ class Spent:
             return "producer"
         if process.pid in self._names:
             name = self._names[process.pid]
-            return f"{name}, parent" if process.children() else name
+            return f"{name}, parent" if process.pid in self._parents else name
         parent = process.ppid()
         return f"{self._names[parent]}, child" if parent in self._names else "supervision"
 
