@@ -15,7 +15,7 @@ from chaos.recovery import Log, Recovery, Strike, recovery
 BAD = ("lost", "doubled", "stuck", "wrong", "hung", "unmet")
 GOALS_S = {"kill-child": 5.0, "kill-worker": 5.0, "kill-api": 5.0, "kill-sweeper": 5.0, "drop-bells": 2.0}
 """Recovery p99 that is promised: with two workers a stage, from the strike to the last struck request's next start. The
-API holds no request: how long it takes to start again is shown, and nothing is promised of it."""
+API holds no request: from the strike until it takes them again."""
 SHOWN = 20
 """Findings of each kind that are shown; the counts have all."""
 
