@@ -20,6 +20,14 @@ from pipeline.stack.programs import choose_ports
 from pipeline.stack.store_server import server_command
 
 
+def cpu_s(process: psutil.Process) -> float:
+    """CPU seconds of a process; none of one that has just gone, as the store's fork does that writes its file anew."""
+    try:
+        return sum(process.cpu_times()[:2])
+    except psutil.NoSuchProcess:
+        return 0.0
+
+
 class Cpu:
     """CPU seconds of process trees and of this process, between ``start`` and ``stop``."""
 
@@ -29,7 +37,7 @@ class Cpu:
 
     def _total(self) -> float:
         tree = {process.pid: process for root in self._roots for process in [root, *root.children(recursive=True)]}
-        return sum(sum(process.cpu_times()[:2]) for process in tree.values())
+        return sum(cpu_s(process) for process in tree.values())
 
     def seconds(self) -> float:
         """CPU seconds used since this was made."""

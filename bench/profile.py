@@ -10,6 +10,7 @@ import json
 import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import psutil
@@ -18,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.floor import Floor
-from bench.processes import Chain, measured_stack
+from bench.processes import Chain, cpu_s, measured_stack
 from bench.rows import Row
 from bench.ways import Ways
 from pipeline.stack.local import LocalStack
@@ -41,7 +42,8 @@ class Spent:
         seconds: dict[str, float] = defaultdict(float)
         root = psutil.Process(self._supervisor)
         for process in [psutil.Process(), root, *root.children(recursive=True)]:
-            seconds[self._name(process)] += sum(process.cpu_times()[:2])
+            with suppress(psutil.NoSuchProcess):  # the store's fork, when it has written its file
+                seconds[self._name(process)] += cpu_s(process)
         return seconds
 
     def _name(self, process: psutil.Process) -> str:

@@ -10,10 +10,10 @@ from pipeline.settings import Durability
 FSYNC = {"process": "no", "disk": "always", "replica": "always"}
 MAX_MEMORY = "4gb"
 # The embedded server allocates with the C library, and a script's arguments and replies are thousands of small strings
-# that come and go together. By default most of them miss the library's cache of small blocks, and are merged and searched
-# for again and again: the more so, the more records lie between them. It is to keep as many blocks of each size as it can
-# (1 KB at most each; measured: half as much resident memory again). Other C libraries ignore this; the official images
-# have an allocator of their own.
+# that come and go together. By default most of them miss the library's cache of small blocks, and are merged and
+# searched for again and again: the more so, the more records lie between them. It keeps as many blocks of each size
+# as it can, which takes half as much memory again. Other C libraries ignore this; the official images have an allocator
+# of their own.
 ALLOCATION = "GLIBC_TUNABLES=glibc.malloc.tcache_count=65535"
 
 
