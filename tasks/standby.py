@@ -50,6 +50,11 @@ class Standby(threading.Thread):
         """Count no more."""
         self._halt.set()
 
+    def begin(self, consumer: Any) -> None:
+        """Have the worker hear no bell unless one is needed. From its event loop, before it consumes anything."""
+        consumer.cancel_task_queue(self._queue)
+        self.turn(consumer)
+
     def turn(self, consumer: Any) -> None:
         """Have the worker hear bells, or not. From its event loop, often."""
         hears = consumer.task_consumer.consuming_from(self._queue)

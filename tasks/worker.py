@@ -196,7 +196,7 @@ def _make_step(
             consumer.hub.call_repeatedly(1.0, pulse.turn)
             consumer.hub.call_repeatedly(WATCH_S, children.watch, consumer.pool._pool)
             if standby is not None:
-                standby.turn(consumer)  # before it hears a first bell
+                standby.begin(consumer)
                 consumer.hub.call_repeatedly(WATCH_S, standby.turn, consumer)
 
         def stop(self, consumer: Any) -> None:

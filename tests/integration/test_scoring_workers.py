@@ -93,6 +93,8 @@ def test_a_standby_claims_only_while_a_worker_is_missing(
     standby = start("--standby")
     eventually(lambda: standby.known(http))
     assert (standby.known(http)["standby"], standby.known(http)["claims"]) == (True, False)
+    eventually(lambda: standby.said(" ready."))
+    assert "Canceling queue" in standby.log.read_text().split(" ready.")[0], "it never heard any bell"
     for _ in range(5):
         answer = http.post("/v1/scores", json=probe("ok"), params={"wait": 30}).json()
         assert answer["state"] == "succeeded"
