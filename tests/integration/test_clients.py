@@ -12,7 +12,7 @@ import pytest
 
 from pipeline.client import AsyncScoringClient, ScoringClient
 from pipeline.contracts.ids import accepted_ms, from_text
-from pipeline.contracts.problems import InvalidRequest, NotFound, Problem, StoreUnavailable, UnknownModel
+from pipeline.contracts.problems import InvalidRequest, NotFound, StoreUnavailable, UnknownModel
 from pipeline.stack.local import LocalStack
 from tests.conftest import eventually, free_port
 from tests.integration.test_http import APPLICATION
