@@ -120,7 +120,8 @@ def test_in_an_event_loop_what_the_server_has_closed_is_replaced_and_who_was_can
         client = connect_async(settings)
         before = await client.client_id()
         await asyncio.to_thread(operator.client_kill_filter, _id=str(before))
-        await asyncio.sleep(0)  # the loop hears of it
+        while not await client._idle[0].can_read():
+            await asyncio.sleep(0)  # until the loop has heard of it
         after = await client.client_id()
         assert after != before
         waits = asyncio.create_task(client.blpop("never", 1))
