@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from chaos.checker import Verdict
+from chaos.load import Call
 from chaos.recovery import Log, Recovery, Strike, recovery
 
 BAD = ("lost", "doubled", "stuck", "wrong", "hung", "unmet")
@@ -81,6 +82,8 @@ def show(document: Mapping[str, Any]) -> None:
     console.print(table)
     for names in (("accepted", "refused", "unknown", "ended"), BAD):
         console.print("  ".join(f"{name} {document[name]}" for name in names))
+    for call in document["longest_calls"][:1]:
+        console.print(f"longest call: {Call(**call)}", markup=False)
     for finding in (*document["findings"], *document["goals_missed"]):
         console.print(finding, style="red", markup=False)
     if any(document[name] for name in BAD):

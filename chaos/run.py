@@ -82,7 +82,7 @@ async def prove(ground: Ground, options: Options) -> dict[str, Any]:
             "saturation_per_s": saturation and round(saturation),
             "rate_per_s": round(rate),
             "held_back": producer.held_back,
-            "longest_call_s": round(producer.longest_call_s, 3),
+            "longest_calls": [call._asdict() for call in producer.longest],
         }
         await store.aclose()
         return document_of(verdict, strikes, tail.log, facts, list(_slow(faults, tail)))

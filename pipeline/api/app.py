@@ -1,6 +1,5 @@
 """The application: its life, how problems leave it, and its health."""
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
@@ -81,6 +80,7 @@ def create_app(configured: Settings | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncScoringClient(settings=chosen, retry_for_s=0, outside=outside) as client:
+            client.listen()
             app.state.client = client
             app.state.letters = DeadLetters(client.store)
             yield
@@ -133,15 +133,14 @@ def create_app(configured: Settings | None = None) -> FastAPI:
         return Response("ok\n", media_type="text/plain")
 
     @app.get("/readyz", tags=["health"])
-    async def readyz() -> Response:
+    async def readyz(request: Request) -> Response:
         """The store answers and a model is released; 503 with the reason otherwise."""
-        client = app.state.client
+        client, until = app.state.client, scores.answer_by(request)
+        table = await scores.in_time(client.releases(), until)
+        if not table.current:
+            return JsonResponse({"ready": False, "reason": "no model is released: run scoreline publish"}, 503)
         with store_problems():
-            async with asyncio.timeout(chosen.store_timeout_s):
-                table = await client.releases()
-                if not table.current:
-                    return JsonResponse({"ready": False, "reason": "no model is released: run scoreline publish"}, 503)
-                degraded = bool(await client.store.exists(keys.DEGRADED))
+            degraded = bool(await scores.in_time(client.store.exists(keys.DEGRADED), until))
         reason = "fewer than half of the expected scoring workers live: low priority is refused" if degraded else None
         return JsonResponse({"ready": True, "degraded": degraded, "reason": reason})
 

@@ -63,8 +63,9 @@ _NO_CACHE: dict[str, Any] = {
 
 
 Given = TypeVar("Given")
-ANSWER_SHARE = 0.9
-"""Of the time that a call to the store may take: calls that queue for one another must be answered in it, too."""
+ANSWER_SHARE = 0.7
+"""Of the time that a call to the store may take, from when a call is looked at: it may have waited in the socket, and
+calls that queue for one another must be answered in that time, too."""
 
 
 def _client(request: Request) -> AsyncScoringClient:

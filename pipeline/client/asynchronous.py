@@ -79,7 +79,6 @@ class AsyncScoringClient:
         self._accept: Gathering[Submission, Accepted | Known]
         self._accept = Gathering(self._persistence.accept_once, keys.SCRIPT_LIMIT)
         self._read: Gathering[bytes, Status] = Gathering(self._persistence.read, READ_LIMIT)
-        self._listens = False
 
     async def __aenter__(self) -> Self:
         return self
@@ -239,7 +238,7 @@ class AsyncScoringClient:
         self, parts: AsyncGenerator[list[Request], None], *, window: int = 8192
     ) -> AsyncGenerator[list[Status | Problem], None]:
         """As ``score_many``, a part of at most ``SCRIPT_LIMIT`` requests at a time."""
-        await self._listen()
+        self.listen()
         accepted: asyncio.Queue[list[Answer] | Exception | None]
         accepted = asyncio.Queue(max(1, window // keys.SCRIPT_LIMIT))
 
@@ -316,7 +315,7 @@ class AsyncScoringClient:
 
     async def wait(self, request_id: str, timeout_s: float = 30.0) -> Status:
         """The status once the request has ended, or as it stands when ``timeout_s`` have passed."""
-        await self._listen()
+        self.listen()
         status = await self.get(request_id)
         return status if has_ended(status) else await self.wait_on(status, timeout_s)
 
@@ -328,7 +327,7 @@ class AsyncScoringClient:
 
     async def wait_for(self, request_id: bytes, timeout_s: float, *, by: float | None = None) -> Status | None:
         """The same by id, for a request that has not ended; None if ``timeout_s`` pass before it was looked at."""
-        await self._listen()
+        self.listen()
         until, rely_s = time.monotonic() + timeout_s, looks()
         status: Status | None = None
         while (status is None or not has_ended(status)) and (left := until - time.monotonic()) > 0:
@@ -339,7 +338,7 @@ class AsyncScoringClient:
 
     async def wait_for_all(self, request_ids: Sequence[bytes], timeout_s: float) -> list[Status | Problem]:
         """The statuses of requests once all of them have ended, or as they stand when ``timeout_s`` have passed."""
-        await self._listen()
+        self.listen()
         found = await self._ends_of(request_ids, time.monotonic() + timeout_s)
         return [found[request_id] for request_id in request_ids]
 
@@ -347,7 +346,7 @@ class AsyncScoringClient:
         self, model: str, features: Mapping[str, Any], *, timeout_s: float = 30.0, priority: PriorityName = "normal"
     ) -> Status:
         """Submit and wait: the end of the request, within its timeout."""
-        await self._listen()
+        self.listen()
         document = {"model": model, "features": features, "priority": priority, "timeout_s": timeout_s}
         accepted = await self.accept_request(check_envelope(document))
         if isinstance(accepted, Accepted) and not accepted.end:
@@ -357,14 +356,13 @@ class AsyncScoringClient:
                 return ended
         return await self.status_of(accepted)
 
+    def listen(self) -> None:
+        """Begin to hear of ends. Who waits for one begins it by itself; who will, saves the first of them a look."""
+        self._endings.start()
+
     async def releases(self, *, fresh: bool = True) -> ReleaseTable:
         """Which models and versions can be asked for."""
         return await self._producing.releases(fresh=fresh)
-
-    async def _listen(self) -> None:
-        if not self._listens:
-            await self._endings.start()
-            self._listens = True
 
 
 def _submission(request: ScoreRequest, key: str | None, scope: str, *, no_cache: bool) -> Submission:

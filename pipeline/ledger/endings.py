@@ -46,14 +46,10 @@ class Endings:
         self._listener: asyncio.Task[None] | None = None
         self._ready = asyncio.Event()
 
-    async def start(self) -> None:
-        """Begin to listen; ends announced from here on are heard."""
+    def start(self) -> None:
+        """Begin to listen, if nobody does. Nobody need wait for the channel: who waits for an end is woken by it."""
         if self._listener is None:
             self._listener = asyncio.create_task(self._listen(), name="endings")
-        try:
-            await asyncio.wait_for(self._ready.wait(), 2)
-        except TimeoutError:
-            return  # waiters look for themselves until the channel is back
 
     async def stop(self) -> None:
         """Stop listening."""

@@ -35,7 +35,7 @@ def with_endings(url: str, test: Callable[[Endings], Coroutine[Any, Any, None]])
     async def run() -> None:
         client = connect_async(read_settings({"SCORELINE_STORE_URL": url}))
         endings = Endings(client)
-        await endings.start()
+        endings.start()
         try:
             await test(endings)
         finally:
@@ -75,6 +75,15 @@ def test_a_connection_that_has_fallen_silent_is_taken_for_lost(valkey: str, netw
         await told(endings, lambda: asyncio.to_thread(network.cut, "listener"))
         network.mend("listener")
         await told(endings, lambda: asyncio.sleep(0))
+
+    with_endings(f"redis://127.0.0.1:{network.ports['listener']}/0", test)
+
+
+def test_who_waits_while_there_is_no_channel_is_woken_by_it(valkey: str, network: ProxyProcess) -> None:
+    network.cut("listener")
+
+    async def test(endings: Endings) -> None:
+        await told(endings, lambda: asyncio.to_thread(network.mend, "listener"))
 
     with_endings(f"redis://127.0.0.1:{network.ports['listener']}/0", test)
 
