@@ -1,9 +1,12 @@
-"""supervisord that looks after its programs ten times a second: ``python -m pipeline.stack.supervisord``.
+"""supervisord that looks after its programs ten times a second, and stops them when who started it is gone.
 
-Options as supervisord's. It begins anew what has died when it next looks, and of its own it looks once a second: a
-second in which requests wait.
+``python -m pipeline.stack.supervisord``, with supervisord's options. It begins anew what has died when it next looks,
+and of its own it looks once a second: a second in which requests wait. It runs in a session of its own, so that
+whoever started it may be killed without it: nobody would be left to stop what it runs.
 """
 
+import os
+import signal
 from typing import Any
 
 from supervisor import poller, supervisord
@@ -14,8 +17,15 @@ LOOK_S = 0.1
 class Poller(poller.Poller):
     """Waits for what its programs write or what it is asked, and no longer than LOOK_S."""
 
+    def __init__(self, options: Any) -> None:
+        super().__init__(options)
+        self._starter: int | None = os.getppid()
+
     def poll(self, timeout: float) -> Any:
         """The files to read and those to write, as soon as there are any."""
+        if self._starter is not None and self._starter != os.getppid():
+            self._starter = None
+            os.kill(os.getpid(), signal.SIGTERM)
         return super().poll(min(timeout, LOOK_S))
 
 

@@ -206,6 +206,23 @@ def check_kept(data: Path, request_id: str, tmp_path: Path) -> None:
         assert up.wait(90) == 0
 
 
+def test_what_up_has_started_stops_though_up_is_killed(tmp_path: Path) -> None:
+    ready = tmp_path / "ready.json"
+    up = subprocess.Popen(
+        [SCORELINE, "up", "--data-dir", str(tmp_path / "data"), "--ready-file", str(ready)],
+        stdout=subprocess.DEVNULL,
+        env={"PATH": os.environ["PATH"]},
+    )
+    try:
+        eventually(ready.exists, within_s=90)
+    finally:
+        up.kill()
+        up.wait()
+    pids = [pid for pids in json.loads(ready.read_text())["pids"].values() for pid in pids]
+    assert pids
+    eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids), within_s=60)
+
+
 def test_demo_scores_every_held_out_application(tmp_path: Path) -> None:
     done = subprocess.run(
         [SCORELINE, "demo", "--json"], check=False, capture_output=True, text=True, timeout=170, cwd=tmp_path
