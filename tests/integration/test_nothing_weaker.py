@@ -53,6 +53,13 @@ def test_no_service_is_told_to_do_less(measured: LocalStack) -> None:
         assert told == {f"SCORELINE_{each}" for each in GIVEN}, name
 
 
+def test_what_answers_comes_before_what_computes(measured: LocalStack) -> None:
+    services = measured.ready_document()["pids"]
+    nice = {name: psutil.Process(pid).nice() for name, (pid,) in services.items()}
+    assert nice["store"] == nice["api"] == nice["sweeper"] == psutil.Process().nice()
+    assert {nice[name] for name in (*Stage, "flower")} == {nice["api"] + 5}
+
+
 def test_workers_acknowledge_late_and_take_one_bell_at_a_time(measured: LocalStack) -> None:
     from celery import Celery  # noqa: PLC0415 - the only test here that speaks to the workers themselves
 

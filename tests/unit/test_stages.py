@@ -48,6 +48,16 @@ def test_anomalies_are_out_of_range_outlier_or_unseen() -> None:
     ]  # fmt: skip
 
 
+def test_columns_keep_the_order_of_the_manifest() -> None:
+    number, category = ENCODING["columns"]
+    columns = [number, {**number, "name": "m", "log": False, "marks_gaps": False}, category, {**number, "name": "o"}]
+    encoded, found = Encoder({"columns": columns}).encode([{"n": 0, "m": 101, "c": "a", "o": None}])
+    assert encoded.tolist() == [[-0.5, 0.0, 50.0, 1.0, 0.0, 0.0, -0.5, 1.0]]
+    assert [entry["feature"] for entry in found[0]] == ["m"]
+    expected = {"min": 0.0, "max": 100.0}
+    assert found[0][0] == {"feature": "m", "value": 101, "kind": "out_of_range", "expected": expected}
+
+
 def test_an_empty_batch_encodes_to_nothing() -> None:
     assert Encoder(ENCODING).encode([])[0].shape == (0, 5)
 
