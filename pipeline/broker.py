@@ -4,17 +4,39 @@ Losing a bell costs a second (the sweeper rings again), getting one twice costs 
 So there is no result backend, no retry of tasks, and no restoring of messages that anything depends on.
 """
 
+from typing import Any
+
 from celery import Celery
-from kombu import Queue
+from celery.app.amqp import AMQP
+from kombu import Connection, Queue
 
 from pipeline.contracts.stages import Stage
 from pipeline.ledger import keys
 from pipeline.settings import Settings
 
+RECONNECT_S = 0.5
+
+
+class PatientConnection(Connection):
+    """A connection that is tried again as often after a long outage as after a short one.
+
+    kombu's pauses grow by two seconds each. With those, workers began again up to eight seconds after a store that had
+    been away for ten and then loaded its file for three.
+    """
+
+    def ensure_connection(self, *arguments: Any, **options: Any) -> Connection:
+        """Connect, however often that has to be tried."""
+        pauses = {"interval_start": RECONNECT_S, "interval_step": 0, "interval_max": RECONNECT_S}
+        return super().ensure_connection(*arguments, **pauses | options)
+
+
+class _Broker(AMQP):
+    Connection = PatientConnection
+
 
 def make_app(settings: Settings) -> Celery:
     """The Celery app that all services share."""
-    app = Celery("scoreline", broker=settings.store_url, backend=None)
+    app = Celery("scoreline", broker=settings.store_url, backend=None, amqp=_Broker)
     app.conf.update(
         broker_transport_options={
             # All keys under the ledger's tag: broker and ledger are one server, settle and bell one script.
