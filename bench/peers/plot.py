@@ -49,6 +49,7 @@ def draw(document: dict[str, Any], picture: Path) -> None:
             strict=True,
         )
     axes.margins(x=0.1, y=0.1)
+    axes.set_xlim(right=2 * axes.get_xlim()[1])  # room for the labels of the fastest
     _label(axes, ends, taken)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
