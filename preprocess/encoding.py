@@ -21,7 +21,7 @@ Found = list[list[dict[str, Any]]]
 
 
 class NumberColumns:
-    """Numeric features that stand side by side, encoded together: a call of numpy costs as much as fifty numbers.
+    """Numeric features that stand side by side, encoded together: numpy's calls cost more than a small batch's numbers.
 
     ``low`` and ``high`` bound what training has seen of a feature; ``marks_gaps`` adds a column to it.
     """
