@@ -17,8 +17,8 @@ from pipeline.settings import Settings
 RECONNECT_S = 0.5
 
 
-class PatientConnection(Connection):
-    """A connection that is tried again as often after a long outage as after a short one.
+class SteadyConnection(Connection):
+    """A connection that is tried again at one pace, after a long outage as after a short one.
 
     kombu's pauses grow by two seconds each. With those, workers began again up to eight seconds after a store that had
     been away for ten and then loaded its file for three.
@@ -30,13 +30,13 @@ class PatientConnection(Connection):
         return super().ensure_connection(*arguments, **pauses | options)
 
 
-class _Broker(AMQP):
-    Connection = PatientConnection
+class _SteadyAmqp(AMQP):
+    Connection = SteadyConnection
 
 
 def make_app(settings: Settings) -> Celery:
     """The Celery app that all services share."""
-    app = Celery("scoreline", broker=settings.store_url, backend=None, amqp=_Broker)
+    app = Celery("scoreline", broker=settings.store_url, backend=None, amqp=_SteadyAmqp)
     app.conf.update(
         broker_transport_options={
             # All keys under the ledger's tag: broker and ledger are one server, settle and bell one script.
