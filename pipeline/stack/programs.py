@@ -10,7 +10,7 @@ from pipeline.contracts.stages import Stage
 from pipeline.settings import Durability
 from pipeline.stack.store_server import server_command
 
-BEHIND = ["nice", "-n", "5"]
+NICE = ["nice", "-n", "5"]
 """What computes, and what only watches, comes after what has to answer at once: where workers have all cores busy, or a
 dozen processes start, calls would wait in the API's socket for seconds before it comes to look at them."""
 
@@ -71,16 +71,16 @@ def programs(
     python = sys.executable
     health = iter(ports.health)
 
-    def watched(kind: str, copies: int, *arguments: str, behind: Sequence[str] = ()) -> Iterator[Program]:
+    def watched(kind: str, copies: int, *arguments: str, prefix: Sequence[str] = ()) -> Iterator[Program]:
         for copy, name in enumerate(names_of(kind, copies)):
             port = next(health)
-            command = [*behind, python, "-m", *arguments, "--health-port", str(port)]
+            command = [*prefix, python, "-m", *arguments, "--health-port", str(port)]
             yield Program(name, command, livez=f"http://127.0.0.1:{port}/livez", serves=copy == 0)
 
     workers: list[Program] = []
     for stage in Stage:
         copies = scoring_workers if stage is Stage.SCORING else other_workers
-        workers += watched(stage, copies, "tasks", stage, behind=BEHIND)
+        workers += watched(stage, copies, "tasks", stage, prefix=NICE)
     return [
         Program("store", server_command(ports.store, data_dir, durability), group="store", stop_s=30),
         *workers,
@@ -94,7 +94,7 @@ def programs(
         Program(
             "flower",
             [
-                *BEHIND, python, "-m", "celery", "-A", "tasks.app", "flower",
+                *NICE, python, "-m", "celery", "-A", "tasks.app", "flower",
                 "--address=127.0.0.1", f"--port={ports.flower}", "--logging=warning",
                 "--tasks_columns=name,args,state,result,received,runtime,worker",
             ],
