@@ -30,6 +30,7 @@ from pipeline.ledger.connection import connect_async
 from pipeline.ledger.endings import Endings, looks
 from pipeline.ledger.parcels import Accepted, Known, Submission, idempotency
 from pipeline.ledger.producing import Producing
+from pipeline.ledger.records import status_of, unpack_entry
 from pipeline.ledger.releases import ReleaseTable
 from pipeline.outside import Outside
 from pipeline.settings import Settings, read_settings
@@ -289,9 +290,12 @@ class AsyncScoringClient:
             if left <= 0:
                 await look(ids)
                 break
-            await self._endings.wait(ids, min(left, next(rely_s)))
+            for request_id, record in (await self._endings.wait(ids, min(left, next(rely_s)))).items():
+                found[request_id] = status_of(request_id, unpack_entry(record))
+                missing.discard(request_id)
             self._endings.forget(ids)
-            await look(ids)
+            if missing:
+                await look(list(missing))
         return found
 
     async def get(self, request_id: str, *, by: float | None = None) -> Status:
@@ -331,9 +335,12 @@ class AsyncScoringClient:
         until, rely_s = time.monotonic() + timeout_s, looks()
         status: Status | None = None
         while (status is None or not has_ended(status)) and (left := until - time.monotonic()) > 0:
-            await self._endings.wait([request_id], min(left, next(rely_s)))
+            announced = await self._endings.wait([request_id], min(left, next(rely_s)))
             self._endings.forget([request_id])
-            status = await self._read(request_id, by)
+            if announced:
+                status = status_of(request_id, unpack_entry(announced[request_id]))
+            else:
+                status = await self._read(request_id, by)
         return status
 
     async def wait_for_all(self, request_ids: Sequence[bytes], timeout_s: float) -> list[Status | Problem]:

@@ -34,6 +34,7 @@ class Endings:
 
     One subscription serves any number of waiters; a waiter costs one entry in a dictionary. An announcement is missed
     while the channel is down: then all who wait are woken, to look for themselves, and once more when it is back.
+    Small ones carry the ended records, too, which saves who waits the look.
     """
 
     REMEMBER = 50_000
@@ -41,8 +42,9 @@ class Endings:
     def __init__(self, client: AsyncClient) -> None:
         self._client = client
         self._waits: dict[bytes, list[_Wait]] = {}
-        # Ends heard lately, for those that ended before anybody began to wait. Ordered: the oldest is forgotten first.
-        self._heard: dict[bytes, None] = {}
+        # Ends that nobody waited for, heard lately, and before: who begins to wait may be a moment late.
+        self._heard: set[bytes] = set()
+        self._heard_before: set[bytes] = set()
         self._listener: asyncio.Task[None] | None = None
         self._ready = asyncio.Event()
 
@@ -56,13 +58,16 @@ class Endings:
         await abandon(self._listener)
         self._listener = None
 
-    async def wait(self, request_ids: Sequence[bytes], seconds: float) -> None:
-        """Wait until all are announced as ended, or ``seconds`` have passed, or less: then look, and come again."""
-        missing = [request_id for request_id in request_ids if request_id not in self._heard]
+    async def wait(self, request_ids: Sequence[bytes], seconds: float) -> dict[bytes, bytes]:
+        """Wait until all are announced as ended, or ``seconds`` have passed, or less: then look, and come again.
+
+        Returns the records of those whose end was announced with it: they need no look.
+        """
+        missing = [each for each in request_ids if each not in self._heard and each not in self._heard_before]
         if not missing:
-            return
+            return {}
         loop = asyncio.get_running_loop()
-        wait = _Wait(loop.create_future(), len(missing))
+        wait = _Wait(loop.create_future(), len(missing), {})
         for request_id in missing:
             self._waits.setdefault(request_id, []).append(wait)
         # Not wait_for: it costs three times as much, and every waiter of an API pays for it.
@@ -79,11 +84,12 @@ class Endings:
                         waits.remove(wait)
                         if not waits:
                             del self._waits[request_id]
+        return wait.records
 
     def forget(self, request_ids: Sequence[bytes]) -> None:
         """Forget having heard of these. Call it before reading them: what ends after the read is heard anew."""
-        for request_id in request_ids:
-            self._heard.pop(request_id, None)
+        self._heard.difference_update(request_ids)
+        self._heard_before.difference_update(request_ids)
 
     async def _listen(self) -> None:
         while True:
@@ -116,24 +122,41 @@ class Endings:
         for wait in {wait for waits in self._waits.values() for wait in waits}:
             _wake(wait)
 
-    def _announce(self, ids: bytes) -> None:
-        for start in range(0, len(ids), 16):
-            request_id = ids[start : start + 16]
-            self._heard[request_id] = None
-            for wait in self._waits.pop(request_id, ()):
+    def _announce(self, message: bytes) -> None:
+        ids, records = unpack_announcement(message)
+        for request_id in self._waits.keys() & ids:
+            for wait in self._waits.pop(request_id):
+                if request_id in records:
+                    wait.records[request_id] = records[request_id]
                 wait.missing -= 1
                 if not wait.missing:
                     _wake(wait)
-        while len(self._heard) > self.REMEMBER:
-            del self._heard[next(iter(self._heard))]
+            ids.discard(request_id)
+        self._heard |= ids
+        if len(self._heard) > self.REMEMBER:
+            self._heard, self._heard_before = set(), self._heard
+
+
+def unpack_announcement(message: bytes) -> tuple[set[bytes], dict[bytes, bytes]]:
+    """Which requests have ended, and the records that came along (see announce in lua/prelude/ends.lua)."""
+    count = message[0]
+    if not count:
+        return {message[at : at + 16] for at in range(1, len(message), 16)}, {}
+    records, at, record_at = {}, 1, 1 + 18 * count
+    for _ in range(count):
+        size = message[at + 16] << 8 | message[at + 17]
+        records[message[at : at + 16]] = message[record_at : record_at + size]
+        at, record_at = at + 18, record_at + size
+    return set(records), records
 
 
 @dataclass(slots=True, eq=False)
 class _Wait:
-    """One waiter: resolved when none of its requests is missing any more."""
+    """One waiter: resolved when none of its requests is missing any more. ``records``: of those announced with it."""
 
     done: asyncio.Future[None]
     missing: int
+    records: dict[bytes, bytes]
 
 
 def _wake(wait: _Wait) -> None:

@@ -7,13 +7,16 @@ from typing import Any
 import pytest
 
 from chaos.proxy import ProxyProcess
+from pipeline.contracts.stages import Stage
 from pipeline.ledger.connection import connect_async
-from pipeline.ledger.endings import Endings, looks
-from pipeline.ledger.keys import ENDED
+from pipeline.ledger.endings import Endings, looks, unpack_announcement
+from pipeline.ledger.keys import ENDED, record
 from pipeline.settings import read_settings
+from tests.conformance.conftest import Ledger
 
 FOR_EVER_S = 3600.0  # a test that waits for so long has failed
 ONE, OTHER = b"1" * 16, b"2" * 16
+NAMES_ONLY = b"\0"
 
 
 @pytest.fixture
@@ -45,14 +48,58 @@ def with_endings(url: str, test: Callable[[Endings], Coroutine[Any, Any, None]])
     asyncio.run(run())
 
 
-def test_an_announcement_wakes_and_is_remembered(valkey: str) -> None:
+def test_an_announcement_wakes_and_is_remembered_if_nobody_waited(valkey: str) -> None:
     store = connect_async(read_settings({"SCORELINE_STORE_URL": valkey}))
 
     async def test(endings: Endings) -> None:
-        await told(endings, lambda: store.publish(ENDED, OTHER + ONE))
-        await endings.wait([ONE, OTHER], FOR_EVER_S)
-        endings.forget([ONE])
-        await told(endings, lambda: store.publish(ENDED, ONE))
+        await told(endings, lambda: store.publish(ENDED, NAMES_ONLY + OTHER + ONE))
+        await endings.wait([OTHER], FOR_EVER_S)
+        await told(endings, lambda: store.publish(ENDED, NAMES_ONLY + ONE))
+        await store.aclose()
+
+    with_endings(valkey, test)
+
+
+def test_ends_that_nobody_waited_for_are_remembered_in_the_end_no_more(valkey: str) -> None:
+    store = connect_async(read_settings({"SCORELINE_STORE_URL": valkey}))
+    numbers = [number.to_bytes(16, "big") for number in range(4)]
+
+    async def test(endings: Endings) -> None:
+        endings.REMEMBER = 1
+        for number in numbers:
+            # ONE comes with each, so that it is known when the announcement has been heard.
+            await told(endings, lambda number=number: store.publish(ENDED, NAMES_ONLY + number + ONE))  # type: ignore[misc]
+        await endings.wait(numbers[-2:], FOR_EVER_S)
+        with pytest.raises(TimeoutError):
+            await asyncio.wait_for(endings.wait(numbers[:1], FOR_EVER_S), 0.1)
+        await store.aclose()
+
+    with_endings(valkey, test)
+
+
+@pytest.mark.parametrize(("count", "carried"), [(1, True), (3, True), (64, False)])
+def test_a_few_ends_are_announced_with_their_records(ledger: Ledger, count: int, carried: bool) -> None:
+    channel = ledger.client.pubsub(ignore_subscribe_messages=True)
+    channel.subscribe(ENDED)
+    channel.get_message(timeout=5)
+    ids = ledger.accept(count)
+    ledger.pass_stages(ledger.worker(), *Stage)
+
+    message = channel.get_message(timeout=5)
+    ended, records = unpack_announcement(message["data"])
+    assert ended == set(ids)
+    assert records == ({each: ledger.client.get(record(each)) for each in ids} if carried else {})
+
+
+def test_who_waits_gets_the_record_that_is_announced(valkey: str) -> None:
+    store = connect_async(read_settings({"SCORELINE_STORE_URL": valkey}))
+
+    async def test(endings: Endings) -> None:
+        await told(endings, lambda: asyncio.sleep(0))  # woken by the new channel
+        waiting = asyncio.create_task(endings.wait([ONE, OTHER], FOR_EVER_S))
+        await told(endings, lambda: store.publish(ENDED, NAMES_ONLY + ONE))
+        await store.publish(ENDED, b"\1" + OTHER + b"\0\5" + b"there")
+        assert await waiting == {OTHER: b"there"}
         await store.aclose()
 
     with_endings(valkey, test)
@@ -64,7 +111,7 @@ def test_a_lost_connection_wakes_all_to_look_and_announcements_come_again(valkey
     async def test(endings: Endings) -> None:
         await told(endings, lambda: store.execute_command("CLIENT", "KILL", "TYPE", "pubsub"))
         await told(endings, lambda: asyncio.sleep(0))  # woken by the new connection
-        await told(endings, lambda: store.publish(ENDED, ONE))
+        await told(endings, lambda: store.publish(ENDED, NAMES_ONLY + ONE))
         await store.aclose()
 
     with_endings(valkey, test)

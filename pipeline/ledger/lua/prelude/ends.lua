@@ -27,6 +27,24 @@ local function count_owned(records, step)
   for owner, sum in pairs(sums) do redis.call('HINCRBY', P .. 'owned', owner, sum) end
 end
 
+-- Tell who waits for ends. A small announcement carries the records, which saves everybody who waits the look: a round
+-- trip, at the light load where each counts most. A large one would take them to all who listen and wait for others.
+-- A message: a zero byte and the ids; or how many, for each an id and its record's length in two bytes, then the records.
+local CARRIES = 4096
+local function announce(ids, ends)
+  local size, heads = 0, {}
+  for i, id in ipairs(ids) do
+    local n = #ends[i]
+    size = size + n
+    if size > CARRIES then
+      redis.call('PUBLISH', P .. 'ended', '\0' .. table.concat(ids))
+      return
+    end
+    heads[i] = id .. string.char(math.floor(n / 256), n % 256)
+  end
+  redis.call('PUBLISH', P .. 'ended', string.char(#ids) .. table.concat(heads) .. table.concat(ends))
+end
+
 -- The ends of requests: each leaves `open` (the one terminal commit), its record becomes its end.
 -- ids: all still open (the caller has looked, in the same script). ends: their new records. The two lives in ms: a key
 -- never outlives what it stands for.
@@ -52,7 +70,7 @@ local function commit_ends(ids, ends, state, ttl, key_ttl)
   hold_keys(held, 'PX', key_ttl)
   count_owned(ends, -1)
   count(state, #ids)
-  redis.call('PUBLISH', P .. 'ended', table.concat(ids))
+  announce(ids, ends)
 end
 
 -- Whether the cache has room for n more entries of this life (ms), which live in two buckets as long as that. About: an

@@ -29,7 +29,7 @@ local function ring(lane, now)
   local idle = P .. 'idle:' .. string.match(lane, '^[^/]+')
   local entry, incarnation, field, limit, last
   repeat -- those of the fenced are dead
-    entry = redis.call('LPOP', idle)
+    entry = untold('LPOP', idle)
     incarnation, field, limit, last = string.match(entry or '', '^(%S+) (%S+) (%d+) (%S+)$')
   until not entry or not fenced(incarnation)
   if entry then
@@ -41,8 +41,8 @@ local function ring(lane, now)
         for i = 1, #batch[3] do wake[#wake + 1] = batch[list][i] or '' end
       end
     end
-    redis.call(unpack(wake))
-    redis.call('PEXPIRE', wake[2], 5000)
+    untold(unpack(wake))
+    untold('PEXPIRE', wake[2], 5000)
   elseif redis.call('SADD', P .. 'rung', lane) == 1 then
     push_bell(lane)
   end
@@ -150,7 +150,7 @@ local function join(entry)
       if rung ~= lane and string.match(rung, '^[^/]+') == queue then return 'bell' end
     end
   end
-  redis.call('LPUSH', P .. 'idle:' .. queue, entry)
-  redis.call('PEXPIRE', P .. 'idle:' .. queue, 5000)
+  untold('LPUSH', P .. 'idle:' .. queue, entry)
+  untold('PEXPIRE', P .. 'idle:' .. queue, 5000)
   return 'lingers'
 end
