@@ -6,7 +6,6 @@ ledger's counts prove that each request was claimed and settled at all three sta
 """
 
 import argparse
-import asyncio
 import importlib.metadata
 import json
 import os
@@ -16,6 +15,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import uvloop
 from rich.console import Console
 from rich.table import Table
 
@@ -76,7 +76,7 @@ def measure(rounds: int, scale: float, durability: Durability, names: list[str])
             async def send() -> None:
                 await senders[name](row, size)
 
-            asyncio.run(send())
+            uvloop.run(send())
 
         for name, size in sizes.items():  # warm up, not counted
             run(name, Row(), max(LEAST, size // 10))

@@ -6,7 +6,6 @@ the row ``submit_many``; a round sends for some seconds and counts until the las
 """
 
 import argparse
-import asyncio
 import itertools
 import json
 import random
@@ -21,6 +20,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import uvloop
 from rich.console import Console
 from rich.table import Table
 
@@ -114,10 +114,10 @@ def _steps(stack: LocalStack, ways: Mapping[int, Callable[[], Requests]], rounds
     """Each size in each round, in turning order."""
     rows = {size: Row() for size in ways}
     for requests in ways.values():
-        asyncio.run(_send(stack, requests(), WARM_UP_S, Row()))
+        uvloop.run(_send(stack, requests(), WARM_UP_S, Row()))
     for number in range(rounds):
         for size in list(ways)[:: 1 if number % 2 == 0 else -1]:
-            asyncio.run(_send(stack, ways[size](), seconds, rows[size]))
+            uvloop.run(_send(stack, ways[size](), seconds, rows[size]))
     return [Step(size, statistics.median(row.rates), statistics.median(row.cpu_us)) for size, row in rows.items()]
 
 

@@ -5,7 +5,6 @@ it took for a request, what the server's commands took of that, and what everyth
 """
 
 import argparse
-import asyncio
 import json
 import time
 from collections import defaultdict
@@ -15,6 +14,7 @@ from typing import Any
 
 import psutil
 import redis
+import uvloop
 from rich.console import Console
 from rich.table import Table
 
@@ -82,7 +82,7 @@ def profile(requests: int) -> dict[str, Any]:
             async def call() -> None:
                 await send(Row(), count)
 
-            asyncio.run(call())
+            uvloop.run(call())
 
         for name, send in (("submit_many", ways.submit_many), ("http-64", ways.http)):
             run(send, requests // 10)

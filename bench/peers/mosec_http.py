@@ -10,12 +10,13 @@ or a timeout, and sends again or does not. No retries, no states, no cache, no i
 capacity is refused (429).
 """
 
-import asyncio
 import itertools
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, ClassVar
+
+import uvloop
 
 from bench.http_load import load
 from bench.peers.inside.inputs import applications
@@ -61,5 +62,5 @@ class Mosec(Peer):
     def exchange(self, way: str, count: int, parallel: int) -> tuple[float, list[float]]:  # noqa: ARG002
         """One request each, over so many connections."""
         bodies = ({"features": features} for features in itertools.islice(self._rows, count))
-        latencies_ms, seconds = asyncio.run(load(self._port, "/inference", bodies, parallel))
+        latencies_ms, seconds = uvloop.run(load(self._port, "/inference", bodies, parallel))
         return seconds, latencies_ms

@@ -1,10 +1,11 @@
 """Scoreline itself, in the ways of ``make bench``: see there. Its CPU includes sweeper, supervisor, API and Flower."""
 
-import asyncio
 import importlib.metadata
 from collections.abc import Mapping
 from types import TracebackType
 from typing import ClassVar, Self
+
+import uvloop
 
 from bench.floor import Floor
 from bench.processes import Chain, measured_stack
@@ -50,4 +51,4 @@ class Scoreline:
             else:
                 await self._ways.http(row, count, parallel)
 
-        asyncio.run(send())
+        uvloop.run(send())

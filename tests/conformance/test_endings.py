@@ -109,8 +109,9 @@ def test_a_lost_connection_wakes_all_to_look_and_announcements_come_again(valkey
     store = connect_async(read_settings({"SCORELINE_STORE_URL": valkey}))
 
     async def test(endings: Endings) -> None:
+        await told(endings, lambda: asyncio.sleep(0))  # woken by the connection
         await told(endings, lambda: store.execute_command("CLIENT", "KILL", "TYPE", "pubsub"))
-        await told(endings, lambda: asyncio.sleep(0))  # woken by the new connection
+        await told(endings, lambda: asyncio.sleep(0))  # woken by the new one
         await told(endings, lambda: store.publish(ENDED, NAMES_ONLY + ONE))
         await store.aclose()
 

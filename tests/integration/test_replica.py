@@ -12,11 +12,14 @@ import redis
 
 from pipeline.client import AsyncScoringClient
 from pipeline.contracts.ids import from_text
+from pipeline.contracts.lanes import ModelRef
 from pipeline.contracts.problems import StoreUnavailable
+from pipeline.contracts.stages import Stage
 from pipeline.doctor import examine
-from pipeline.ledger.connection import connect_async
-from pipeline.ledger.keys import record
+from pipeline.ledger.connection import connect, connect_async
+from pipeline.ledger.keys import claims, record, wake
 from pipeline.ledger.releases import Release, publish
+from pipeline.ledger.scripts import Scripts
 from pipeline.settings import Settings, read_settings
 from pipeline.stack.store_server import server_command
 from tests.conftest import eventually, free_port
@@ -82,3 +85,25 @@ def test_the_doctor_misses_the_replica(servers: tuple[Settings, subprocess.Popen
         lambda: [check for check in asyncio.run(examine(settings)) if check.name == "replicas" and not check.ok]
     )
     assert "nothing would be accepted" in found[0].detail  # type: ignore[index]
+
+
+def test_a_wake_is_for_one_server_and_its_claim_is_on_the_replica(
+    servers: tuple[Settings, subprocess.Popen, int],
+) -> None:
+    settings, _, port = servers
+    primary, replica = connect(settings), redis.Redis(port=port)
+    scripts, model = Scripts(primary), ModelRef("m", "1", "a" * 64)
+    lane = model.lane(Stage.PREPROCESS)
+
+    async def submit() -> None:
+        async with AsyncScoringClient(settings=settings, retry_for_s=0) as client:
+            await publish(client.store, Release(model.name, model.version, model.digest, "", {}), make_current=True)
+            await client.submit("m", {"n": 1})
+
+    scripts.beat(args=["w1", "{}", "1"])
+    assert scripts.linger(args=["join", f"w1 7:1 64 {lane}"]) == b"lingers"
+    asyncio.run(submit())
+    primary.wait(1, 5000)  # the replica has all of it
+    assert primary.llen(wake("w1", "7:1")) > 1, "the batch is in the wake"
+    assert not replica.exists(wake("w1", "7:1"))
+    assert replica.hkeys(claims("w1")) == [b"7:1"]

@@ -19,7 +19,7 @@ local released = 0
 if ARGV[11] ~= '' then -- first: or another script would claim for who is gone
   local idle, name = P .. 'idle:' .. ARGV[11], incarnation .. ' ' .. prefix
   for _, entry in ipairs(redis.call('LRANGE', idle, 0, -1)) do
-    if string.sub(entry, 1, #name) == name then untold('LREM', idle, 0, entry) end
+    if string.sub(entry, 1, #name) == name then redis.call('LREM', idle, 0, entry) end
   end
 end
 for f = 1, #fields, 2 do

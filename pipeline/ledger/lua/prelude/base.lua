@@ -11,16 +11,6 @@ local function audit(...)
   if audited then redis.call('XADD', P .. 'events', '*', ...) end
 end
 
--- Call what changes only who lingers and who is woken: neither the file nor replicas are told. Who lingers waits on a
--- connection of this server's, and begins anew when that breaks; a wake's batch is in the claims, which are told.
-local set_repl = redis.set_repl or function() end -- fakeredis has none, nor a file
-local function untold(...)
-  set_repl(redis.REPL_NONE)
-  local reply = redis.call(...)
-  set_repl(redis.REPL_ALL)
-  return reply
-end
-
 -- The server's time in ms. It never goes back, not even by a failover to a server whose clock is behind: from then on
 -- the difference is added, for a time that stood still would revive nothing.
 local function now_ms()

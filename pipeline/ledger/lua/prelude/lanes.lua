@@ -20,6 +20,7 @@ local function fenced(incarnation)
 end
 
 local take -- below: it rings, too
+local set_repl = redis.set_repl or function() end -- fakeredis has neither a file nor replicas
 
 -- Say that a lane has work: wake a worker that lingers, else send a bell unless one is on its way.
 -- A worker that lingers after work of this very lane finds its next batch claimed for it, in the wake: that saves it a
@@ -29,7 +30,7 @@ local function ring(lane, now)
   local idle = P .. 'idle:' .. string.match(lane, '^[^/]+')
   local entry, incarnation, field, limit, last
   repeat -- those of the fenced are dead
-    entry = untold('LPOP', idle)
+    entry = redis.call('LPOP', idle)
     incarnation, field, limit, last = string.match(entry or '', '^(%S+) (%S+) (%d+) (%S+)$')
   until not entry or not fenced(incarnation)
   if entry then
@@ -41,8 +42,11 @@ local function ring(lane, now)
         for i = 1, #batch[3] do wake[#wake + 1] = batch[list][i] or '' end
       end
     end
-    untold(unpack(wake))
-    untold('PEXPIRE', wake[2], 5000)
+    -- A wake is for a connection of this server's: neither the file nor replicas are told. Its batch stands in the claims.
+    set_repl(redis.REPL_NONE)
+    redis.call(unpack(wake))
+    redis.call('PEXPIRE', wake[2], 5000)
+    set_repl(redis.REPL_ALL)
   elseif redis.call('SADD', P .. 'rung', lane) == 1 then
     push_bell(lane)
   end
@@ -150,7 +154,7 @@ local function join(entry)
       if rung ~= lane and string.match(rung, '^[^/]+') == queue then return 'bell' end
     end
   end
-  untold('LPUSH', P .. 'idle:' .. queue, entry)
-  untold('PEXPIRE', P .. 'idle:' .. queue, 5000)
+  redis.call('LPUSH', P .. 'idle:' .. queue, entry)
+  redis.call('PEXPIRE', P .. 'idle:' .. queue, 5000)
   return 'lingers'
 end
