@@ -38,6 +38,7 @@ class Endings:
     """
 
     REMEMBER = 50_000
+    """So many ends that nobody waited for are remembered at least, and twice as many at most."""
 
     def __init__(self, client: AsyncClient) -> None:
         self._client = client
@@ -124,15 +125,15 @@ class Endings:
 
     def _announce(self, message: bytes) -> None:
         ids, records = unpack_announcement(message)
-        for request_id in self._waits.keys() & ids:
+        awaited = self._waits.keys() & ids
+        for request_id in awaited:
             for wait in self._waits.pop(request_id):
                 if request_id in records:
                     wait.records[request_id] = records[request_id]
                 wait.missing -= 1
                 if not wait.missing:
                     _wake(wait)
-            ids.discard(request_id)
-        self._heard |= ids
+        self._heard |= ids - awaited
         if len(self._heard) > self.REMEMBER:
             self._heard, self._heard_before = set(), self._heard
 

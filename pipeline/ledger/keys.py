@@ -28,7 +28,7 @@ key               type    life                         what
 ``lanes``         zset    for ever (few)               LANE -> time of its last claim (ms)
 ``rung``          set     until answered               lanes with a bell in the queue
 ``idle:QUEUE``    list    while workers linger         ``INCARNATION FIELD LIMIT LANE`` of waiting workers
-``wake:WAKE``     list    5 s, on this server alone     the lane that woke a worker, its batch (see ``ring``)
+``wake:WAKE``     list    5 s, on this server alone    the lane that woke a worker, its batch (see ``ring``)
 ``bells``         string  for ever                     counts bells, for their ids
 ``clock``         string  for ever                     the latest time a script saw (ms): never goes back
 ``offset``        string  after a failover             ms that the server's clock is behind what was seen before

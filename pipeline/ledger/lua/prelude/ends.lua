@@ -30,13 +30,13 @@ end
 -- Tell who waits for ends. A small announcement carries the records, which saves everybody who waits the look: a round
 -- trip, at the light load where each counts most. A large one would take them to all who listen and wait for others.
 -- A message: a zero byte and the ids; or how many, for each an id and its record's length in two bytes, then the records.
-local CARRIES = 4096
+local RECORDS_LIMIT = 4096 -- bytes
 local function announce(ids, ends)
   local size, heads = 0, {}
   for i, id in ipairs(ids) do
     local n = #ends[i]
     size = size + n
-    if size > CARRIES then
+    if size > RECORDS_LIMIT then
       redis.call('PUBLISH', P .. 'ended', '\0' .. table.concat(ids))
       return
     end
