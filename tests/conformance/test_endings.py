@@ -38,6 +38,11 @@ async def nothing() -> None:
     """What happens meanwhile where the channel itself wakes who waits: as it is there, or there again."""
 
 
+async def subscribed(endings: Endings) -> None:
+    """Wait for the channel: an announcement made before is missed, and who waits for it is woken once to look."""
+    await told(endings, nothing)
+
+
 def with_endings(url: str, test: Callable[[Endings], Coroutine[Any, Any, None]]) -> None:
     async def run() -> None:
         client = connect_async(read_settings({"SCORELINE_STORE_URL": url}))
@@ -56,6 +61,7 @@ def test_an_announcement_wakes_and_is_remembered_if_nobody_waited(valkey: str) -
     store = connect_async(read_settings({"SCORELINE_STORE_URL": valkey}))
 
     async def test(endings: Endings) -> None:
+        await subscribed(endings)
         await told(endings, lambda: store.publish(ENDED, NAMES_ONLY + OTHER + ONE))
         await endings.wait([OTHER], FOR_EVER_S)
         await told(endings, lambda: store.publish(ENDED, NAMES_ONLY + ONE))
@@ -70,6 +76,7 @@ def test_ends_that_nobody_waited_for_are_remembered_in_the_end_no_more(valkey: s
 
     async def test(endings: Endings) -> None:
         endings.REMEMBER = 1
+        await subscribed(endings)
         for number in numbers:
             # ONE comes with each, so that it is known when the announcement has been heard.
             await told(endings, lambda number=number: store.publish(ENDED, NAMES_ONLY + number + ONE))  # type: ignore[misc]
@@ -102,7 +109,7 @@ def test_who_waits_gets_the_record_that_is_announced(valkey: str) -> None:
     store = connect_async(read_settings({"SCORELINE_STORE_URL": valkey}))
 
     async def test(endings: Endings) -> None:
-        await told(endings, nothing)  # woken by the new channel
+        await subscribed(endings)
         waiting = asyncio.create_task(endings.wait([ONE, OTHER], FOR_EVER_S))
         await told(endings, lambda: store.publish(ENDED, NAMES_ONLY + ONE))
         await store.publish(ENDED, b"\1" + OTHER + b"\0\5" + b"there")
@@ -116,9 +123,9 @@ def test_a_lost_connection_wakes_all_to_look_and_announcements_come_again(valkey
     store = connect_async(read_settings({"SCORELINE_STORE_URL": valkey}))
 
     async def test(endings: Endings) -> None:
-        await told(endings, nothing)  # woken by the connection
+        await subscribed(endings)
         await told(endings, lambda: store.execute_command("CLIENT", "KILL", "TYPE", "pubsub"))
-        await told(endings, nothing)  # woken by the new one
+        await subscribed(endings)
         await told(endings, lambda: store.publish(ENDED, NAMES_ONLY + ONE))
         await store.aclose()
 
@@ -127,9 +134,10 @@ def test_a_lost_connection_wakes_all_to_look_and_announcements_come_again(valkey
 
 def test_a_connection_that_has_fallen_silent_is_taken_for_lost(valkey: str, network: ProxyProcess) -> None:
     async def test(endings: Endings) -> None:
+        await subscribed(endings)
         await told(endings, lambda: asyncio.to_thread(network.cut, "listener"))
         network.mend("listener")
-        await told(endings, nothing)
+        await subscribed(endings)
 
     with_endings(f"redis://127.0.0.1:{network.ports['listener']}/0", test)
 
