@@ -25,6 +25,7 @@ from bench.processes import Chain, measured_stack
 from bench.rows import Row, goals
 from bench.ways import Ways
 from pipeline.settings import Durability
+from pipeline.stack.store_server import jemalloc
 
 SIZES = {
     "chain": 1000,
@@ -97,6 +98,7 @@ def _document(rows: dict[str, Row], durability: str) -> dict[str, Any]:
         "versions": {
             "python": platform.python_version(),
             **{name: importlib.metadata.version(name) for name in packages},
+            "allocator": jemalloc() or "C library",
         },
         "durability": durability,
         "rounds": len(chain.rates),
