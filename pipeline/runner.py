@@ -167,8 +167,8 @@ class Runner:
         """Work on the lane until it is empty or ``stay_s`` has passed, then linger for more.
 
         Lingering keeps nobody out - it ends with a wake for whichever lane of the queue has work, and does not begin
-        while another lane's bell waits there - so under light traffic one bell serves for ``job_s``, and few requests
-        pay for Celery's hop.
+        while another lane's bell waits there - so under light traffic one bell serves for ``job_s``. Then the next job
+        is rung for, whose worker lingers until a request comes: none pays for Celery's hop.
         """
         served = Served()
         job_ends_at = time.monotonic() + self._settings.job_s
@@ -178,7 +178,8 @@ class Runner:
             if batch is not None:
                 self._work(batch, stay, served)
             if stay.over and not self._claims.lingers:
-                # Settle has rung if anything waits: others get their turn, this process the next bell.
+                # Others get their turn, this process the next bell: one for this lane comes behind theirs.
+                self._claims.pass_on(lane)
                 return served
             woken = self._claims.linger(lane, self._limit(lane), self._settings.linger_s)
             if woken is None:

@@ -243,6 +243,10 @@ class Claims:
         count = len(lists) // 4
         return _batch(woken_for, place.incarnation, [now, field, *(lists[n * count :][:count] for n in range(4))])
 
+    def pass_on(self, lane: Lane) -> None:
+        """Ring a lane on leaving it, whether work waits there or not: who answers stands ready when some comes."""
+        self._scripts.linger(args=["pass", lane.name])
+
     def _woken(self, place: _Place, seconds: float) -> list[bytes] | None:
         found = self._client.blmpop(seconds, 1, place.wake, direction="LEFT", count=4 * keys.SCRIPT_LIMIT + 3)
         return found[1] if found else None

@@ -53,6 +53,26 @@ def lingerer(ledger: Ledger, name: str) -> Claims:
     return worker
 
 
+def test_who_leaves_an_empty_lane_has_the_next_one_stand_ready(ledger: Ledger) -> None:
+    lane, leaving, following = ledger.lane(), ledger.worker("w1"), ledger.worker("w2")
+    (first,) = ledger.accept()
+    batch = ledger.claim(leaving)
+    assert batch is not None
+    ledger.complete(leaving, batch, claim_next=0)
+    assert ledger.bells() == 1, "that of the first request"
+    leaving.pass_on(lane)
+    leaving.pass_on(lane)
+    assert ledger.bells() == 2, "one bell for as long as nobody answers it"
+    assert following.claim(lane, 64, answers_bell=True) is None
+    assert ledger.scripts.linger(args=["join", entry("w2", "7:1", lane)]) == b"lingers"
+    leaving.pass_on(lane)
+    assert ledger.bells() == 2, "somebody stands ready"
+    (second,) = ledger.accept()
+    assert ledger.bells() == 2
+    assert ledger.client.lrange(f"{TAG}wake:w2:7:1", 0, 0) == [lane.name.encode()]
+    assert ledger.states(first, second) == ["scoring", "preprocessing"]
+
+
 def test_the_fenced_are_passed_over(ledger: Ledger) -> None:
     alive = lingerer(ledger, "alive")
     entries = ledger.client.lrange(f"{TAG}idle:preprocess", 0, -1)

@@ -33,6 +33,7 @@ class Ledger:
         self.left = left
         self.claim_next: list[int] = []
         self.lingered = 0
+        self.passed_on = 0
         self.lingers = False
         self.steps: list[str] = []
         self.claimed = 0
@@ -64,6 +65,9 @@ class Ledger:
     def linger(self, lane: Lane, limit: int, seconds: float) -> Batch | Lane | None:
         self.lingered += 1
         return None
+
+    def pass_on(self, lane: Lane) -> None:
+        self.passed_on += 1
 
 
 class Watch:
@@ -141,6 +145,12 @@ def serve(service: Service, ledger: Ledger | None = None) -> tuple[Ledger, runne
 def test_a_busy_lane_is_left_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     ledger, served = serve(Service(Clock(monkeypatch), 0.2))
     assert (served.batches, ledger.claim_next, ledger.lingered) == (3, [64, 64, 0], 0)
+    assert ledger.passed_on == 1, "the next request finds somebody ready"
+
+
+def test_an_empty_lane_is_lingered_on_and_not_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger, served = serve(Service(Clock(monkeypatch), 0.01), Ledger(left=2))
+    assert (served.batches, ledger.lingered, ledger.passed_on) == (2, 1, 0), "an idle stack rings nobody"
 
 
 def test_the_steps_at_which_tests_kill_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,7 +169,7 @@ def test_after_an_interrupted_batch_the_process_ends(monkeypatch: pytest.MonkeyP
     ledger = Ledger()
     with pytest.raises(runner.Unfit, match="too long"):
         serve(Service(Clock(monkeypatch), 0.0, error=SoftLimit("too long")), ledger)
-    assert (ledger.claim_next, ledger.held, ledger.lingered) == ([0], set(), 0)
+    assert (ledger.claim_next, ledger.held, ledger.lingered, ledger.passed_on) == ([0], set(), 0, 0)
     assert all(isinstance(outcome, RetryLater) and outcome.attempts.suspect for outcome in ledger.outcomes)
 
 
