@@ -168,7 +168,7 @@ class Runner:
 
         Lingering keeps nobody out - it ends with a wake for whichever lane of the queue has work, and does not begin
         while another lane's bell waits there - so under light traffic one bell serves for ``job_s``. Then the next job
-        is rung for, whose worker lingers until a request comes: none pays for Celery's hop.
+        is rung for, whose worker lingers before a request comes: hardly one pays for Celery's hop.
         """
         served = Served()
         job_ends_at = time.monotonic() + self._settings.job_s
