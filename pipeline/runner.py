@@ -178,7 +178,8 @@ class Runner:
             if batch is not None:
                 self._work(batch, stay, served)
             if stay.over and not self._claims.lingers:
-                # Others get their turn, this process the next bell: one for this lane comes behind theirs.
+                # Settle has rung if anything waits; if nothing does, the next job stands ready for it all the same.
+                # Others get their turn first: this lane's bell comes behind theirs.
                 self._claims.pass_on(lane)
                 return served
             woken = self._claims.linger(lane, self._limit(lane), self._settings.linger_s)

@@ -34,13 +34,9 @@ async def told(endings: Endings, meanwhile: Callable[[], Coroutine[Any, Any, obj
     await waiting
 
 
-async def nothing() -> None:
-    """What happens meanwhile where the channel itself wakes who waits: as it is there, or there again."""
-
-
 async def subscribed(endings: Endings) -> None:
-    """Wait for the channel: an announcement made before is missed, and who waits for it is woken once to look."""
-    await told(endings, nothing)
+    """Wait until the channel is there, or there again, which wakes who waits. What is announced before, it misses."""
+    await endings.wait([ONE], FOR_EVER_S)
 
 
 def with_endings(url: str, test: Callable[[Endings], Coroutine[Any, Any, None]]) -> None:

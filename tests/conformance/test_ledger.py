@@ -5,15 +5,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.contracts.ids import to_text
 from pipeline.contracts.lanes import parse_lane
-from pipeline.contracts.problems import (
-    InvalidRequest,
-    NotDead,
-    NotFound,
-    Overloaded,
-    UnknownModel,
-)
+from pipeline.contracts.problems import Overloaded, UnknownModel
 from pipeline.contracts.stages import Priority, Stage, State
 from pipeline.contracts.status import Failure
 from pipeline.contracts.work import Attempts, Completed, Ended, Outcome, Output, RetryLater
@@ -21,7 +14,7 @@ from pipeline.ledger.claiming import ClaimLost, release_claims
 from pipeline.ledger.keys import TAG
 from pipeline.ledger.parcels import Submission
 from pipeline.ledger.releases import Release, ReleaseConflict, publish
-from tests.conformance.conftest import REF, Ledger, LedgerMaker, dead
+from tests.conformance.conftest import REF, Ledger, LedgerMaker
 from tests.conftest import eventually
 
 
@@ -269,67 +262,6 @@ def test_an_invalid_row_ends_and_the_others_go_on(ledger: Ledger) -> None:
     assert ledger.run(ledger.letters.page())[0] == []
 
 
-def test_a_dead_letter_keeps_everything_and_a_replay_resumes_at_the_stage_that_died(ledger: Ledger) -> None:
-    worker = ledger.worker()
-    (request_id,) = ledger.accept()
-    ledger.pass_stages(worker, Stage.PREPROCESS)
-    batch = ledger.claim(worker, Stage.SCORING)
-    assert batch is not None
-    ledger.settle(worker, batch, [dead()])
-    assert ledger.states(request_id) == ["dead"]
-    assert ledger.leftovers() == set()
-    letter = ledger.run(ledger.letters.get(request_id)).document()
-    assert (letter["input"], letter["stage"], letter["category"]) == ({"n": 0}, "scoring", "unknown")
-    assert [attempt["n"] for attempt in letter["attempts"]] == [1, 2, 3]
-
-    ledger.run(ledger.letters.replay(request_id))
-    assert ledger.states(request_id) == ["scoring"]
-    assert ledger.claim(worker, Stage.PREPROCESS) is None
-    with pytest.raises(NotDead):
-        ledger.run(ledger.letters.replay(request_id))
-    ledger.pass_stages(worker, Stage.SCORING, Stage.POSTPROCESS)
-    (end,) = ledger.read(request_id)
-    assert (end["state"], end["generation"], end["attempts"]) == ("succeeded", 1, 1)
-
-
-def test_dead_letters_are_bounded_by_count_and_by_age(make_ledger: LedgerMaker) -> None:
-    ledger = make_ledger(dead_max_count="3", dead_max_age="60")
-    worker = ledger.worker()
-    ids = []
-    for _ in range(5):
-        ids += ledger.accept()
-        batch = ledger.claim(worker)
-        assert batch is not None
-        ledger.settle(worker, batch, [dead()])
-        ledger.turn_clock(1)  # none dies in the same millisecond as another
-    kept = [letter.id for letter in ledger.run(ledger.letters.page())[0]]
-    assert sorted(kept) == sorted(ids[2:])
-    assert ledger.client.pttl(f"{TAG}d:".encode() + ids[4]) > 0
-    ledger.turn_clock(120)
-    ids += ledger.accept()
-    batch = ledger.claim(worker)
-    assert batch is not None
-    ledger.settle(worker, batch, [dead()])
-    assert [letter.id for letter in ledger.run(ledger.letters.page())[0]] == [ids[-1]]
-
-
-def test_letters_are_purged_and_missing_ones_named(ledger: Ledger) -> None:
-    worker = ledger.worker()
-    ids = ledger.accept(3)
-    batch = ledger.claim(worker)
-    assert batch is not None
-    ledger.settle(worker, batch, [dead()] * 3)
-    first, following = ledger.run(ledger.letters.page(limit=2))
-    rest, end = ledger.run(ledger.letters.page(limit=2, cursor=following))
-    assert {letter.id for letter in first + rest} == set(ids)
-    assert end is None
-    assert ledger.run(ledger.letters.purge(ids[:2])) == 2
-    with pytest.raises(NotFound):
-        ledger.run(ledger.letters.get(ids[0]))
-    with pytest.raises(InvalidRequest, match="begin again"):
-        ledger.run(ledger.letters.page(cursor=to_text(ids[0])))
-
-
 def test_a_result_is_kept_for_its_time(make_ledger: LedgerMaker) -> None:
     ledger = make_ledger(result_ttl="50")
     worker = ledger.worker()
@@ -386,20 +318,6 @@ def test_nothing_is_accepted_beyond_what_one_script_may_touch(ledger: Ledger) ->
     assert [work.id for work in batch.works] == sorted(ids)
     ledger.complete(worker, batch)
     assert set(ledger.states(*ids)) == {"scoring"}
-
-
-def test_a_request_that_ended_otherwise_leaves_no_letter(ledger: Ledger) -> None:
-    worker = ledger.worker()
-    (request_id,) = ledger.accept(timeout_ms=100)
-    batch = ledger.claim(worker)
-    assert batch is not None
-    ledger.turn_clock(1)
-    assert ledger.sweeping.expire_deadlines() == 1
-    ledger.settle(worker, batch, [dead()])
-    assert ledger.states(request_id) == ["expired"]
-    assert ledger.run(ledger.letters.page()) == ([], None)
-    with pytest.raises(NotDead):
-        ledger.run(ledger.letters.replay(request_id))
 
 
 def test_a_state_never_moves_back_when_a_batch_is_released(ledger: Ledger) -> None:
