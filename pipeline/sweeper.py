@@ -1,7 +1,8 @@
 """The sweeper: finds what nobody else is there to notice. Run at least two; one leads, the others stand by.
 
 Each round: due retries go back to their lanes, claims of workers that fell silent or batches that overran are
-released, deadlines expire (even with no worker alive), lanes with work that nobody claims are rung.
+released, deadlines expire (even with no worker alive), lanes with work that nobody claims are rung, and what scripts
+that were stopped on their way have left is repaired.
 """
 
 import math
@@ -17,12 +18,15 @@ from redis.exceptions import RedisError
 from pipeline.ledger import keys
 from pipeline.ledger.connection import OUTAGES, Client
 from pipeline.ledger.measuring import Measuring
-from pipeline.ledger.sweeping import Sweeping
+from pipeline.ledger.repairing import Repairs
+from pipeline.ledger.sweeping import Lead, Sweeping
 from pipeline.settings import LONGER, Settings
 
 log = structlog.get_logger()
 MAX_PAUSE_S = 30.0
 MEASURE_S = 1.0
+CLOCK_BEHIND_MS = 1000
+"""From here on it is worth a warning that the server's clock is behind the ledger's time."""
 WEAK_S = 3.0
 """For so long too few workers must live before the mode is degraded."""
 
@@ -51,11 +55,16 @@ class Sweeper:
         self._rings: dict[str, _Rings] = {}
         self._client = client
         self._measuring = Measuring(client, settings)
+        self._repairs = Repairs(client, settings)
         self._measured_at = -math.inf
         self._degraded = False
         self._strong_at = self._longer_until = -math.inf
         self._retries_wait = False
-        self._excused_until = -math.inf
+        self._swept_at = clock()
+        self._away = False
+        self._excused_until = self._overdue_excused_until = -math.inf
+        self._server_ms: int | None = None
+        self._clock_behind = False
         self._turned = time.monotonic()
         self.leads = False
 
@@ -80,18 +89,48 @@ class Sweeper:
         self._halt.set()
 
     def store_was_away(self) -> None:
-        """Workers could not beat either: silence counts from its return, or each outage would cost all of them."""
+        """This round came to nothing; the next one that does not looks how long that went."""
         self._rings.clear()
-        self._excused_until = self._clock() + self._settings.lease_ttl_s
+        self._away = True
+
+    def _excuse(self, now: float) -> None:
+        """Silence counts from now on: workers could not beat, or the clock has jumped over their heartbeats.
+
+        Once: another excuse is given when silence has counted for as long in between, or a store that fails now and then
+        would keep the claims of the dead for ever.
+        """
+        if now >= self._excused_until + self._settings.lease_ttl_s:
+            self._excused_until = now + self._settings.lease_ttl_s
+
+    def _look_at_clocks(self, lead: Lead) -> None:
+        """Give workers time to be heard of after an outage of the store, or when its clock has jumped ahead."""
+        now = self._clock()
+        passed_s, self._swept_at = now - self._swept_at, now
+        if self._away and passed_s >= self._settings.lease_ttl_s - 2 * self._settings.heartbeat_s:
+            self._excuse(now)
+        if self._server_ms is not None:
+            jump_s = (lead.now_ms - self._server_ms) / 1000 - passed_s
+            if jump_s > self._settings.heartbeat_s:
+                log.warning("store_clock_jumped", ahead_s=round(jump_s, 3))
+                self._excuse(now)
+                self._overdue_excused_until = now + self._sweeping.overdue_s(longer=now < self._longer_until)
+        self._away, self._server_ms = False, lead.now_ms
+        behind = lead.behind_ms > CLOCK_BEHIND_MS
+        if behind and not self._clock_behind:
+            log.warning("store_clock_behind", seconds=lead.behind_ms / 1000)
+        self._clock_behind = behind
 
     def sweep(self) -> None:
         """One round, if this sweeper leads."""
-        leads, degraded = self._sweeping.lead(
+        lead = self._sweeping.lead(
             self._name,
             shortage=self._sweeping.shortage(),
             backlogs=self._measuring.backlogs(),
             degraded=self._degraded,
+            passed_s=self._clock() - self._swept_at,
         )
+        self._look_at_clocks(lead)
+        leads, degraded = lead.leads, lead.degraded
         if leads != self.leads:
             log.info("sweeper_leads" if leads else "sweeper_stands_by", name=self._name)
             self.leads = leads
@@ -104,6 +143,7 @@ class Sweeper:
             self._expire_deadlines,
             self._release_claims,
             self._sweeping.forget_dead_workers,
+            self._repairs.scrub,
             self._ring_idle_lanes,
             self._measure,
         ):
@@ -153,9 +193,10 @@ class Sweeper:
         if self._clock() >= self._excused_until:
             for name, released in self._sweeping.release_dead_workers():
                 log.warning("worker_dead", incarnation=name, released=released)
-        overdue = self._sweeping.release_overdue_batches(longer=self._clock() < self._longer_until)
-        if overdue:
-            log.warning("batch_overdue", released=overdue)
+        if self._clock() >= self._overdue_excused_until:
+            overdue = self._sweeping.release_overdue_batches(longer=self._clock() < self._longer_until)
+            if overdue:
+                log.warning("batch_overdue", released=overdue)
 
     def _ring_idle_lanes(self) -> None:
         now, idle_s = self._clock(), self._settings.lane_idle_s
@@ -182,6 +223,7 @@ class Sweeper:
             return
         self._measured_at = now
         self._sweeping.trim_letters()
+        self._repairs.stranded()
         self._measuring.look(now, self._sweeping.server_ms())
         self._watch_strength(now)
 

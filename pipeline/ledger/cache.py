@@ -8,8 +8,7 @@ key               type    life          what
 ================= ======= ============= =========================================================================
 ``x:CACHE_KEY``   string  the TTL       msgpack of ``Hit``: a result, as one computation ended
 ``xi``            zset    for ever      CACHE_KEY -> when it expires (ms)
-``xs``            hash    for ever      CACHE_KEY -> bytes that the entry takes, about
-``xb``            string  for ever      bytes that all entries take
+``xs``            hash    for ever      CACHE_KEY -> bytes that the entry takes, about; '' -> that all of them take
 ================= ======= ============= =========================================================================
 
 Every key begins with the partition tag.

@@ -5,18 +5,19 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from pipeline.contracts.ids import accepted_ms
 from pipeline.contracts.lanes import Lane, parse_lane
-from pipeline.contracts.stages import Priority, Stage, State, deadline_of
+from pipeline.contracts.stages import ENDS, Priority, Stage, State, deadline_of
 from pipeline.contracts.status import Failure
 from pipeline.contracts.work import NO_ATTEMPTS, Attempts, Carry, Completed, Ended, Header, Outcome, RetryLater, Work
 from pipeline.ledger import keys
 from pipeline.ledger.connection import Client
 from pipeline.ledger.letters import pack_letter
 from pipeline.ledger.records import (
+    ACCEPTED,
     End,
     end_of,
     for_itself_alone,
@@ -45,7 +46,9 @@ class ClaimLost(Exception):
 class Batch:
     """A claimed batch. ``claimed_ms`` is the server's time; ``clock`` ours at that moment (monotonic seconds).
 
-    ``worked_ms``: how long its stage took.
+    ``worked_ms``: how long its stage took. ``strays``: requests that stood in the lane although they are past its stage,
+    because a script was stopped on its way (see ``lua/prelude/base.lua``): nobody runs them, and they go on from where
+    they are when the batch is settled.
     """
 
     lane: Lane
@@ -55,10 +58,24 @@ class Batch:
     clock: float
     works: list[Work]
     worked_ms: float = 0.0
+    strays: list["_Stray"] = field(default_factory=list)
 
     def server_ms(self) -> float:
         """The server's time now, to within the time the claim took."""
         return self.claimed_ms + (time.monotonic() - self.clock) * 1000
+
+
+class _Stray(NamedTuple):
+    """A request in a lane that it has left: its stored value, and the kind of that."""
+
+    id: bytes
+    score: bytes
+    blob: bytes
+    kind: str
+
+
+INPUT_KINDS = {Stage.PREPROCESS: ACCEPTED, Stage.SCORING: str(Stage.PREPROCESS), Stage.POSTPROCESS: str(Stage.SCORING)}
+"""The kind of value that is a stage's input."""
 
 
 class _Place(NamedTuple):
@@ -129,6 +146,11 @@ class Claims:
         stage, following = lane.stage, lane.stage.following
         stage_name, claimed_ms, worked_ms = str(stage), batch.claimed_ms, batch.worked_ms
         succeeded, scored_by = str(State.SUCCEEDED), f"{lane.model.name}@{lane.model.version}"
+        for stray in batch.strays:
+            if stray.kind == stage_name:  # this stage has done it: its output goes on
+                forwards += stray.id, stray.score, stray.blob
+            elif stray.kind in ENDS:  # it has ended, and has yet to leave
+                ends += stray.id, stray.kind, stray.blob
         # A record names its model's pool; a lane does so at scoring only.
         model = next((work.header.ref for work in batch.works if not work.unreadable), lane.model)
         for work, judged in zip(batch.works, outcomes, strict=True):
@@ -182,7 +204,7 @@ class Claims:
                 place.entry if idle else "",
                 round(settings.idempotency_ttl * 1000),
                 # A cache elsewhere is filled by the worker; then the ledger is none.
-                0 if settings.cache_url else round(1000 * batch.works[0].header.cache_s),
+                0 if settings.cache_url or not batch.works else round(1000 * batch.works[0].header.cache_s),
                 settings.cache_max_bytes,
                 batch.worked_ms,
                 *forwards,
@@ -254,13 +276,23 @@ class Claims:
 
 def _batch(lane: Lane, incarnation: str, reply: Sequence) -> Batch:
     now, name, ids, scores, blobs, attempts = reply
-    now_ms, works = int(now), []
+    now_ms, input_kind = int(now), INPUT_KINDS[lane.stage]
+    batch = Batch(lane, name.decode(), incarnation, now_ms, time.monotonic(), [])
     attempts = attempts or [None] * len(ids)
     for request_id, text, blob, tried in zip(ids, scores, blobs, attempts, strict=True):
         score = int(float(text))
         left_s = (deadline_of(score) - now_ms) / 1000
-        works.append(_work(request_id, score, lane, blob, unpack_attempts(tried) if tried else NO_ATTEMPTS, left_s))
-    return Batch(lane, name.decode(), incarnation, now_ms, time.monotonic(), works)
+        known = unpack_attempts(tried) if tried else NO_ATTEMPTS
+        try:
+            kind, header, carry, body, front = unpack_entry(blob or b"")
+        except (ValueError, TypeError) as error:
+            batch.works.append(_unreadable(request_id, score, lane, blob or b"", known, left_s, error))
+            continue
+        if kind == input_kind:
+            batch.works.append(Work(request_id, score, header, carry, body, blob, known, "", front, left_s))
+        else:
+            batch.strays.append(_Stray(request_id, text, blob, kind))
+    return batch
 
 
 def _not_storable(error: Exception) -> Ended:
@@ -295,33 +327,31 @@ def release_claims(
     signal: str = "",
     older_ms: int = 0,
     fence: bool = False,
-    silent_ms: int = 0,
     category: str = "crash",
     running: str = "",
     queue: str = "",
 ) -> int:
-    """Give a worker's claimed batches back to their lanes: how many requests, or -1 if it has beaten after all.
+    """Give a worker's claimed batches back to their lanes: how many requests.
 
     ``pid``: of that child only. ``older_ms``: batches claimed so long ago only. ``fence``: the incarnation is dead for
-    ever. ``silent_ms``: only if it has not beaten for so long. ``category``: what kind of failure is charged.
+    ever. ``category``: what kind of failure is charged.
     ``running``: charge this field's batch alone; '' charges any. ``queue``: take it off that list of idle workers, too.
     """
     prefix = "" if pid is None else f"{pid}:"
     flag = "1" if fence else "0"
-    arguments = [incarnation, prefix, charge, reason, signal, older_ms, flag, silent_ms, category, running, queue]
-    return int(scripts.release(args=arguments))
+    arguments = [incarnation, prefix, charge, reason, signal, older_ms, flag, category, running, queue]
+    released, more = 0, True
+    while more:
+        now_released, more = scripts.release(args=arguments)
+        released += now_released
+    return released
 
 
-def _work(request_id: bytes, score: int, lane: Lane, blob: bytes | None, attempts: Attempts, left_s: float) -> Work:
-    blob = blob or b""
-    try:
-        _, header, carry, body, front = unpack_entry(blob)
-    except (ValueError, TypeError) as error:
-        # It would stop every batch that it is claimed with: it ends, and the others go on.
-        model = lane.model
-        digest = bytes.fromhex(model.digest)
-        header = Header(model.name, model.version, digest, model.pool, Priority.LOW, 0, 0, True)
-        unreadable = f"its stored form cannot be read: {type(error).__name__}: {error}"
-        front = pack_front(header)
-        return Work(request_id, score, header, Carry(0), None, blob, attempts, unreadable, front, left_s)
-    return Work(request_id, score, header, carry, body, blob, attempts, "", front, left_s)
+def _unreadable(
+    request_id: bytes, score: int, lane: Lane, blob: bytes, attempts: Attempts, left_s: float, error: Exception
+) -> Work:
+    """A request whose value nobody can take apart. It would stop every batch that it is claimed with: it ends."""
+    model = lane.model
+    header = Header(model.name, model.version, bytes.fromhex(model.digest), model.pool, Priority.LOW, 0, 0, True)
+    reason = f"its stored form cannot be read: {type(error).__name__}: {error}"
+    return Work(request_id, score, header, Carry(0), None, blob, attempts, reason, pack_front(header), left_s)

@@ -96,7 +96,7 @@ class Endings:
         while True:
             try:
                 async with self._client.pubsub() as channel:
-                    await channel.subscribe(keys.ENDED)
+                    await channel.subscribe(keys.ended_channel(self._client))
                     await self._follow(channel)
             except (RedisError, OSError) as error:
                 log.warning("endings_interrupted", error=str(error))

@@ -15,7 +15,8 @@ key               type    life                         what
 ``e:ID``          string  until all have it            its outcome: the first member's record as ended
 ``fanout``        hash    until all have it            ID of such a flight -> state
 ``k:KEY``         string  until ended, + idempot._ttl  an idempotency key (16 bytes of SHA-256) -> ID, body digest
-``a:RECEIPT``     string  2 min                        what one accept answered: for those who did not hear it
+``a:RECEIPT``     string  2 min                        what one accept answered: for those who did not hear it; while
+                                                       it has not answered, the time that its ids begin with
 ``open``          zset    while anything is unfinished ids without an end; score: deadline (ms), +inf once
                                                        scoring has claimed it. Leaving it *is* the one commit
 ``q:LANE``        zset    while work waits             waiting ids; score: priority, then deadline
@@ -44,7 +45,7 @@ key               type    life                         what
 ``firsts``        hash    for ever                     LANE -> first attempts in ten seconds   }
 ``pace``          string  3 s, while there is one      lanes with a backlog: ``LANE RATE`` lines
 ``degraded``      string  10 s, while it is true       too few workers live: batches may take longer meanwhile
-``owned``         hash    for ever (few)               OWNER -> unfinished requests of an API key with a limit
+``owned``         hash    while any is unfinished      OWNER -> unfinished requests of an API key
 ``due``           hash    for ever (few)               OWNER -> when its next request is due at its rate (ms)
 ``leader``        string  1.5 s                        the sweeper that leads
 ``audit``         string  while the proof runs         what befalls batches and requests is logged in ``events``
@@ -61,7 +62,8 @@ key               type    life                         what
 ``dead``          zset    bounded by count and age     ID -> when it died (ms)
 ``d:ID``          string  dead_max_age                 the dead letter, whole
 ``dm:ID``         zset    dead_max_age                 who died with it, if several: ids
-``ended``         channel                              ids that ended, 16 bytes each, a message a settle
+``ended``         channel                              ids that ended, a message a settle; with ``:DB`` behind it in
+                                                       databases other than 0
 ``QUEUE``         list                                 the broker's queue of bells (kombu's format and keys)
 ================= ======= ============================ ========================================================
 
@@ -69,10 +71,13 @@ ID is 16 bytes, OWNER 8 (of an API key's digest), INCARNATION 32 hex digits, LAN
 FIELD ``PID:NUMBER``, WAKE ``INCARNATION:FIELD``. The cache, which may live elsewhere, has its own legend in ``cache``.
 """
 
+from typing import Any
+
 TAG = "{p00}:"
 
 OPEN = TAG + "open"
 FANOUT = TAG + "fanout"
+JOINED = TAG + "joined"
 LATER = TAG + "later"
 ATTEMPTS = TAG + "attempts"
 BEATS = TAG + "beats"
@@ -94,6 +99,7 @@ RELEASES = TAG + "releases"
 EPOCH = TAG + "epoch"
 DEAD = TAG + "dead"
 ENDED = TAG + "ended"
+"""The channel of ends of database 0; see ``ended_channel``."""
 AUDIT = TAG + "audit"
 EVENTS = TAG + "events"
 
@@ -107,6 +113,12 @@ _CACHED = (TAG + "x:").encode()
 
 SCRIPT_LIMIT = 128
 """No script touches more requests than this: it bounds how long the server is busy with one call."""
+
+
+def ended_channel(client: Any) -> str:
+    """The channel on which a client's database announces its ends: the server's channels are of all databases."""
+    database = client.connection_pool.connection_kwargs.get("db") or 0
+    return f"{ENDED}:{database}" if database else ENDED
 
 
 def record(request_id: bytes) -> bytes:

@@ -218,10 +218,10 @@ class DeadLetters:
                 raise NotFound(f"no dead letter {to_text(request_id)}")
             replayed = 0
             for chunk in _chunks(list(letter.died)):
-                waiting = await self._scripts.replay(args=await self._replay_arguments(letter, chunk))
+                waiting, waited = await self._scripts.replay(args=await self._replay_arguments(letter, chunk))
                 if waiting < 0:
                     raise NotDead(f"{to_text(request_id)} is not dead any more, or was not for all until this moment")
-                replayed += waiting
+                replayed += waiting + waited
         if not replayed:
             raise NotDead(f"nobody who died with {to_text(request_id)} is left to answer")
 
@@ -254,9 +254,9 @@ class DeadLetters:
         with store_problems():
             for chunk in _chunks(request_ids):
                 async with self._client.pipeline(transaction=True) as pipe:
-                    pipe.zrem(keys.DEAD, *chunk)
                     pipe.delete(*map(keys.letter, chunk), *map(keys.letter_members, chunk))
-                    purged += (await pipe.execute())[0]
+                    pipe.zrem(keys.DEAD, *chunk)
+                    purged += (await pipe.execute())[1]
         return purged
 
 

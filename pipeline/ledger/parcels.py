@@ -130,6 +130,9 @@ class Parcel:
     def __init__(self, submissions: Sequence[Submission]) -> None:
         self.submissions = submissions
         self.receipt = os.urandom(16)
+        # With the time that the ledger notes beside the receipt they are the requests' ids, however often they are sent.
+        self._tails = random_tails(len(submissions))
+        self.sendings = 0
         self.packed = False
         self.looked = False
 
@@ -150,9 +153,8 @@ class Parcel:
             settings.key_in_flight,
         ]
         limited = bool(settings.key_rate or settings.key_in_flight)
-        tails = random_tails(len(self.submissions))
         kinds: dict[tuple[str, int, int, bool], _Kind] = {}
-        for place, (submission, tail) in enumerate(zip(self.submissions, tails, strict=True)):
+        for place, (submission, tail) in enumerate(zip(self.submissions, self._tails, strict=True)):
             try:
                 kind = submission.model, submission.priority, submission.timeout_ms, submission.allow_degraded
                 if kind not in kinds:
@@ -179,8 +181,9 @@ class Parcel:
         self.looked = True
 
     def arguments(self) -> list[Any]:
-        """Those of the accept script."""
-        arguments = self.head.copy()
+        """Those of the accept script, for one more sending."""
+        self.sendings += 1
+        arguments = [*self.head, "1" if self.sendings > 1 else "0"]
         for row in self.sent:
             scoring, record = ("", row.end) if row.end else (row.scoring, row.record)
             arguments += row.tail, scoring, row.header.priority, row.header.timeout_ms, record

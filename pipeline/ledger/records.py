@@ -210,13 +210,13 @@ def unpack_attempts(blob: bytes | None) -> Attempts:
         return NO_ATTEMPTS
     try:
         document = json.loads(blob)
-    except ValueError:
-        return NO_ATTEMPTS  # as the scripts read it: what nobody understands must not stop a lane
-    errors = tuple(
-        Attempt(entry["n"], int(entry["at"]), entry["stage"], entry["error"], entry.get("signal"), entry["category"])
-        for entry in document["errors"] or ()
-    )
-    return Attempts(int(document["starts"]), int(document["losses"]), bool(document["suspect"]), errors)
+        errors = tuple(
+            Attempt(entry["n"], int(entry["at"]), entry["stage"], entry["error"], entry.get("signal"), entry["category"])
+            for entry in document["errors"] or ()
+        )
+        return Attempts(int(document["starts"]), int(document["losses"]), bool(document["suspect"]), errors)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return NO_ATTEMPTS  # what nobody understands must not stop a lane
 
 
 def end_of(state: State, front: bytes, carry: Carry, end: End) -> bytes:

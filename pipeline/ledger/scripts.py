@@ -1,9 +1,11 @@
-"""Loads the ledger's scripts: each ``lua/NAME.lua`` with the prelude and the bell before it."""
+"""Loads the ledger's scripts: each ``lua/NAME.lua`` with the prelude, the bell and the channel before it."""
 
 import json
 from functools import cache
 from importlib.resources import files
 from typing import Any
+
+from pipeline.ledger import keys
 
 SCRIPTS = (
     "accept",
@@ -22,6 +24,8 @@ SCRIPTS = (
     "lead",
     "trim",
     "standing",
+    "scrub",
+    "reopen",
 )
 
 
@@ -33,8 +37,11 @@ OWN_PARTS = {"accept": ("admission",)}
 
 
 @cache
-def source(name: str, *, flags: bool = True) -> str:
-    """The full text of a script. ``flags=False`` leaves out the first line's flags, which fakeredis does not know."""
+def source(name: str, *, channel: str = keys.ENDED, flags: bool = True) -> str:
+    """The full text of a script. ``channel``: on which ends are announced (see ``keys.ended_channel``).
+
+    ``flags=False`` leaves out the first line's flags, which fakeredis does not know.
+    """
     folder = files("pipeline.ledger")
     text = (folder / "lua" / f"{name}.lua").read_text()
     flag_line = ""
@@ -46,7 +53,8 @@ def source(name: str, *, flags: bool = True) -> str:
     prelude = "\n".join(
         (folder / "lua" / "prelude" / f"{part}.lua").read_text() for part in (*PRELUDE, *OWN_PARTS.get(name, ()))
     )
-    return f"{head}local BELL = [==[{bell}]==]\n{prelude}\n{text}"
+    constants = f"local BELL, CHANNEL = [==[{bell}]==], '{channel}'"
+    return f"{head}{constants}\n{prelude}\n{text}"
 
 
 class Scripts:
@@ -57,8 +65,9 @@ class Scripts:
 
     def __init__(self, client: Any) -> None:
         flags = not type(client).__module__.startswith("fakeredis")
+        channel = keys.ended_channel(client)
         for name in SCRIPTS:
-            setattr(self, name, client.register_script(source(name, flags=flags)))
+            setattr(self, name, client.register_script(source(name, channel=channel, flags=flags)))
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"no script named {name!r} in pipeline/ledger/lua")

@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 import structlog
 from redis.exceptions import ResponseError
 
+from pipeline.contracts.ids import to_text
 from pipeline.contracts.stages import Priority, State
 from pipeline.contracts.status import Failure
 from pipeline.contracts.work import Carry, Header
@@ -30,10 +31,15 @@ Shortage = Literal["", "lean", "full"]
 
 
 class Lead(NamedTuple):
-    """Whether this sweeper leads, and whether the mode is degraded."""
+    """Whether this sweeper leads, and whether the mode is degraded.
+
+    ``now_ms``: the ledger's time. ``behind_ms``: by how much the server's own clock is behind it.
+    """
 
     leads: bool
     degraded: bool
+    now_ms: int
+    behind_ms: int
 
 
 class Sweeping:
@@ -45,15 +51,24 @@ class Sweeping:
         self._scripts = Scripts(client)
         self._log_failed = False
 
-    def lead(self, name: str, *, shortage: Shortage = "", backlogs: str = "", degraded: bool = False) -> Lead:
+    def lead(
+        self,
+        name: str,
+        *,
+        shortage: Shortage = "",
+        backlogs: str = "",
+        degraded: bool = False,
+        passed_s: float = 0,
+    ) -> Lead:
         """Take or keep the lead for three seconds; not ``leads`` if another sweeper has it.
 
         The leader says whether the store is short of memory (``lean``: the cache takes nothing more; ``full``: nothing
         more is accepted either), which lanes have a backlog (see ``measuring``), and whether too few workers live. That
-        it finds as the leader before it has left it.
+        it finds as the leader before it has left it. ``passed_s``: since its last round, by its own clock.
         """
-        leads, found = self._scripts.lead(args=[name, shortage, backlogs, "1" if degraded else ""])
-        return Lead(bool(leads), bool(found))
+        said = [name, shortage, backlogs, "1" if degraded else "", round(1000 * passed_s)]
+        leads, found, now_ms, behind_ms = self._scripts.lead(args=said)
+        return Lead(bool(leads), bool(found), int(now_ms), int(behind_ms))
 
     def shortage(self) -> Shortage:
         """Whether the store has used so much of its limit that what is accepted needs the rest."""
@@ -107,14 +122,17 @@ class Sweeping:
             released.append((name, count))
         return released
 
+    def overdue_s(self, *, longer: bool) -> float:
+        """How long a batch may be claimed. ``longer``: it may have begun with the limits of degraded mode."""
+        # Its parent kills a process at the limit; this is for parents that do not. A batch may have waited for another.
+        return 2 * self._settings.hard_limit_s * (LONGER if longer else 1) + 5
+
     def release_overdue_batches(self, *, longer: bool = False) -> int:
         """Release batches that run past the hard limit although their worker beats; how many requests.
 
         ``longer``: they may have begun with the limits of degraded mode.
         """
-        # Its parent kills a process at the limit; this is for parents that do not. A batch may have waited for another.
-        limit_s = self._settings.hard_limit_s * (LONGER if longer else 1)
-        overdue_ms = round(2 * limit_s * 1000) + 5000
+        overdue_ms = round(1000 * self.overdue_s(longer=longer))
         released = 0
         for incarnation in self._client.zrangebyscore(keys.BEATS, "(0", "+inf"):
             reason = f"ran longer than the hard limit of {self._settings.hard_limit_s:g} s"
@@ -125,11 +143,12 @@ class Sweeping:
         return released
 
     def forget_dead_workers(self, *, after_s: float = 600) -> None:
-        """Drop the descriptions of fenced workers some minutes after they died."""
+        """Drop the descriptions of fenced workers some minutes after they died, unless they still hold claims."""
         dead_since = self.server_ms() - after_s * 1000
         for incarnation in self._client.zrangebyscore(keys.BEATS, -dead_since, 0):
-            self._client.zrem(keys.BEATS, incarnation)
-            self._client.hdel(keys.WORKERS, incarnation)
+            if not self._client.exists(keys.claims(incarnation.decode())):
+                self._client.hdel(keys.WORKERS, incarnation)
+                self._client.zrem(keys.BEATS, incarnation)
 
     def expire_deadlines(self) -> int:
         """End requests whose deadline has passed before scoring claimed them; how many."""
@@ -143,6 +162,20 @@ class Sweeping:
         )
         if not due:
             return 0
+        try:
+            return self._expire(due)
+        except ResponseError:
+            # One that cannot be ended must not keep the others from their ends.
+            return sum(self._expire_alone(request_id) for request_id in due)
+
+    def _expire_alone(self, request_id: bytes) -> int:
+        try:
+            return self._expire([request_id])
+        except ResponseError as error:
+            log.warning("request_not_expired", request_id=to_text(request_id), error=str(error))
+            return 0
+
+    def _expire(self, due: list[bytes]) -> int:
         blobs = self._client.mget([keys.record(request_id) for request_id in due])
         entries = [_readable(blob) for blob in blobs]
         flights = [entry.ties.flight or request_id for entry, request_id in zip(entries, due, strict=True)]

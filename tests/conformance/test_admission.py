@@ -191,9 +191,9 @@ def test_in_degraded_mode_low_priority_is_refused_and_stages_have_more_time(ledg
     Heartbeat(incarnation, ledger.client, ledger.settings).beat()
     assert incarnation.degraded, "its worker knows, and gives batches more time"
     ledger.client.delete(f"{TAG}leader")
-    assert ledger.sweeping.lead("another") == (True, True), "who leads next finds it so"
+    assert ledger.sweeping.lead("another")[:2] == (True, True), "who leads next finds it so"
     assert isinstance(submit(ledger, priority=Priority.LOW), Degraded)
-    assert ledger.sweeping.lead("another") == (True, False)
+    assert ledger.sweeping.lead("another")[:2] == (True, False)
     Heartbeat(incarnation, ledger.client, ledger.settings).beat()
     assert not incarnation.degraded
     assert isinstance(submit(ledger, priority=Priority.LOW), Accepted)

@@ -27,9 +27,9 @@ def test_claims_settles_releases_and_ends_are_logged_a_batch_each(ledger: Ledger
     assert each == [
         *(claimed, settled),
         *(claimed, released, claimed, settled),
-        *(claimed, settled, (b"ended", None)),
+        *(claimed, (b"ended", None), settled),
     ]
-    first, end = log[0], log[-1]
+    first, end = log[0], log[-2]
     assert first[b"ids"] == b"".join(ids)
     assert (first[b"incarnation"], first[b"lane"]) == (b"w1", ledger.lane().name.encode())
     assert log[1][b"field"] == first[b"field"]

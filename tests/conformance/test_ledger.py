@@ -158,7 +158,7 @@ def test_only_the_dead_childs_claims_are_released(ledger: Ledger) -> None:
     assert first is not None
     assert second is not None
     assert (
-        ledger.scripts.release(args=["w1", second.field, "start", "died", "SIGKILL", 0, "0", 0, "crash", "", ""]) == 2
+        ledger.scripts.release(args=["w1", second.field, "start", "died", "SIGKILL", 0, "0", "crash", "", ""]) == [2, 0]
     )
     ledger.complete(worker, first)
     again = ledger.claim(worker)

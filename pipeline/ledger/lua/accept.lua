@@ -1,22 +1,27 @@
 -- Accept requests: record, waiting entry, deadline and bell; or what is there already for their keys.
 -- ARGV: epoch, max_waiting, receipt (16 random bytes), its life in ms, result_ttl ms, idempotency_ttl ms, the rest of the
 --       record of who joins a flight, ms between two requests of one API key (0: any), unfinished requests of one API key
---       (0: any), then five for each request: id tail (10 bytes), scoring lane ('' if the record is its end, from the
---       cache), priority, timeout_ms, record.
+--       (0: any), '1' if the parcel was sent before, then five for each request: id tail (10 bytes), scoring lane ('' if
+--       the record is its end, from the cache), priority, timeout_ms, record.
 -- Returns {'stale'} (the releases changed: resolve again), or {'ok', answers, unfinished}: for each request 17 bytes, a
 -- letter and an id: n new, j new and joined to a flight, e new and ended at once with an answer that was there, o old
 -- (the key is known). Or a refusal, which stores nothing: m mismatch (the key is known, with another body), f full (as
 -- many are unfinished as may), s short of memory, d degraded (low priority is refused), and with ms in the place of the
 -- id: l its API key's rate is used up (until then), c its API key has as many unfinished as it may, u its deadline cannot
 -- be met (so long would it wait).
--- The same receipt gives the same answers: who did not hear them sends again.
+-- The same receipt gives the same answers: who did not hear them sends again. It is written twice: first with the time
+-- that all ids of the parcel begin with, so that a parcel that was stopped on its way is accepted once for all that; at
+-- the end with the answers. `open` is where a request is accepted. What is written before stands for nothing until then,
+-- and a key or a flight that stands for nothing is not believed.
+local FIRST = 11 -- ARGV: where the requests begin
 local known = redis.call('MGET', P .. 'epoch', P .. 'full', P .. 'a:' .. ARGV[3], P .. 'degraded', P .. 'pace')
-if known[3] then return { 'ok', known[3], 0 } end
+local receipt = known[3]
+if receipt and #receipt > 6 then return { 'ok', receipt, 0 } end
 if (known[1] or '0') ~= ARGV[1] then return { 'stale' } end
 
 -- What the keys stand for: requests by idempotency key, flights by cache key.
 local requests_by, flights_by, bodies, owners, keys, n = {}, {}, {}, {}, {}, 0
-for i = 10, #ARGV, 5 do
+for i = FIRST, #ARGV, 5 do
   local key, body, cache_key, owner = ties_of(ARGV[i + 4])
   if key then
     n = n + 1
@@ -38,6 +43,39 @@ end
 
 local now = now_ms()
 
+-- The time that all ids begin with.
+local stamp = receipt
+if not stamp then
+  stamp = ''
+  local left = now
+  for _ = 1, 6 do
+    stamp = string.char(left % 256) .. stamp
+    left = math.floor(left / 256)
+  end
+end
+
+-- A key stands for a request that is accepted: it is open, or has ended.
+local function is_accepted(id)
+  return redis.call('ZSCORE', P .. 'open', id) or end_of(redis.call('GET', P .. 'r:' .. id))
+end
+for _, key in pairs(requests_by) do
+  if held[key] and not is_accepted(sub(held[key], 1, 16)) then held[key] = false end
+end
+
+-- What an earlier sending of this parcel has accepted: its answers.
+local accepted_before = {}
+if ARGV[10] == '1' then
+  for i = FIRST, #ARGV, 5 do
+    local id = stamp .. ARGV[i]
+    local record = redis.call('GET', P .. 'r:' .. id)
+    if end_of(record) then
+      accepted_before[i] = byte(record) % 32 >= 16 and 'e' or 'n'
+    elseif record and redis.call('ZSCORE', P .. 'open', id) then
+      accepted_before[i] = flight_of(record) and 'j' or 'n'
+    end
+  end
+end
+
 -- How a known flight stands: 'own' (begun by this very call), 'live', its first member's record once it has succeeded, or
 -- false if nothing is left of it but what expires. Asked once for each.
 local flights = {}
@@ -45,10 +83,12 @@ local function state_of(flight)
   if flights[flight] == nil then
     local joined = redis.call('HGET', P .. 'joined', flight)
     local deadline = joined == '0' and latest_deadline(flight) or redis.call('ZSCORE', P .. 'open', flight)
-    if (joined and joined ~= '0') or (deadline and tonumber(deadline) > now) then
+    local record = not joined and redis.call('GET', P .. 'r:' .. flight)
+    local ended = end_of(record)
+    if not ended and ((joined and joined ~= '0') or (deadline and tonumber(deadline) > now)) then
       flights[flight] = 'live'
     else
-      flights[flight] = not joined and not deadline and redis.call('GET', P .. 'r:' .. flight)
+      flights[flight] = ended == 'succeeded' and not deadline and record
     end
   end
   return flights[flight]
@@ -64,17 +104,11 @@ local function cached_record(record, other)
   return string.char(string.byte(record) + 16) .. string.sub(record, 2, rest_at(record) - 1) .. string.sub(other, rest_at(other))
 end
 
-local stamp = ''
-local rest = now
-for _ = 1, 6 do
-  stamp = string.char(rest % 256) .. stamp
-  rest = math.floor(rest / 256)
-end
-
 local unfinished = redis.call('ZCARD', P .. 'open')
 local room = tonumber(ARGV[2]) - unfinished
 local none = string.rep('\0', 16)
-local answers, records, open, keep, lanes = {}, { 'MSET' }, { 'ZADD', P .. 'open' }, { 'MSET' }, {}
+local answers, records, open, lanes = {}, { 'MSET' }, { 'ZADD', P .. 'open' }, {}
+local keep, keep_flights = { 'MSET' }, { 'MSET' }
 local ended, ends, joins, order, fresh, owned = {}, {}, {}, {}, 0, {}
 local shares = make_shares(now, tonumber(ARGV[8]), tonumber(ARGV[9]))
 
@@ -91,12 +125,20 @@ end
 
 -- Requests that come together mostly have the same priority and time: their scores are made once.
 local priority, timeout, deadline, score, deadline_text
-local open_n, records_n, keep_n = #open, #records, #keep
-for i = 10, #ARGV, 5 do
+local open_n, records_n, keep_n, keep_flights_n = #open, #records, #keep, #keep_flights
+for i = FIRST, #ARGV, 5 do
   local scoring, record, owner = ARGV[i + 1], ARGV[i + 4], owners[i]
   local key, flight_key, body = requests_by[i], flights_by[i], bodies[i]
   local old = key and held[key]
-  if old then
+  if accepted_before[i] then
+    local id = stamp .. ARGV[i]
+    answers[#answers + 1] = accepted_before[i] .. id
+    if key and not old then
+      held[key] = id .. body
+      keep[keep_n + 1], keep[keep_n + 2] = key, held[key]
+      keep_n = keep_n + 2
+    end
+  elseif old then
     local same = sub(old, 17) == body
     answers[#answers + 1] = same and 'o' .. sub(old, 1, 16) or 'm' .. none
   elseif known[2] then
@@ -157,8 +199,8 @@ for i = 10, #ARGV, 5 do
         if flight_key then
           flights[id] = 'own'
           held[flight_key] = id .. ':' .. score
-          keep[keep_n + 1], keep[keep_n + 2] = flight_key, held[flight_key]
-          keep_n = keep_n + 2
+          keep_flights[keep_flights_n + 1], keep_flights[keep_flights_n + 2] = flight_key, held[flight_key]
+          keep_flights_n = keep_flights_n + 2
         end
         local waiting = lanes[scoring]
         if not waiting then
@@ -174,31 +216,31 @@ for i = 10, #ARGV, 5 do
 end
 
 local reply = table.concat(answers)
-if fresh + #ended == 0 then return { 'ok', reply, unfinished } end
-if #keep > 1 then redis.call(unpack(keep)) end
-if fresh > 0 then
-  redis.call(unpack(records))
-  redis.call(unpack(open))
-end
+if fresh + #ended + #keep == 1 then return { 'ok', reply, unfinished } end
+redis.call('SET', P .. 'a:' .. ARGV[3], stamp, 'PX', ARGV[4])
 for scoring, waiting in pairs(lanes) do
   redis.call(unpack(waiting))
-  redis.call('ZADD', P .. 'lanes', 'NX', int(now), 'preprocess' .. string.match(scoring, '/.*$'))
+  redis.call('ZADD', P .. 'lanes', 'NX', int(now), (lanes_of(scoring)))
 end
+if fresh > 0 then redis.call(unpack(records)) end
 for _, join in ipairs(order) do
-  local flight, scoring, score = join[1], join[2], join[3]
+  local flight, score = join[1], join[3]
+  redis.call(unpack(joins[flight]))
   if redis.call('HEXISTS', P .. 'joined', flight) == 0 then
     -- The first to join: from now on its first member is one of several.
     local past = redis.call('ZSCORE', P .. 'open', flight) == 'inf'
-    redis.call('HSET', P .. 'joined', flight, past and int(now) or '0')
     redis.call('ZADD', P .. 'm:' .. flight, score, flight)
+    redis.call('HSET', P .. 'joined', flight, past and int(now) or '0')
   end
-  redis.call(unpack(joins[flight]))
-  reposition(flight, scoring)
 end
-for scoring in pairs(lanes) do ring('preprocess' .. string.match(scoring, '/.*$'), now) end
-count_owned(owned, 1)
-shares.keep()
+if #keep > 1 then redis.call(unpack(keep)) end
+if fresh > 0 then redis.call(unpack(open)) end
+if #keep_flights > 1 then redis.call(unpack(keep_flights)) end
 commit_ends(ended, ends, 'succeeded', ARGV[5], ARGV[6])
 redis.call('SET', P .. 'a:' .. ARGV[3], reply, 'PX', ARGV[4])
+for _, join in ipairs(order) do reposition(join[1], join[2]) end
+for scoring in pairs(lanes) do ring((lanes_of(scoring)), now) end
+count_owned(owned, 1)
+shares.keep()
 count('accepted', fresh + #ended)
 return { 'ok', reply, unfinished }

@@ -1,16 +1,24 @@
 -- Keep results in the cache's own server (see cache.py for its keys). At its memory limit that refuses this: rightly so.
 -- ARGV: bytes that the cache may take, life in ms, then cache key and value, any number of pairs.
 -- Returns how many it has kept.
-local index, sizes, now = P .. 'xi', P .. 'xs', now_ms()
-local used = tonumber(redis.call('GET', P .. 'xb') or '0')
+-- What all take stands beside what each takes, under no key's name, and changes in the same command: it is never too high
+-- for what is there.
+local index, sizes, now, TOTAL = P .. 'xi', P .. 'xs', now_ms(), ''
+local used = tonumber(redis.call('HGET', sizes, TOTAL) or '0')
 
 -- Forget entries: their values have expired, or go now.
 local function drop(keys)
   if #keys == 0 then return end
-  for _, size in ipairs(redis.call('HMGET', sizes, unpack(keys))) do used = used - (size or 0) end
-  redis.call('ZREM', index, unpack(keys))
-  redis.call('HDEL', sizes, unpack(keys))
+  local set = { 'HSET', sizes }
+  for i, size in ipairs(redis.call('HMGET', sizes, unpack(keys))) do
+    used = used - (size or 0)
+    set[#set + 1], set[#set + 2] = keys[i], 0
+  end
   redis.call('DEL', unpack(keys_of('x:', keys)))
+  set[#set + 1], set[#set + 2] = TOTAL, int(math.max(0, used))
+  redis.call(unpack(set))
+  redis.call('HDEL', sizes, unpack(keys))
+  redis.call('ZREM', index, unpack(keys))
 end
 
 drop(redis.call('ZRANGE', index, '-inf', int(now), 'BYSCORE', 'LIMIT', 0, 128))
@@ -49,11 +57,10 @@ if over > 0 then -- those go that would expire next; a bounded number, so that a
 end
 local kept = over <= 0 and #keys or 0
 if kept > 0 then
-  set[#set + 1], set[#set + 2] = 'PX', ARGV[2]
-  redis.call(unpack(set))
+  used = used + added
+  counted[#counted + 1], counted[#counted + 2] = TOTAL, int(used)
   redis.call(unpack(entries))
   redis.call(unpack(counted))
-  used = used + added
+  set_with_life(set, ARGV[2])
 end
-redis.call('SET', P .. 'xb', int(math.max(0, used)))
 return kept

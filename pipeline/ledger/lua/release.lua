@@ -1,64 +1,114 @@
 #!lua flags=allow-oom
--- Give claimed batches back to their lanes, with the scores they had, and ring.
+-- Give claimed batches back to their lanes, with the scores they had, and ring. Call it until none is left: one call
+-- takes no more batches once it has released 128 requests.
 -- ARGV: incarnation, prefix of the fields ('' for all), charge ('start', 'loss' or 'none'), error, signal ('' if none),
---       older than ms (0: any age), fence ('1': the incarnation is dead for ever), silent for ms (0: don't ask),
---       category of the failure, the field that was running ('' if any may have been: charge all; else the others never
---       began), queue ('' or: take its lingerers of that prefix off).
--- Returns the number of requests released, or -1 if the incarnation has beaten within `silent for`.
+--       older than ms (0: any age), fence ('1': the incarnation is dead for ever), category of the failure, the field that
+--       was running ('' if any may have been: charge all; else the others never began), queue ('' or: take its lingerers
+--       of that prefix off).
+-- Returns the number of requests released, and 1 if more batches are to be released.
+-- A batch waits again before its claim goes; its attempts are charged in between, so that being stopped charges nothing
+-- twice.
 local incarnation, prefix, charge, reason, signal = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local older_ms, category, running, queue = tonumber(ARGV[6]), ARGV[8], ARGV[9], ARGV[10]
+local LIMIT, KEPT_ERRORS = 128, 20
 local now = now_ms()
-if tonumber(ARGV[8]) > 0 then
-  local beat = redis.call('ZSCORE', P .. 'beats', incarnation)
-  if beat and tonumber(beat) > 0 and now - tonumber(beat) < tonumber(ARGV[8]) then return -1 end
-end
 if ARGV[7] == '1' then redis.call('ZADD', P .. 'beats', int(-now), incarnation) end
-
-local claims = P .. 'c:' .. incarnation
-local fields = redis.call('HGETALL', claims)
-local released = 0
-if ARGV[11] ~= '' then -- first: or another script would claim for who is gone
-  local idle, name = P .. 'idle:' .. ARGV[11], incarnation .. ' ' .. prefix
+if queue ~= '' then -- first: or another script would claim for who is gone
+  local idle, name = P .. 'idle:' .. queue, incarnation .. ' ' .. prefix
   for _, entry in ipairs(redis.call('LRANGE', idle, 0, -1)) do
     if string.sub(entry, 1, #name) == name then redis.call('LREM', idle, 0, entry) end
   end
 end
-for f = 1, #fields, 2 do
-  local lane, ms, scores, ids = string.match(fields[f + 1], '^([^|]*)|([^|]*)|([^|]*)|(.*)$')
-  if string.sub(fields[f], 1, #prefix) == prefix and now - tonumber(ms) >= tonumber(ARGV[6]) then
-    redis.call('HDEL', claims, fields[f])
-    local charged = ARGV[10] == '' or ARGV[10] == fields[f]
-    audit('what', 'released', 'incarnation', incarnation, 'field', fields[f], 'charge', charged and charge or 'none')
-    local stage = string.match(lane, '^%l+')
-    local place = 0
-    for score in string.gmatch(scores, '[^,]+') do
-      local id = string.sub(ids, place * 16 + 1, place * 16 + 16)
-      place = place + 1
-      if wanted_of({ id })[1] then
-        released = released + 1
-        redis.call('ZADD', P .. 'q:' .. lane, waiting_score(id, score), id)
-        if stage == 'scoring' then uncommit(id, score) end
-        local a = attempts_of(redis.call('HGET', P .. 'attempts', id))
-        if charge ~= 'none' and charged then
-          -- Evidence makes a suspect at once; a vanished worker only the second time.
-          if charge == 'start' then
-            a.starts = a.starts + 1
-            a.suspect = true
-          else
-            a.losses = a.losses + 1
-            a.suspect = a.suspect or a.losses >= 2
-          end
-          local entry = { n = a.starts + a.losses, at = now, stage = stage, error = reason, category = ARGV[9] }
-          if signal ~= '' then entry.signal = signal end
-          table.insert(a.errors, entry)
-          if #a.errors > 20 then table.remove(a.errors, 1) end
-        end
-        -- Written even if nothing is charged: what has been claimed once is not seen as queued again.
-        redis.call('HSET', P .. 'attempts', id, cjson.encode(a))
-      end
+
+-- One more attempt that failed, of what is known of a request's attempts.
+local function charged_to(known, stage)
+  local a = attempts_of(known)
+  -- Evidence makes a suspect at once; a vanished worker only the second time.
+  if charge == 'start' then
+    a.starts = a.starts + 1
+    a.suspect = true
+  else
+    a.losses = a.losses + 1
+    a.suspect = a.suspect or a.losses >= 2
+  end
+  local entry = { n = a.starts + a.losses, at = now, stage = stage, error = reason, category = category }
+  if signal ~= '' then entry.signal = signal end
+  table.insert(a.errors, entry)
+  if #a.errors > KEPT_ERRORS then table.remove(a.errors, 1) end
+  return cjson.encode(a)
+end
+
+-- The requests of a batch that go back, and where each waits then. One whose outcome stands (it is being fanned out) stays
+-- away; one that scoring has done waits for what comes after it: scoring's input is gone.
+local function going_back(stage, lane, scores, ids)
+  local all, had = {}, {}
+  for score in string.gmatch(scores, '[^,]+') do
+    all[#all + 1] = string.sub(ids, #all * 16 + 1, #all * 16 + 16)
+    had[#had + 1] = score
+  end
+  local wanted = wanted_of(all)
+  local outputs = stage == 'scoring' and redis.call('MGET', unpack(keys_of('o:', all))) or {}
+  local back = {}
+  for i, id in ipairs(all) do
+    if wanted[i] and redis.call('HEXISTS', P .. 'fanout', id) == 0 then
+      local done = outputs[i] and kind_of(outputs[i]) == SCORING
+      local to = done and 'postprocess' .. string.match(lane, '/.*$') or lane
+      back[#back + 1] = { id = id, score = waiting_score(id, had[i]) or had[i], to = to, done = done }
     end
-    count(stage .. ':released', place)
-    if charge ~= 'none' and charged then count('failed:' .. stage .. ':' .. ARGV[9], place) end
-    ring(lane, now)
+  end
+  return back, #all
+end
+
+local function release(field, claim)
+  local lane, _, scores, ids = string.match(claim, '^([^|]*)|([^|]*)|([^|]*)|(.*)$')
+  local stage = string.match(lane, '^%l+')
+  local back, size = going_back(stage, lane, scores, ids)
+  local charged = charge ~= 'none' and (running == '' or running == field)
+  local lanes, attempts = {}, { 'HSET', P .. 'attempts' }
+  for _, each in ipairs(back) do
+    lanes[each.to] = lanes[each.to] or { 'ZADD', P .. 'q:' .. each.to }
+    table.insert(lanes[each.to], each.score)
+    table.insert(lanes[each.to], each.id)
+  end
+  if #back > 0 then
+    local known = {}
+    for i, each in ipairs(back) do known[i] = each.id end
+    for i, before in ipairs(redis.call('HMGET', P .. 'attempts', unpack(known))) do
+      attempts[#attempts + 1] = known[i]
+      -- Written even if nothing is charged: what has been claimed once is not seen as queued again.
+      attempts[#attempts + 1] = charged and charged_to(before, stage) or cjson.encode(attempts_of(before))
+    end
+  end
+  for _, waiting in pairs(lanes) do redis.call(unpack(waiting)) end
+  if #back > 0 then redis.call(unpack(attempts)) end
+  if stage == 'scoring' then
+    for _, each in ipairs(back) do
+      if not each.done then uncommit(each.id, each.score) end
+    end
+  end
+  redis.call('HDEL', P .. 'c:' .. incarnation, field)
+  audit('what', 'released', 'incarnation', incarnation, 'field', field, 'charge', charged and charge or 'none')
+  count(stage .. ':released', size)
+  if charged then count('failed:' .. stage .. ':' .. category, size) end
+  for to in pairs(lanes) do
+    tell('ZADD', P .. 'lanes', 'NX', int(now), to)
+    ring(to, now)
+  end
+  return #back
+end
+
+local released = 0
+local fields = redis.call('HGETALL', P .. 'c:' .. incarnation)
+for f = 1, #fields, 2 do
+  local field, claim = fields[f], fields[f + 1]
+  local claimed_ms = tonumber(string.match(claim, '^%l+[^|]*/[^|]*|(%d+)|[^|]+|') or '')
+  if string.sub(field, 1, #prefix) == prefix then
+    if not claimed_ms then
+      redis.call('HDEL', P .. 'c:' .. incarnation, field) -- nobody can read it; its requests are found (see stranded)
+    elseif now - claimed_ms >= older_ms then
+      if released >= LIMIT then return { released, 1 } end
+      released = released + release(field, claim)
+    end
   end
 end
-return released
+return { released, 0 }

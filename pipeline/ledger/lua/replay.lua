@@ -2,56 +2,63 @@
 -- some of them in each call; the letter is kept until all wait again, so that a replay that broke off can be begun anew.
 -- ARGV: id, when it died as its letter says (ms), stage, scoring lane, input, output ('' at the first stage), '1' if
 --       several died, then four for each request: id, priority, timeout_ms, record ('' if it is no longer known or dead).
--- Returns how many wait again, or -1 if there is no such dead letter, or not all know yet that they are dead.
+-- Returns how many wait again, and how many did already; or -1 and 0 if there is no such dead letter (or a newer one), or
+-- not all know yet that they are dead.
+-- What a request is computed from comes first, its record as accepted last, the letter goes when all of that is there. A
+-- request whose record still says that it is dead leaves `open` again, as dead, when a worker comes to it.
 local flight, stage, scoring = ARGV[1], ARGV[3], ARGV[4]
-local died = redis.call('ZSCORE', P .. 'dead', flight)
-if not died or redis.call('HEXISTS', P .. 'fanout', flight) == 1 then return -1 end
+if redis.call('ZSCORE', P .. 'dead', flight) ~= ARGV[2] or redis.call('HEXISTS', P .. 'fanout', flight) == 1 then
+  return { -1, 0 }
+end
 local now = now_ms()
 local joined = redis.call('HEXISTS', P .. 'joined', flight) == 1 -- an earlier call has begun it
 local several = joined or ARGV[7] == '1'
-local ids, held, members, open = {}, {}, { 'ZADD', P .. 'm:' .. flight }, { 'ZADD', P .. 'open' }
-local records = {}
+local ids, records, held, again, died = {}, {}, {}, 0, {}
+local members, open, set = { 'ZADD', P .. 'm:' .. flight }, { 'ZADD', P .. 'open' }, { 'MSET' }
 for i = 8, #ARGV, 4 do
   local id, deadline, record = ARGV[i], now + ARGV[i + 2], ARGV[i + 3]
-  redis.call('ZREM', P .. 'dm:' .. flight, id)
-  if record ~= '' and not redis.call('ZSCORE', P .. 'open', id) then -- not by another replay already
+  died[#died + 1] = id
+  if redis.call('ZSCORE', P .. 'open', id) and not end_of(redis.call('GET', P .. 'r:' .. id)) then -- by another replay
+    again = again + 1
+  elseif record ~= '' then
     ids[#ids + 1] = id
     records[#records + 1] = record
-    redis.call('SET', P .. 'r:' .. id, record)
+    set[#set + 1], set[#set + 2] = P .. 'r:' .. id, record
     local key, body = key_of(record)
     if key then held[#held + 1] = { P .. 'k:' .. key, id, body } end
     members[#members + 1] = int(ARGV[i + 1] * BAND + deadline)
     members[#members + 1] = id
-    open[#open + 1] = int(deadline)
+    open[#open + 1] = stage == 'postprocess' and not several and '+inf' or int(deadline) -- after scoring nothing expires
     open[#open + 1] = id
   end
 end
 if #ids > 0 then
-  hold_keys(held)
-  count_owned(records, 1)
-  redis.call(unpack(open))
-  if several then redis.call(unpack(members)) end
-  if not joined then -- the first of them: the computation begins
-    local lane = stage == 'scoring' and scoring or stage .. string.match(scoring, '/.*$')
-    redis.call('HDEL', P .. 'attempts', flight)
-    if several then redis.call('SET', P .. 'i:' .. flight, ARGV[5]) end
-    if ARGV[6] ~= '' then redis.call('SET', P .. 'o:' .. flight, ARGV[6]) end
-    -- After scoring nothing expires.
-    if several then
-      redis.call('HSET', P .. 'joined', flight, stage == 'postprocess' and int(now) or '0')
-    elseif stage == 'postprocess' then
-      redis.call('ZADD', P .. 'open', '+inf', flight)
-    end
-    redis.call('ZADD', P .. 'q:' .. lane, several and urgency(flight) or members[3], flight)
-    redis.call('ZADD', P .. 'lanes', 'NX', int(now), lane)
-    ring(lane, now)
-  else
-    reposition(flight, scoring)
+  for i, part in ipairs(holding(held) or {}) do
+    if i > 2 then set[#set + 1] = part end
   end
+  local lane = stage == 'scoring' and scoring or stage .. string.match(scoring, '/.*$')
+  if not joined then -- the first of them: the computation begins
+    local sources = { 'MSET' }
+    if several then sources[2], sources[3] = P .. 'i:' .. flight, ARGV[5] end
+    if ARGV[6] ~= '' then sources[#sources + 1], sources[#sources + 2] = P .. 'o:' .. flight, ARGV[6] end
+    if #sources > 1 then redis.call(unpack(sources)) end
+    redis.call('HDEL', P .. 'attempts', flight)
+  end
+  if several then redis.call(unpack(members)) end
+  if not joined then
+    if several then redis.call('HSET', P .. 'joined', flight, stage == 'postprocess' and int(now) or '0') end
+    redis.call('ZADD', P .. 'q:' .. lane, several and urgency(flight) or members[3], flight)
+    tell('ZADD', P .. 'lanes', 'NX', int(now), lane)
+  end
+  redis.call(unpack(open))
+  redis.call(unpack(set))
+  count_owned(records, 1)
   count('replayed', #ids)
+  if joined then reposition(flight, scoring) else ring(lane, now) end
 end
-if redis.call('EXISTS', P .. 'dm:' .. flight) == 0 and died == ARGV[2] then -- else it has died again meanwhile
-  redis.call('ZREM', P .. 'dead', flight)
+if #died > 0 then redis.call('ZREM', P .. 'dm:' .. flight, unpack(died)) end
+if redis.call('EXISTS', P .. 'dm:' .. flight) == 0 then
   redis.call('DEL', P .. 'd:' .. flight)
+  redis.call('ZREM', P .. 'dead', flight)
 end
-return #ids
+return { #ids, again }

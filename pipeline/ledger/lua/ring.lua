@@ -16,5 +16,5 @@ for _, lane in ipairs(redis.call('SMEMBERS', P .. 'rung')) do
   if empty[queue] == nil then empty[queue] = redis.call('LLEN', P .. queue) == 0 end
   if empty[queue] then redis.call('SREM', P .. 'rung', lane) end
 end
-ring(ARGV[1], now)
+ring_now(ARGV[1], now)
 return 'rung'

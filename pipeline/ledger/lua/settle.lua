@@ -10,52 +10,98 @@
 --       letters (id, letter).
 -- Returns {'lost'} if the claim is gone (the fence: another has this batch), else 'empty', 'lingers' (its worker does now)
 -- or 'batch', then joined flights that have ended (fan their outcomes out), then the batch as claim.
+-- The claim goes last: what is stopped before that is released, and done again as far as it is not there. Ends and outputs
+-- come first, then where each request waits next, all by the same command.
 local incarnation, field, lane, next_lane = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
+local claims = P .. 'c:' .. incarnation
 -- The fence: the claim is there, or this batch was released and is no longer ours to settle.
-if redis.call('HDEL', P .. 'c:' .. incarnation, field) == 0 then return { 'lost' } end
+if redis.call('HEXISTS', claims, field) == 0 then return { 'lost' } end
 local now = now_ms()
-audit('what', 'settled', 'incarnation', incarnation, 'field', field)
 local stage = string.match(lane, '^%l+')
 local forwards, ended, retries, letters =
   tonumber(ARGV[10]), tonumber(ARGV[11]), tonumber(ARGV[12]), tonumber(ARGV[13])
-local at = 20
-local committed, to_fan = {}, {}
+local forwards_at, ends_at = 20, 20 + 3 * forwards
+local retries_at = ends_at + 3 * ended
+local letters_at = retries_at + 5 * retries
+local cache = { tonumber(ARGV[17]), tonumber(ARGV[18]) }
+local to_fan, letter_of = {}, {}
+for at = letters_at, letters_at + 2 * letters - 2, 2 do letter_of[ARGV[at]] = ARGV[at + 1] end
 
-if forwards > 0 then
+-- Which of these requests anybody waits for, and which are joined flights (as wanted_of).
+local function look_at(first, step, n)
   local ids = {}
-  for i = 0, forwards - 1 do ids[i + 1] = ARGV[at + 3 * i] end
+  for i = 0, n - 1 do ids[i + 1] = ARGV[first + step * i] end
   local wanted, _, joined = wanted_of(ids)
-  local outputs, waiting, n = { 'MSET' }, { 'ZADD', P .. 'q:' .. next_lane }, 0
-  for i, id in ipairs(ids) do
-    if wanted[i] then -- not cancelled or expired while the stage worked
-      outputs[n + 2], outputs[n + 3] = P .. 'o:' .. id, ARGV[at + 3 * i - 1]
-      waiting[n + 3], waiting[n + 4] = joined and joined[i] and urgency(id) or ARGV[at + 3 * i - 2], id
-      n = n + 2
-    end
-  end
-  if n > 0 then
-    redis.call(unpack(outputs))
-    redis.call(unpack(waiting))
-    redis.call('ZADD', P .. 'lanes', 'NX', int(now), next_lane)
-    ring(next_lane, now)
-  end
-  at = at + 3 * forwards
+  return ids, wanted, joined
 end
 
+-- Dead letters of those that end now: one that has ended otherwise meanwhile must not be replayed.
+local function write_letters(ids, ending)
+  for _, id in ipairs(ids) do
+    local letter = ending[id] and letter_of[id]
+    if letter then
+      set_with_life({ 'MSETEX', 1, P .. 'd:' .. id, letter }, ARGV[6])
+      redis.call('ZADD', P .. 'dead', int(now), id)
+    end
+  end
+end
+
+-- Forwards: the outputs. Where one is there already, an earlier settle was stopped, or another worker has come further
+-- meanwhile: it stands.
+local waiting, forwarded = { 'ZADD', P .. 'q:' .. next_lane }, 0
+if forwards > 0 then
+  local ids, wanted, joined = look_at(forwards_at, 3, forwards)
+  local there = {}
+  if stage == 'preprocess' then
+    local outputs = keys_of('o:', ids)
+    if redis.call('EXISTS', unpack(outputs)) > 0 then there = redis.call('MGET', unpack(outputs)) end
+  end
+  local outputs, n = { 'MSET' }, 1
+  for i, id in ipairs(ids) do
+    if wanted[i] then -- not cancelled or expired while the stage worked
+      local at = forwards_at + 3 * i - 3
+      if not there[i] then
+        outputs[n + 1], outputs[n + 2] = P .. 'o:' .. id, ARGV[at + 2]
+        n = n + 2
+      end
+      waiting[2 * forwarded + 3], waiting[2 * forwarded + 4] = joined and joined[i] and urgency(id) or ARGV[at + 1], id
+      forwarded = forwarded + 1
+    end
+  end
+  if n > 1 then redis.call(unpack(outputs)) end
+end
+
+-- Retries: their attempts. When each is due follows below.
+local later = { 'ZADD', P .. 'later' }
+if retries > 0 then
+  local ids, wanted = look_at(retries_at, 5, retries)
+  local attempts = { 'HSET', P .. 'attempts' }
+  for i, id in ipairs(ids) do
+    if wanted[i] then
+      local _, score, delay, known, free = unpack(ARGV, retries_at + 5 * i - 5, retries_at + 5 * i - 1)
+      attempts[#attempts + 1] = id
+      attempts[#attempts + 1] = known
+      later[#later + 1] = int(now + delay)
+      later[#later + 1] = id .. ' ' .. score .. ' ' .. lane .. ' ' .. free
+      if stage ~= 'postprocess' then uncommit(id, score) end -- it waits again: its deadline counts again
+    end
+  end
+  if #attempts > 2 then redis.call(unpack(attempts)) end
+end
+
+-- Ends.
 if ended > 0 then
-  local ids = {}
-  for i = 0, ended - 1 do ids[i + 1] = ARGV[at + 3 * i] end
-  local wanted, _, joined = wanted_of(ids)
+  local ids, wanted, joined = look_at(ends_at, 3, ended)
   local by_state = {}
   for i, id in ipairs(ids) do
     if wanted[i] then
-      committed[id] = true
-      local state, record = ARGV[at + 3 * i - 2], ARGV[at + 3 * i - 1]
+      local state, record = ARGV[ends_at + 3 * i - 2], ARGV[ends_at + 3 * i - 1]
       if joined and joined[i] then
         -- Its members get it in scripts of their own; from here on none leaves it.
+        write_letters({ id }, { [id] = true })
         redis.call('SET', P .. 'e:' .. id, record)
-        redis.call('HSET', P .. 'fanout', id, state .. ' ' .. ARGV[17])
         if joined[i] == '0' then redis.call('HSET', P .. 'joined', id, int(now)) end
+        redis.call('HSET', P .. 'fanout', id, state .. ' ' .. ARGV[17])
         to_fan[#to_fan + 1] = id
       else
         local of_state = by_state[state] or { ids = {}, ends = {} }
@@ -66,33 +112,26 @@ if ended > 0 then
     end
   end
   for state, of_state in pairs(by_state) do
-    commit_ends(of_state.ids, of_state.ends, state, ARGV[5], ARGV[16])
-    close_flights(of_state.ids, of_state.ends, now, state == 'succeeded' and { tonumber(ARGV[17]), tonumber(ARGV[18]) } or nil)
+    commit_ends(of_state.ids, of_state.ends, state, ARGV[5], ARGV[16], function(ending)
+      write_letters(of_state.ids, ending)
+    end, function()
+      close_flights(of_state.ids, of_state.ends, now, state == 'succeeded' and cache or nil)
+    end)
   end
-  at = at + 3 * ended
 end
 
-for _ = 1, retries do -- failures only: a call for each is no cost on the good path
-  local id, score, delay, attempts, free = ARGV[at], ARGV[at + 1], ARGV[at + 2], ARGV[at + 3], ARGV[at + 4]
-  if wanted_of({ id })[1] then
-    redis.call('HSET', P .. 'attempts', id, attempts)
-    redis.call('ZADD', P .. 'later', int(now + delay), id .. ' ' .. score .. ' ' .. lane .. ' ' .. free)
-    if stage ~= 'postprocess' then uncommit(id, score) end -- it waits again: its deadline counts again
-  end
-  at = at + 5
-end
+if forwarded > 0 then redis.call(unpack(waiting)) end
+if #later > 2 then redis.call(unpack(later)) end
+redis.call('HDEL', claims, field)
 
-for _ = 1, letters do
-  if committed[ARGV[at]] then -- else it has ended otherwise meanwhile, and must not be replayed
-    redis.call('SET', P .. 'd:' .. ARGV[at], ARGV[at + 1], 'PX', ARGV[6])
-    redis.call('ZADD', P .. 'dead', int(now), ARGV[at])
-  end
-  at = at + 2
+audit('what', 'settled', 'incarnation', incarnation, 'field', field)
+if forwarded > 0 then
+  tell('ZADD', P .. 'lanes', 'NX', int(now), next_lane)
+  ring(next_lane, now)
 end
-if letters > 0 then trim_letters(now - ARGV[6], tonumber(ARGV[7])) end
-
-redis.call('HINCRBY', P .. 'settled', lane, forwards + ended + retries)
-redis.call('HSET', P .. 'work', lane, ARGV[19])
+if letters > 0 then pcall(trim_letters, now - ARGV[6], tonumber(ARGV[7])) end
+tell('HINCRBY', P .. 'settled', lane, forwards + ended + retries)
+tell('HSET', P .. 'work', lane, ARGV[19])
 count(stage .. ':retried', retries)
 for name, rows in string.gmatch(ARGV[14], '(%S+) (%d+)') do count(name, tonumber(rows)) end
 

@@ -11,9 +11,8 @@ end
 -- How long it takes to work off what stands before a score (without one: all that waits), in ms: at the slowest of the
 -- three stages, whose backlog includes what the earlier ones still have to pass on. Stages without a pace don't count.
 local function wait_ms(scoring, paces, score)
-  local version = string.match(scoring, '/.*$')
   local ahead, longest = 0, 0
-  for _, lane in ipairs({ 'preprocess' .. version, scoring, 'postprocess' .. version }) do
+  for _, lane in ipairs({ lanes_of(scoring) }) do
     local waiting = P .. 'q:' .. lane
     ahead = ahead + (score and redis.call('ZCOUNT', waiting, '-inf', '(' .. score) or redis.call('ZCARD', waiting))
     if paces[lane] then longest = math.max(longest, 1000 * ahead / paces[lane]) end
@@ -54,7 +53,7 @@ local function make_shares(now, every, most)
 
   function shares.keep()
     if every == 0 then return end
-    for owner, due in pairs(shares.due) do redis.call('HSET', P .. 'due', owner, string.format('%.3f', due)) end
+    for owner, due in pairs(shares.due) do tell('HSET', P .. 'due', owner, string.format('%.3f', due)) end
   end
 
   return shares

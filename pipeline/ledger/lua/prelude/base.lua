@@ -5,14 +5,21 @@ local byte, sub = string.byte, string.sub -- loops over requests use them: a glo
 -- An integer as text: Lua would print 1.7e+12 for a time.
 local function int(n) return string.format('%.0f', n) end
 
+-- A script is no transaction. The server may refuse any command - this user's rights, a wrong type - and what was done
+-- before it stays done. So every script reads first, writes what is new before it takes away what is old, and takes away
+-- last what others look for: an entry of `open`, a claim, a dead letter. What is left half done stands twice, which is
+-- harmless (see lua/prelude/lanes.lua), and never nowhere; the sweeper repairs the rest (scrub.lua, reopen.lua).
+-- What only tells or counts is written with `tell`, which a refusal does not stop.
+local tell = redis.pcall
+
 -- The proof's log: what befell a batch, one entry each. Known after now_ms(), which looks at it with what it reads anyway.
 local audited = false
 local function audit(...)
-  if audited then redis.call('XADD', P .. 'events', '*', ...) end
+  if audited then tell('XADD', P .. 'events', '*', ...) end
 end
 
 -- The server's time in ms. It never goes back, not even by a failover to a server whose clock is behind: from then on
--- the difference is added, for a time that stood still would revive nothing.
+-- the difference is added, for a time that stood still would requeue nothing. The sweeper takes it back (lead.lua).
 local function now_ms()
   local t = redis.call('TIME')
   local known = redis.call('MGET', P .. 'clock', P .. 'offset', P .. 'audit')
@@ -20,17 +27,34 @@ local function now_ms()
   local seen, offset = tonumber(known[1] or '0'), tonumber(known[2] or '0')
   local now = t[1] * 1000 + math.floor(t[2] / 1000) + offset
   if now < seen then
-    redis.call('SET', P .. 'offset', int(offset + seen - now))
+    tell('SET', P .. 'offset', int(offset + seen - now))
     return seen
   end
-  if now > seen + 20 then redis.call('SET', P .. 'clock', int(now)) end
+  if now > seen + 20 then tell('SET', P .. 'clock', int(now)) end
   return now
 end
 
--- What is known of a request's attempts; nothing may stop a script that has taken something away already.
+-- Write values that live for a while. set: {'MSETEX', how many, key, value, ...}, one command where the server has it
+-- (Valkey from 9.0, Redis from 8.4); elsewhere, or where this user may not, each value takes a SET.
+local function set_with_life(set, ms)
+  local last = #set
+  set[last + 1], set[last + 2] = 'PX', ms
+  local answer = redis.pcall(unpack(set))
+  if type(answer) == 'table' and answer.err then
+    for i = 3, last, 2 do redis.call('SET', set[i], set[i + 1], 'PX', ms) end
+  end
+end
+
+-- What is known of a request's attempts. What nobody understands counts as none: it must not stop a lane.
 local function attempts_of(text)
-  local ok, attempts = pcall(cjson.decode, text or '')
-  return ok and attempts or { starts = 0, losses = 0, suspect = false, errors = {} }
+  local ok, known = pcall(cjson.decode, text or '')
+  if not ok or type(known) ~= 'table' then known = {} end
+  return {
+    starts = tonumber(known.starts) or 0,
+    losses = tonumber(known.losses) or 0,
+    suspect = known.suspect == true,
+    errors = type(known.errors) == 'table' and known.errors or {},
+  }
 end
 
 local function keys_of(kind, ids)
@@ -83,11 +107,31 @@ local function owner_of(value)
   end
 end
 
--- Where the rest begins.
+-- Where the rest begins; behind its end in what is no value of ours.
 local function rest_at(value)
-  local at = after_keys(value) + (string.byte(value) >= 32 and 8 or 0)
-  local high, low = string.byte(value, at, at + 1)
+  local flags = byte(value)
+  if not flags then return 1 end
+  local at = (flags % 2 == 1 and 18 or 2) + (flags % 4 >= 2 and 32 or 0) + (flags % 8 >= 4 and 16 or 0)
+  if flags >= 32 then at = at + 8 end
+  local high, low = byte(value, at, at + 1)
+  if not low then return #value + 1 end
   return at + 2 + high * 256 + low
+end
+
+-- The kind of a value, by its first letter: the rest is msgpack of an array of three, which begins with a short text.
+-- A request's record is 'accepted' until it has ended; outputs are of the stage that made them.
+local ACCEPTED, PREPROCESS, SCORING = byte('a'), byte('p'), byte('s')
+local function kind_of(value) return byte(value, rest_at(value) + 2) end
+
+-- The state in which a record says that its request has ended; nil while it has not.
+local ENDS = { succeeded = true, invalid = true, dead = true, expired = true, cancelled = true }
+local function end_of(record)
+  if not record then return nil end
+  local at = rest_at(record) + 1
+  local size, first = byte(record, at, at + 1)
+  if not first or first == ACCEPTED then return nil end
+  local state = sub(record, at + 1, at + size - 160) -- msgpack: a short text's length is in the byte before it
+  return ENDS[state] and state
 end
 
 -- All of that at once: its idempotency key and the digest of its body, its cache key and its owner, each or nil.
@@ -108,5 +152,11 @@ local function ties_of(value)
 end
 
 local function count(name, n)
-  if n > 0 then redis.call('HINCRBY', P .. 'counts', name, n) end
+  if n > 0 then tell('HINCRBY', P .. 'counts', name, n) end
+end
+
+-- The lanes of a flight's three stages. scoring: its scoring lane, which alone names the pool.
+local function lanes_of(scoring)
+  local version = string.match(scoring, '/.*$')
+  return 'preprocess' .. version, scoring, 'postprocess' .. version
 end

@@ -1,30 +1,29 @@
 -- How requests, flights and dead letters end.
 
--- Let idempotency keys stand for requests. held: {key, id, digest of the body} each. A key that has come to stand for
--- another request, since this one had it, is left to that.
-local function hold_keys(held, ...)
-  if #held == 0 then return end
-  local keys, set = {}, { 'MSETEX', 0 }
+-- The command that lets idempotency keys stand for requests, or nil. held: {key, id, digest of the body} each. A key that
+-- has come to stand for another request, since this one had it, is left to that.
+local function holding(held)
+  if #held == 0 then return nil end
+  local keys, set, n = {}, { 'MSETEX', 0 }, 0
   for i, one in ipairs(held) do keys[i] = one[1] end
   for i, value in ipairs(redis.call('MGET', unpack(keys))) do
-    if not value or string.sub(value, 1, 16) == held[i][2] then
-      set[2] = set[2] + 1
-      set[#set + 1], set[#set + 2] = held[i][1], held[i][2] .. held[i][3]
+    if not value or sub(value, 1, 16) == held[i][2] then
+      n = n + 1
+      set[2 * n + 1], set[2 * n + 2] = held[i][1], held[i][2] .. held[i][3]
     end
   end
-  if set[2] == 0 then return end
-  for _, option in ipairs({ ... }) do set[#set + 1] = option end
-  redis.call(unpack(set))
+  set[2] = n
+  return n > 0 and set or nil
 end
 
--- Requests of API keys whose shares are limited have come (1) or ended (-1). records: any, most have no owner.
+-- Requests of API keys have come (1) or ended (-1). records: any, most have no owner.
 local function count_owned(records, step)
   local sums = {}
   for _, record in ipairs(records) do
     local owner = byte(record) >= 32 and owner_of(record)
     if owner then sums[owner] = (sums[owner] or 0) + step end
   end
-  for owner, sum in pairs(sums) do redis.call('HINCRBY', P .. 'owned', owner, sum) end
+  for owner, sum in pairs(sums) do tell('HINCRBY', P .. 'owned', owner, sum) end
 end
 
 -- Tell who waits for ends. A small announcement carries the records, which saves everybody who waits the look: a round
@@ -37,39 +36,58 @@ local function announce(ids, ends)
     local n = #ends[i]
     size = size + n
     if size > RECORDS_LIMIT then
-      redis.call('PUBLISH', P .. 'ended', '\0' .. table.concat(ids))
+      tell('PUBLISH', CHANNEL, '\0' .. table.concat(ids))
       return
     end
     heads[i] = id .. string.char(math.floor(n / 256), n % 256)
   end
-  redis.call('PUBLISH', P .. 'ended', string.char(#ids) .. table.concat(heads) .. table.concat(ends))
+  tell('PUBLISH', CHANNEL, string.char(#ids) .. table.concat(heads) .. table.concat(ends))
 end
 
--- The ends of requests: each leaves `open` (the one terminal commit), its record becomes its end.
--- ids: all still open (the caller has looked, in the same script). ends: their new records. The two lives in ms: a key
--- never outlives what it stands for.
-local function commit_ends(ids, ends, state, ttl, key_ttl)
+-- The ends of requests: their records become their ends, then each leaves `open` - the one terminal commit - and only then
+-- is it told. A request that stands in `open` with an end already, because a script was stopped in between, keeps that
+-- end: it leaves, no more.
+-- ids: all still open (the caller has looked, in the same script). ends: their new records, all of this state, replaced
+-- by those that stand. The two lives in ms: a key never outlives what it stands for. before_records: writes what must
+-- stand before they say that they have ended, told which of them end now (a table of ids). before_leaving: clears away
+-- what nobody would find once they have left.
+local function commit_ends(ids, ends, state, ttl, key_ttl, before_records, before_leaving)
   if #ids == 0 then return end
-  redis.call('ZREM', P .. 'open', unpack(ids))
-  local set, held = { 'MSETEX', #ids }, {}
-  for i, id in ipairs(ids) do
-    set[2 * i + 1], set[2 * i + 2] = P .. 'r:' .. id, ends[i]
+  local records = keys_of('r:', ids)
+  local set, held, ending, n = { 'MSETEX', 0 }, {}, {}, 0
+  local sums = {}
+  for i, present in ipairs(redis.call('MGET', unpack(records))) do
+    local ended = end_of(present)
+    if ended then
+      ends[i] = present
+      sums[ended] = (sums[ended] or 0) + 1
+    else
+      n = n + 1
+      set[2 * n + 1], set[2 * n + 2] = records[i], ends[i]
+      ending[ids[i]] = true
+    end
     if byte(ends[i]) % 4 >= 2 then
       local key, body = key_of(ends[i])
-      held[#held + 1] = { P .. 'k:' .. key, id, body }
+      held[#held + 1] = { P .. 'k:' .. key, ids[i], body }
     end
   end
-  set[#set + 1] = 'PX'
-  set[#set + 1] = ttl
-  redis.call(unpack(set))
+  local keys = holding(held)
+  if before_records then before_records(ending) end
+  if n > 0 then
+    set[2] = n
+    set_with_life(set, ttl)
+  end
+  if keys then set_with_life(keys, key_ttl) end
+  if before_leaving then before_leaving() end
+  redis.call('ZREM', P .. 'open', unpack(ids))
   if audited then
     local entry = { 'what', 'ended' }
     for i, id in ipairs(ids) do entry[2 * i + 1], entry[2 * i + 2] = id, ends[i] end
     audit(unpack(entry))
   end
-  hold_keys(held, 'PX', key_ttl)
   count_owned(ends, -1)
-  count(state, #ids)
+  sums[state] = (sums[state] or 0) + n
+  for each, ended in pairs(sums) do count(each, ended) end
   announce(ids, ends)
 end
 
@@ -81,8 +99,8 @@ local function has_room(n, life, now, max_bytes)
   local kept = P .. 'kept:' .. life .. ':'
   local before, present = unpack(redis.call('MGET', kept .. int(bucket - 1), kept .. int(bucket)))
   if ((before or 0) + (present or 0) + n) * 200 > max_bytes then return false end
-  redis.call('INCRBY', kept .. int(bucket), n)
-  redis.call('PEXPIRE', kept .. int(bucket), 2 * life)
+  tell('INCRBY', kept .. int(bucket), n)
+  tell('PEXPIRE', kept .. int(bucket), 2 * life)
   return true
 end
 
@@ -111,8 +129,8 @@ local function close_flights(ids, records, now, cache)
   local n = (#landed - 2) / 2
   if n > 0 then
     local keep = cache[1] > 2000 and has_room(n, cache[1], now, cache[2])
-    landed[2], landed[#landed + 1], landed[#landed + 2] = n, 'PX', keep and int(cache[1]) or 2000
-    redis.call(unpack(landed))
+    landed[2] = n
+    set_with_life(landed, keep and int(cache[1]) or 2000)
   end
 end
 
@@ -120,13 +138,14 @@ end
 local function trim_letters(oldest_ms, most)
   local old = redis.call('ZRANGE', P .. 'dead', '-inf', '(' .. int(oldest_ms), 'BYSCORE', 'LIMIT', 0, 128)
   local excess = redis.call('ZCARD', P .. 'dead') - #old - most
-  if #old > 0 then redis.call('ZREM', P .. 'dead', unpack(old)) end
   if excess > 0 then
-    local popped = redis.call('ZPOPMIN', P .. 'dead', math.min(excess, 128))
-    for i = 1, #popped, 2 do old[#old + 1] = popped[i] end
+    for _, id in ipairs(redis.call('ZRANGE', P .. 'dead', #old, #old + math.min(excess, 128) - 1)) do
+      old[#old + 1] = id
+    end
   end
   if #old > 0 then
     redis.call('DEL', unpack(keys_of('d:', old)))
     redis.call('DEL', unpack(keys_of('dm:', old)))
+    redis.call('ZREM', P .. 'dead', unpack(old))
   end
 end

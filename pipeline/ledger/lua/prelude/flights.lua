@@ -50,9 +50,10 @@ end
 -- Move a joined flight to where its members want it, if it waits at all. scoring: its scoring lane, which alone names the
 -- pool.
 local function reposition(flight, scoring)
-  local score, version = urgency(flight), string.match(scoring, '/.*$')
-  for _, lane in ipairs({ 'preprocess' .. version, scoring, 'postprocess' .. version }) do
-    redis.call('ZADD', P .. 'q:' .. lane, 'XX', score, flight)
+  local score = urgency(flight)
+  if not score then return end
+  for _, lane in ipairs({ lanes_of(scoring) }) do
+    tell('ZADD', P .. 'q:' .. lane, 'XX', score, flight) -- at worst it waits where it stood
   end
 end
 
@@ -67,6 +68,6 @@ end
 
 -- What is left of a joined flight when its last member is gone.
 local function forget_joined(flight)
-  redis.call('DEL', P .. 'm:' .. flight, P .. 'i:' .. flight, P .. 'e:' .. flight)
   redis.call('HDEL', P .. 'joined', flight)
+  redis.call('DEL', P .. 'm:' .. flight, P .. 'i:' .. flight, P .. 'e:' .. flight)
 end

@@ -19,23 +19,24 @@ local function fenced(incarnation)
   return not beat or tonumber(beat) <= 0
 end
 
-local take -- below: it rings, too
+local take -- below: it rings, too. That ends: `ring` hands out one batch a script, and a wake without one takes nothing
+local handed_out = false
 local set_repl = redis.set_repl or function() end -- fakeredis has neither a file nor replicas
 
--- Say that a lane has work: wake a worker that lingers, else send a bell unless one is on its way.
--- A worker that lingers after work of this very lane finds its next batch claimed for it, in the wake: that saves it a
--- round trip. If it is gone by now, the batch is released like any other that it held.
--- A wake: the lane; with a batch also now and field, then its ids, scores, blobs and ('' for none) attempts.
-local function ring(lane, now)
+local function ring_now(lane, now)
   local idle = P .. 'idle:' .. string.match(lane, '^[^/]+')
   local entry, incarnation, field, limit, last
   repeat -- those of the fenced are dead
     entry = redis.call('LPOP', idle)
     incarnation, field, limit, last = string.match(entry or '', '^(%S+) (%S+) (%d+) (%S+)$')
-  until not entry or not fenced(incarnation)
+  until not entry or (incarnation and not fenced(incarnation))
   if entry then
     local wake = { 'RPUSH', P .. 'wake:' .. incarnation .. ':' .. field, lane }
-    local batch = last == lane and take(incarnation, field, lane, limit, now)
+    local batch
+    if last == lane and not handed_out then
+      handed_out = true
+      batch = take(incarnation, field, lane, limit, now)
+    end
     if batch then
       wake[4], wake[5] = batch[1], batch[2]
       for list = 3, 6 do
@@ -44,27 +45,38 @@ local function ring(lane, now)
     end
     -- A wake is for a connection of this server's: neither the file nor replicas are told. Its batch stands in the claims.
     set_repl(redis.REPL_NONE)
-    redis.call(unpack(wake))
-    redis.call('PEXPIRE', wake[2], 5000)
+    local answer = redis.pcall(unpack(wake)) -- not `call`: whatever comes of it, all else is told
+    tell('PEXPIRE', wake[2], 5000)
     set_repl(redis.REPL_ALL)
+    if type(answer) == 'table' and answer.err then error(answer.err, 0) end
   elseif redis.call('SADD', P .. 'rung', lane) == 1 then
     push_bell(lane)
   end
 end
 
+-- Say that a lane has work: wake a worker that lingers, else send a bell unless one is on its way.
+-- A worker that lingers after work of this very lane finds its next batch claimed for it, in the wake: that saves it a
+-- round trip. If it is gone by now, the batch is released like any other that it held.
+-- A wake: the lane; with a batch also now and field, then its ids, scores, blobs and ('' for none) attempts.
+-- A bell only tells: where it cannot be sent, the sweeper rings a second later. A worker that was taken off the list, and
+-- hears nothing, gives back what may have been claimed for it.
+local function ring(lane, now) pcall(ring_now, lane, now) end
+
 -- Claim the next batch of a lane: the most urgent `limit` requests, written as one field of the incarnation's claims.
 -- Returns nil if nothing waits, else {now, field, ids, scores, blobs, attempts}.
+-- They leave the waiting set last. Who still finds one there that is claimed, or done with this stage, does no harm: its
+-- input says which stage made it (see Batch in claiming.py), and a request has one end, whoever settles it.
 function take(incarnation, field, lane, limit, now)
   local stage = string.match(lane, '^%l+')
-  redis.call('ZADD', P .. 'lanes', int(now), lane)
+  tell('ZADD', P .. 'lanes', int(now), lane)
   local waiting = P .. 'q:' .. lane
-  local popped = redis.call('ZPOPMIN', waiting, limit)
-  if #popped == 0 then return nil end
+  local front = redis.call('ZRANGE', waiting, 0, limit - 1, 'WITHSCORES')
+  if #front == 0 then return nil end
 
   local ids, scores, n = {}, {}, 0
-  for i = 1, #popped, 2 do
+  for i = 1, #front, 2 do
     n = n + 1
-    ids[n], scores[n] = popped[i], popped[i + 1]
+    ids[n], scores[n] = front[i], front[i + 1]
   end
   -- Ended meanwhile: drop. Past its deadline: leave it to the sweeper, which ends it; after scoring none expires.
   local wanted, opens, joined = wanted_of(ids)
@@ -83,33 +95,45 @@ function take(incarnation, field, lane, limit, now)
   end
   ids, scores = live_ids, live_scores
   if #ids == 0 then
+    redis.call('ZREMRANGEBYRANK', waiting, 0, #front / 2 - 1)
     if redis.call('ZCARD', waiting) > 0 then ring(lane, now) end
     return nil
   end
 
-  -- A suspect (its process died under it) runs alone: take it if it is first, else put it back.
-  local attempts = {}
+  -- A suspect (its process died under it) runs alone: take it if it is first, else leave it where it waits.
+  local attempts, left = {}, {}
   if redis.call('EXISTS', P .. 'attempts') == 1 then
     attempts = redis.call('HMGET', P .. 'attempts', unpack(ids))
-    local keep_ids, keep_scores, keep_attempts, back = {}, {}, {}, {}
+    local keep_ids, keep_scores, keep_attempts, alone = {}, {}, {}, false
     for i, id in ipairs(ids) do
       local suspect = attempts[i] and attempts_of(attempts[i]).suspect
-      local alone = #keep_ids == 1 and keep_attempts.alone
       if #keep_ids == 0 or not (suspect or alone) then
         keep_ids[#keep_ids + 1] = id
         keep_scores[#keep_scores + 1] = scores[i]
         keep_attempts[#keep_attempts + 1] = attempts[i]
-        if suspect then keep_attempts.alone = true end
+        alone = alone or suspect
       else
-        back[#back + 1] = scores[i]
-        back[#back + 1] = id
+        left[id] = true
       end
     end
-    if #back > 0 then redis.call('ZADD', waiting, unpack(back)) end
-    keep_attempts.alone = nil
     ids, scores, attempts = keep_ids, keep_scores, keep_attempts
   end
 
+  local sources = keys_of(stage == 'preprocess' and 'r:' or 'o:', ids)
+  if stage == 'preprocess' and joined then
+    for i, id in ipairs(ids) do
+      if first_gone[id] then sources[i] = P .. 'i:' .. id end
+    end
+  end
+  local blobs = redis.call('MGET', unpack(sources))
+  if stage == 'preprocess' and joined then -- a first member that has ended, but has yet to leave
+    for i, id in ipairs(ids) do
+      if end_of(blobs[i]) then blobs[i] = redis.call('GET', P .. 'i:' .. id) or blobs[i] end
+    end
+  end
+
+  redis.call('HSET', P .. 'c:' .. incarnation, field,
+    lane .. '|' .. int(now) .. '|' .. table.concat(scores, ',') .. '|' .. table.concat(ids))
   if stage == 'scoring' then
     -- The point of no return for expiry and cancelling.
     local past = { 'ZADD', P .. 'open', 'XX' }
@@ -125,20 +149,21 @@ function take(incarnation, field, lane, limit, now)
       if claimed then redis.call('HSET', P .. 'joined', ids[i], int(now)) end
     end
   end
-  redis.call('HSET', P .. 'c:' .. incarnation, field,
-    lane .. '|' .. int(now) .. '|' .. table.concat(scores, ',') .. '|' .. table.concat(ids))
+  if next(left) then
+    local taken = {}
+    for i = 1, #front, 2 do
+      if not left[front[i]] then taken[#taken + 1] = front[i] end
+    end
+    redis.call('ZREM', waiting, unpack(taken))
+  else
+    redis.call('ZREMRANGEBYRANK', waiting, 0, #front / 2 - 1)
+  end
+
   if audited then
     audit('what', 'claimed', 'incarnation', incarnation, 'field', field, 'lane', lane, 'ids', table.concat(ids))
   end
   count(stage .. ':claimed', #ids)
   if redis.call('ZCARD', waiting) > 0 then ring(lane, now) end
-  local sources = keys_of(stage == 'preprocess' and 'r:' or 'o:', ids)
-  if stage == 'preprocess' and joined then
-    for i, id in ipairs(ids) do
-      if first_gone[id] then sources[i] = P .. 'i:' .. id end
-    end
-  end
-  local blobs = redis.call('MGET', unpack(sources))
   return { int(now), field, ids, scores, blobs, attempts }
 end
 
@@ -155,6 +180,6 @@ local function join(entry)
     end
   end
   redis.call('LPUSH', P .. 'idle:' .. queue, entry)
-  redis.call('PEXPIRE', P .. 'idle:' .. queue, 5000)
+  tell('PEXPIRE', P .. 'idle:' .. queue, 5000)
   return 'lingers'
 end
