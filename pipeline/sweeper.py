@@ -96,8 +96,8 @@ class Sweeper:
     def _excuse(self, now: float) -> None:
         """Silence counts from now on: workers could not beat, or the clock has jumped over their heartbeats.
 
-        Once: another excuse is given when silence has counted for as long in between, or a store that fails now and then
-        would keep the claims of the dead for ever.
+        Once: another excuse is given when silence has counted for as long in between, or a store that fails now and
+        then would keep the claims of the dead for ever.
         """
         if now >= self._excused_until + self._settings.lease_ttl_s:
             self._excused_until = now + self._settings.lease_ttl_s

@@ -1,11 +1,12 @@
 """The workers' side of the ledger: claim a batch, settle it, linger for more."""
 
+import dataclasses
 import itertools
 import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 from pipeline.contracts.ids import accepted_ms
@@ -46,9 +47,9 @@ class ClaimLost(Exception):
 class Batch:
     """A claimed batch. ``claimed_ms`` is the server's time; ``clock`` ours at that moment (monotonic seconds).
 
-    ``worked_ms``: how long its stage took. ``strays``: requests that stood in the lane although they are past its stage,
-    because a script was stopped on its way (see ``lua/prelude/base.lua``): nobody runs them, and they go on from where
-    they are when the batch is settled.
+    ``worked_ms``: how long its stage took. ``strays``: requests that stood in the lane although they are past its
+    stage, because a script was stopped on its way (see ``lua/prelude/base.lua``): nobody runs them, and they go on from
+    where they are when the batch is settled.
     """
 
     lane: Lane
@@ -58,7 +59,7 @@ class Batch:
     clock: float
     works: list[Work]
     worked_ms: float = 0.0
-    strays: list["_Stray"] = field(default_factory=list)
+    strays: list["_Stray"] = dataclasses.field(default_factory=list)
 
     def server_ms(self) -> float:
         """The server's time now, to within the time the claim took."""
@@ -72,6 +73,16 @@ class _Stray(NamedTuple):
     score: bytes
     blob: bytes
     kind: str
+
+    @property
+    def forward(self) -> tuple[object, ...]:
+        """What settle is told of an output of this stage."""
+        return self.id, self.score, self.blob
+
+    @property
+    def end(self) -> tuple[object, ...]:
+        """What settle is told of an end."""
+        return self.id, self.kind, self.blob
 
 
 INPUT_KINDS = {Stage.PREPROCESS: ACCEPTED, Stage.SCORING: str(Stage.PREPROCESS), Stage.POSTPROCESS: str(Stage.SCORING)}
@@ -137,8 +148,9 @@ class Claims:
         Raises ClaimLost if the batch is no longer ours; then nothing was written.
         """
         settings = self._settings
-        forwards: list[object] = []
-        ends: list[object] = []
+        # Of the strays, what this stage has done already goes on; what has ended has yet to leave.
+        forwards = [part for stray in batch.strays if stray.kind == batch.lane.stage for part in stray.forward]
+        ends = [part for stray in batch.strays if stray.kind in ENDS for part in stray.end]
         retries: list[object] = []
         dead: list[object] = []
         counts = Counter({f"runs:{model}": rows for model, rows in model_runs.items()})
@@ -146,11 +158,6 @@ class Claims:
         stage, following = lane.stage, lane.stage.following
         stage_name, claimed_ms, worked_ms = str(stage), batch.claimed_ms, batch.worked_ms
         succeeded, scored_by = str(State.SUCCEEDED), f"{lane.model.name}@{lane.model.version}"
-        for stray in batch.strays:
-            if stray.kind == stage_name:  # this stage has done it: its output goes on
-                forwards += stray.id, stray.score, stray.blob
-            elif stray.kind in ENDS:  # it has ended, and has yet to leave
-                ends += stray.id, stray.kind, stray.blob
         # A record names its model's pool; a lane does so at scoring only.
         model = next((work.header.ref for work in batch.works if not work.unreadable), lane.model)
         for work, judged in zip(batch.works, outcomes, strict=True):
@@ -185,6 +192,8 @@ class Claims:
                     dead += work.id, pack_letter(work, outcome, stage, record, now_ms)
         field = self._field()
         place = self._place_for(lane, batch.incarnation, field, claim_next)
+        # A cache elsewhere is filled by the worker; then the ledger is none.
+        keeps = batch.works and not settings.cache_url
         kind, *answer = self._scripts.settle(
             args=[
                 batch.incarnation,
@@ -203,8 +212,7 @@ class Claims:
                 " ".join(f"{name} {rows}" for name, rows in counts.items()),
                 place.entry if idle else "",
                 round(settings.idempotency_ttl * 1000),
-                # A cache elsewhere is filled by the worker; then the ledger is none.
-                0 if settings.cache_url or not batch.works else round(1000 * batch.works[0].header.cache_s),
+                round(1000 * batch.works[0].header.cache_s) if keeps else 0,
                 settings.cache_max_bytes,
                 batch.worked_ms,
                 *forwards,

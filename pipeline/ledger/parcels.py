@@ -130,7 +130,7 @@ class Parcel:
     def __init__(self, submissions: Sequence[Submission]) -> None:
         self.submissions = submissions
         self.receipt = os.urandom(16)
-        # With the time that the ledger notes beside the receipt they are the requests' ids, however often they are sent.
+        # With the time that the ledger notes beside the receipt they are the ids, however often the parcel is sent.
         self._tails = random_tails(len(submissions))
         self.sendings = 0
         self.packed = False

@@ -211,7 +211,9 @@ def unpack_attempts(blob: bytes | None) -> Attempts:
     try:
         document = json.loads(blob)
         errors = tuple(
-            Attempt(entry["n"], int(entry["at"]), entry["stage"], entry["error"], entry.get("signal"), entry["category"])
+            Attempt(
+                entry["n"], int(entry["at"]), entry["stage"], entry["error"], entry.get("signal"), entry["category"]
+            )
             for entry in document["errors"] or ()
         )
         return Attempts(int(document["starts"]), int(document["losses"]), bool(document["suspect"]), errors)

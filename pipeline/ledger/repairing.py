@@ -1,6 +1,6 @@
 """Repairs: what scripts that the server stopped on their way have left, and what stands nowhere.
 
-A script is no transaction (see ``lua/prelude/base.lua``). Whatever one has left undone, these find it and see to its end:
+A script is no transaction (see ``lua/prelude/base.lua``). Whatever one has left undone, these bring to its end:
 
 ``scrub``      walks over all keys, a page at a time, and clears away what has outlived what it stood for
 ``stranded``   flights that scoring has claimed once, and that no lane, no claim and no retry knows

@@ -30,6 +30,14 @@ Result = TypeVar("Result")
 REF = ModelRef("m", "1", "a" * 64)
 
 
+class SteppedClock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 @dataclass
 class Ledger:
     """The three sides of the ledger over one server, with short names for what the tests do all the time."""
@@ -121,10 +129,10 @@ LedgerMaker = Callable[..., Ledger]
 
 @pytest.fixture(params=["fakeredis", "valkey"])
 def make_ledger(request: pytest.FixtureRequest) -> Iterator[LedgerMaker]:
-    """Make a ledger with other settings, on an empty server."""
+    """Make a ledger with other settings, on an empty server. ``user``: ``NAME:PASSWORD`` to connect as."""
     with asyncio.Runner() as runner:
 
-        def make(**environment: str) -> Ledger:
+        def make(*, user: str = "", **environment: str) -> Ledger:
             values = {f"SCORELINE_{name.upper()}": value for name, value in environment.items()}
             if request.param == "fakeredis":
                 server = fakeredis.FakeServer(server_type="valkey")
@@ -132,7 +140,8 @@ def make_ledger(request: pytest.FixtureRequest) -> Iterator[LedgerMaker]:
                 return Ledger(client, async_client, read_settings(values), runner)
             url = request.getfixturevalue("valkey")
             redis.Redis.from_url(url).flushall()
-            settings = read_settings(values | {"SCORELINE_STORE_URL": url})
+            as_user = url.replace("//", f"//{user}@") if user else url
+            settings = read_settings(values | {"SCORELINE_STORE_URL": as_user})
             return Ledger(connect(settings, extra_wait_s=2), connect_async(settings), settings, runner)
 
         yield make

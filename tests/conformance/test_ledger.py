@@ -157,9 +157,10 @@ def test_only_the_dead_childs_claims_are_released(ledger: Ledger) -> None:
     first, second = ledger.claim(worker, limit=2), ledger.claim(worker, limit=2)
     assert first is not None
     assert second is not None
-    assert (
-        ledger.scripts.release(args=["w1", second.field, "start", "died", "SIGKILL", 0, "0", "crash", "", ""]) == [2, 0]
-    )
+    assert ledger.scripts.release(args=["w1", second.field, "start", "died", "SIGKILL", 0, "0", "crash", "", ""]) == [
+        2,
+        0,
+    ]
     ledger.complete(worker, first)
     again = ledger.claim(worker)
     assert again is not None

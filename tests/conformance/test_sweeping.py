@@ -7,12 +7,12 @@ from pipeline.contracts.problems import (
     StoreFull,
 )
 from pipeline.contracts.stages import Stage
-from pipeline.ledger.claiming import Fenced, release_claims
+from pipeline.ledger.claiming import Fenced
 from pipeline.ledger.keys import TAG
 from pipeline.ledger.parcels import Submission
 from pipeline.ledger.repairing import Repairs
 from pipeline.sweeper import Sweeper
-from tests.conformance.conftest import Ledger, LedgerMaker, dead
+from tests.conformance.conftest import Ledger, LedgerMaker, SteppedClock, dead
 
 
 def test_a_silent_worker_is_fenced_for_ever(make_ledger: LedgerMaker) -> None:
@@ -190,14 +190,6 @@ def test_where_one_bell_was_lost_the_next_stages_are_rung_as_soon_as_they_have_w
     assert batch is not None
     ledger.complete(worker, batch)
     assert ledger.bells("scoring") == 1
-
-
-class SteppedClock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.mark.parametrize("make_ledger", ["valkey"], indirect=True)

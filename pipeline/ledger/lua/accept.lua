@@ -62,14 +62,15 @@ for _, key in pairs(requests_by) do
   if held[key] and not is_accepted(sub(held[key], 1, 16)) then held[key] = false end
 end
 
--- What an earlier sending of this parcel has accepted: its answers.
-local accepted_before = {}
+-- What an earlier sending of this parcel has accepted: its answers; and the records of those that it began to end.
+local accepted_before, ended_before = {}, {}
 if ARGV[10] == '1' then
   for i = FIRST, #ARGV, 5 do
     local id = stamp .. ARGV[i]
     local record = redis.call('GET', P .. 'r:' .. id)
     if end_of(record) then
-      accepted_before[i] = byte(record) % 32 >= 16 and 'e' or 'n'
+      local was_there = byte(record) % 32 >= 16
+      accepted_before[i], ended_before[i] = was_there and 'e' or 'n', was_there and record
     elseif record and redis.call('ZSCORE', P .. 'open', id) then
       accepted_before[i] = flight_of(record) and 'j' or 'n'
     end
@@ -133,6 +134,10 @@ for i = FIRST, #ARGV, 5 do
   if accepted_before[i] then
     local id = stamp .. ARGV[i]
     answers[#answers + 1] = accepted_before[i] .. id
+    if ended_before[i] then
+      ended[#ended + 1] = id
+      ends[#ends + 1] = ended_before[i]
+    end
     if key and not old then
       held[key] = id .. body
       keep[keep_n + 1], keep[keep_n + 2] = key, held[key]

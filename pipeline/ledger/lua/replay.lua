@@ -36,6 +36,7 @@ if #ids > 0 then
   for i, part in ipairs(holding(held) or {}) do
     if i > 2 then set[#set + 1] = part end
   end
+  redis.call('MSET', P .. 'confirm', '') -- the records' command: where that may not be sent, nothing is to begin
   local lane = stage == 'scoring' and scoring or stage .. string.match(scoring, '/.*$')
   if not joined then -- the first of them: the computation begins
     local sources = { 'MSET' }
