@@ -48,7 +48,13 @@ def isolate(perform: Callable[[Sequence[Any]], Sequence[Performed]], rows: Seque
         answers = list(perform(rows))
         if len(answers) != len(rows):
             raise RuntimeError(f"the stage returned {len(answers)} outputs for {len(rows)} inputs")
-        return [answer if _is_output(answer) else _failure(answer) for answer in answers]
+        # Inline: it is done for each row of each stage. What an output's body holds is for the ledger to say.
+        return [
+            answer
+            if type(answer) is Output and type(answer.scored_by) is str and type(answer.anomalies) in (tuple, list)
+            else _failure(answer)
+            for answer in answers
+        ]
     except Exception as error:  # noqa: BLE001 - whatever a stage raises is judged, not passed on
         failure = usable(error)
         if len(rows) == 1 or (isinstance(failure, StageFailure) and failure.whole_batch):
@@ -58,11 +64,6 @@ def isolate(perform: Callable[[Sequence[Any]], Sequence[Performed]], rows: Seque
     if any(failure.whole_batch for failure in map(ends_process, answers) if failure is not None):
         return answers + [NotNow("the process is replaced before it came to this row", 0.0)] * (len(rows) - middle)
     return answers + isolate(perform, rows[middle:])
-
-
-def _is_output(answer: Any) -> bool:
-    """Whether it is an output that can be settled; what its body holds is for the ledger to say."""
-    return type(answer) is Output and type(answer.scored_by) is str and type(answer.anomalies) in (tuple, list)
 
 
 def _failure(answer: Any) -> BaseException:
