@@ -8,7 +8,13 @@ import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import structlog
+
+from pipeline.contracts.failures import describe
+
+log = structlog.get_logger()
 STUCK_S = 10.0
+PAUSE_S = 0.5
 
 
 class Pulse:
@@ -43,7 +49,10 @@ class HealthServer:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 check = checks.get(self.path)
-                wrong = "not found" if check is None else check()
+                try:
+                    wrong = "not found" if check is None else check()
+                except Exception as error:  # noqa: BLE001 - an answer says more than a connection that drops
+                    wrong = f"the check fails: {describe(error)}"
                 status = 404 if check is None else 503 if wrong else 200
                 body = f"{wrong or 'ok'}\n".encode()
                 self.send_response(status)
@@ -57,9 +66,19 @@ class HealthServer:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self.port = self._server.server_address[1]
-        threading.Thread(target=self._server.serve_forever, name="health", daemon=True).start()
+        self._stopping = False
+        threading.Thread(target=self._serve, name="health", daemon=True).start()
+
+    def _serve(self) -> None:
+        while not self._stopping:
+            try:
+                self._server.serve_forever()
+            except BaseException as error:  # or whoever asks gets no answer ever again
+                log.exception("health_failed", error=describe(error))
+                time.sleep(PAUSE_S)
 
     def stop(self) -> None:
         """Close the port."""
+        self._stopping = True
         self._server.shutdown()
         self._server.server_close()

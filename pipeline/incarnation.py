@@ -9,8 +9,6 @@ import mmap
 import os
 import secrets
 import socket
-import struct
-import threading
 import time
 from contextlib import suppress
 from typing import Any
@@ -18,11 +16,13 @@ from typing import Any
 import structlog
 from redis.exceptions import RedisError
 
+from pipeline import slots
 from pipeline.devices.health import Canary
 from pipeline.ledger import keys
 from pipeline.ledger.claiming import release_claims
 from pipeline.ledger.connection import Client
 from pipeline.ledger.scripts import Scripts
+from pipeline.periodic import Periodic
 from pipeline.settings import Settings
 
 log = structlog.get_logger()
@@ -30,23 +30,21 @@ DEGRADED = 2
 """What a heartbeat is answered in degraded mode."""
 _NAME_BYTES = 32
 _READY = _NAME_BYTES
-_RUNNING = slice(_READY + 1, _READY + 1 + 32)
-_SINCE = slice(_RUNNING.stop, _RUNNING.stop + 8)
-_BREAKERS = slice(_SINCE.stop, _SINCE.stop + 512)
-_CHILD = slice(_BREAKERS.stop, _BREAKERS.stop + 8)
-_CANARY = slice(_CHILD.stop, _CHILD.stop + 17)
-_SETTLED = slice(_CANARY.stop, _CANARY.stop + 8)
-_MODELS = slice(_SETTLED.stop, _SETTLED.stop + 4096)
+_CHILD = slice(40, 48)
+_SETTLED = slice(48, 56)
+_SLOTS = 64
 
 
 class Incarnation:
     """The name of this worker now, shared with the children that are forked after it was made."""
 
     def __init__(self, stage: str, queue: str, device: str) -> None:
-        # The name; one byte that a child sets once it can answer bells; the field of the batch that it ran last; since
-        # when it runs; its breakers that are not closed, as JSON; its pid; since when the canary runs, how long the
-        # last one took, and whether it was wrong; how many batches were settled; the models in memory, as JSON.
-        self._shared = mmap.mmap(-1, _MODELS.stop)
+        # The name; one byte that a child sets once it can answer bells; the process id of the child that registered
+        # last; how many batches were settled; what each child tells.
+        self._shared = mmap.mmap(-1, _SLOTS + slots.COUNT * slots.SIZE)
+        self.children = slots.Slots(self._shared, _SLOTS)
+        """What each child tells."""
+        self._own: slots.Slot | None = None
         self._description: dict[str, Any] = {
             "stage": stage,
             "queue": queue,
@@ -72,30 +70,31 @@ class Incarnation:
         return self._shared[_READY] == 1
 
     @property
-    def running(self) -> str:
-        """The field of the batch that a child began last: suspect if the child dies. Empty: it has begun none."""
-        return self._shared[_RUNNING].rstrip(b"\0").decode()
-
-    @property
     def child(self) -> int:
         """The process id of the child that registered last; 0 if none has."""
         return int.from_bytes(self._shared[_CHILD], "big")
 
     @property
-    def running_s(self) -> float:
-        """How long the batch that a child runs has been running; 0 if it runs none (by the host's clock)."""
-        (since,) = struct.unpack("d", self._shared[_SINCE])
-        return max(1e-9, time.monotonic() - since) if since else 0.0
+    def _slot(self) -> slots.Slot:
+        """This child's own."""
+        assert self._own is not None, "only a child that has begun tells anything"
+        return self._own
+
+    def child_begins(self, pid: int) -> None:
+        """This process is a child, and tells its parent from now on what it does."""
+        self._own = self.children.take(pid)
 
     def began(self, field: str) -> None:
-        """A child begins to run the batch of this field."""
-        self.ended()
-        self._shared[_RUNNING] = field.encode().ljust(32, b"\0")
-        self._shared[_SINCE] = struct.pack("d", time.monotonic())
+        """This child begins to run the batch of this field."""
+        self._slot.began(field)
+
+    def overran(self) -> bool:
+        """Whether its parent has said that the batch that it runs takes too long."""
+        return self._slot.overran
 
     def ended(self) -> None:
-        """It has run; until the next one begins, the death of the child would still be on its account."""
-        self._shared[_SINCE] = bytes(8)
+        """It has run."""
+        self._slot.ended()
 
     def settled(self) -> None:
         """It is settled."""
@@ -106,23 +105,24 @@ class Incarnation:
         """How many batches the children have settled."""
         return int.from_bytes(self._shared[_SETTLED], "big")
 
-    def child_begins(self) -> None:
-        """A new child: nothing is known of its canary yet."""
-        self._shared[_CANARY] = bytes(17)
-
     def canary_began(self) -> None:
-        """The child's canary begins."""
-        self._shared[_CANARY] = struct.pack("dd?", time.monotonic(), self.canary.took_s or 0.0, False)
+        """This child's canary begins."""
+        self._slot.canary_began()
 
     def canary_ended(self, *, right: bool) -> None:
         """It has come back."""
-        self._shared[_CANARY] = struct.pack("dd?", 0.0, self.canary.running_s, not right)
+        self._slot.canary_ended(right=right)
 
     @property
     def canary(self) -> Canary:
-        """What is known of the child's canary."""
-        since, took_s, wrong = struct.unpack("dd?", self._shared[_CANARY])
-        return Canary(took_s or None, time.monotonic() - since if since else 0.0, wrong)
+        """The worst of what is known of the children's canaries."""
+        canaries = [slot.canary for slot in self.children]
+        took = [canary.took_s for canary in canaries if canary.took_s is not None]
+        return Canary(
+            max(took, default=None),
+            max((canary.running_s for canary in canaries), default=0.0),
+            any(canary.wrong for canary in canaries),
+        )
 
     def stand_by(self) -> None:
         """This worker is a standby: it claims when it is told to."""
@@ -135,8 +135,7 @@ class Incarnation:
     def register(self, client: Client, child: int | None = None) -> None:
         """Make the name known to the ledger, from the child that is now ready. Before this it cannot claim."""
         if child is not None:
-            self.began("")
-            self.ended()
+            self._slot.register()
             self._shared[_CHILD] = child.to_bytes(8, "big")
         Scripts(client).beat(args=[self.name, self.description(), "1"])
         self._shared[_READY] = 1
@@ -147,42 +146,34 @@ class Incarnation:
         self._description["started_ms"] = round(time.time() * 1000)
 
     def tell(self, breakers: list[dict[str, Any]]) -> None:
-        """A child's breakers that are not closed: seen by operators with the next heartbeat."""
-        self._write(_BREAKERS, breakers)
+        """This child's breakers that are not closed: seen by operators with the next heartbeat."""
+        self._slot.tell(breakers)
 
     def loaded(self, models: list[str]) -> None:
-        """The models that a child holds in memory."""
-        self._write(_MODELS, models)
-
-    def _write(self, place: slice, document: list[Any]) -> None:
-        text = json.dumps(document).encode()
-        size = place.stop - place.start
-        self._shared[place] = (text if len(text) <= size else b"[]").ljust(size, b"\0")
+        """The models that this child holds in memory."""
+        self._slot.loaded(models)
 
     def description(self) -> str:
         """What operators see of this worker, as JSON."""
-        with suppress(ValueError):  # the child is writing: the next heartbeat has it
-            self._description["breakers"] = json.loads(self._shared[_BREAKERS].rstrip(b"\0") or b"[]")
-            self._description["models"] = json.loads(self._shared[_MODELS].rstrip(b"\0") or b"[]")
+        with suppress(ValueError):  # a child is writing: the next heartbeat has it
+            self._description["breakers"] = [breaker for slot in self.children for breaker in slot.breakers]
+            self._description["models"] = list(dict.fromkeys(name for slot in self.children for name in slot.models))
         return json.dumps(self._description | {"child": self.child, "claims": self.claims})
 
 
-class Heartbeat(threading.Thread):
+class Heartbeat(Periodic):
     """Beats for an incarnation until stopped; through outages of the store it keeps trying."""
 
     def __init__(self, incarnation: Incarnation, client: Client, settings: Settings) -> None:
-        super().__init__(name="heartbeat", daemon=True)
+        super().__init__("heartbeat", settings.heartbeat_s)
         self._incarnation = incarnation
         self._client = client
         self._scripts = Scripts(client)
-        self._every_s = settings.heartbeat_s
-        self._halt = threading.Event()
 
-    def run(self) -> None:
-        """Beat every ``heartbeat_s``, from when the first child is ready."""
-        while not self._halt.wait(self._every_s):
-            if self._incarnation.ready:
-                self.beat()
+    def turn(self) -> None:
+        """Beat, from when the first child is ready."""
+        if self._incarnation.ready:
+            self.beat()
 
     def beat(self) -> None:
         """One heartbeat; under a new name after having been fenced."""
@@ -198,9 +189,9 @@ class Heartbeat(threading.Thread):
         except (RedisError, OSError) as error:
             log.warning("heartbeat_failed", error=str(error))
 
-    def stop(self, queue: str) -> None:
+    def sign_off(self, queue: str) -> None:
         """Stop beating and sign off from a queue: what is still held is given back, and nobody mourns a dead worker."""
-        self._halt.set()
+        self.stop()
         if self.is_alive():
             self.join(timeout=5)
         name = self._incarnation.name

@@ -1,7 +1,8 @@
 """The story of a failure: what becomes of a request whose stage raised, or whose process died under it.
 
 1. A stage raises, or returns a failure in the place of one row. If the whole batch raised, the runner halves it
-   until the guilty rows stand alone; only they are judged.
+   until the guilty rows stand alone; only they are judged. What is no Exception (a library's panic, sys.exit) is the
+   failure of its row as well, and the process is replaced once the batch is settled.
 2. ``judge`` looks at the failure's class: the producer's fault ends as ``invalid``; what trying again cannot help
    ends as ``dead``; everything else is retried after a random delay, until ``max_attempts`` starts have failed.
    What waits for something outside that is known to be down uses up no attempt. All other retries together stay within
@@ -16,7 +17,7 @@ Pure functions: no store, no clock, no stage.
 
 import random
 
-from pipeline.contracts.failures import InvalidInput, NotNow, StageFailure
+from pipeline.contracts.failures import InvalidInput, NotNow, StageFailure, describe
 from pipeline.contracts.stages import Stage, State
 from pipeline.contracts.status import Failure
 from pipeline.contracts.work import NO_ATTEMPTS, Ended, Outcome, RetryLater, Work
@@ -29,7 +30,6 @@ CATEGORIES: tuple[tuple[type[BaseException], str], ...] = (
     (ConnectionError, "network"),
     (OSError, "store"),
 )
-MESSAGE_LIMIT = 500
 
 
 def category_of(error: BaseException) -> str:
@@ -37,13 +37,6 @@ def category_of(error: BaseException) -> str:
     if isinstance(error, StageFailure):
         return error.category
     return next((word for kind, word in CATEGORIES if isinstance(error, kind)), "unknown")
-
-
-def describe(error: BaseException) -> str:
-    """One line about the error, for people; bounded, because it is stored."""
-    text = str(error) if isinstance(error, StageFailure) else f"{type(error).__name__}: {error}"
-    text = text.encode("utf-8", "replace").decode()  # a lone surrogate could be stored, and then read by nobody
-    return text if len(text) <= MESSAGE_LIMIT else text[: MESSAGE_LIMIT - 1] + "…"
 
 
 def backoff_ms(starts: int, settings: Settings, rng: random.Random) -> int:

@@ -11,16 +11,18 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from itertools import islice
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import structlog
 
-from pipeline.contracts.failures import NotNow, StageFailure
+from pipeline.contracts.failures import NotNow, Panic, SoftLimit, StageFailure, describe
 from pipeline.contracts.lanes import Lane, ModelRef
 from pipeline.contracts.stages import Stage
 from pipeline.contracts.work import Completed, Ended, Outcome, Output, Work
-from pipeline.isolation import Performed, ends_process, isolate
+from pipeline.isolation import Performed, ends_process, isolate, usable
 from pipeline.judge import category_of, exhausted, judge
 from pipeline.ledger.cache import CacheFiller
 from pipeline.ledger.claiming import Batch, ClaimLost, Claims
@@ -28,6 +30,10 @@ from pipeline.ledger.keys import SCRIPT_LIMIT
 from pipeline.settings import Settings
 
 log = structlog.get_logger()
+Answer = TypeVar("Answer")
+
+
+TOO_LONG = "the batch ran longer than the soft time limit"
 
 
 class StageService(Protocol):
@@ -68,6 +74,9 @@ class Watch(Protocol):
 
     def began(self, field: str) -> None:
         """The batch of this field begins to run."""
+
+    def overran(self) -> bool:
+        """Whether the batch that runs has been told that it takes too long."""
 
     def ended(self) -> None:
         """It has run."""
@@ -112,11 +121,13 @@ class _Run:
     prepared: Prepared | None = None
     began: float = 0.0
     answers: list[Performed] = field(default_factory=list)
+    panic: Panic | None = None
+    """Something has panicked under it, in whatever part of it that was, and whether it did so again or not."""
 
     @property
     def unfit(self) -> StageFailure | None:
         """A failure after which this process can be trusted no more."""
-        return next(filter(None, map(ends_process, self.answers)), None)
+        return next(filter(None, map(ends_process, self.answers)), self.panic)
 
 
 class _Failed:
@@ -144,8 +155,13 @@ class Runner:
         settings: Settings,
         watch: Watch,
         reached: Callable[[str], None] = lambda _: None,
+        stopping: Callable[[], bool] = lambda: False,
     ) -> None:
-        """``reached`` is told of the steps at which tests kill this process (see ``tasks/failpoints.py``)."""
+        """``reached`` is told of the steps at which tests kill this process (see ``tasks/failpoints.py``).
+
+        ``stopping``: whether this process has been told to end, so that what is raised is not the stage's doing.
+        """
+        self._stopping = stopping
         self._reached = reached
         self._service = service
         self._device = service if isinstance(service, DeviceService) else None
@@ -191,16 +207,27 @@ class Runner:
                 lane, batch = woken, self._claims.claim(woken, self._limit(woken), answers_bell=False)
 
     def _limit(self, lane: Lane) -> int:
+        asked = self._ask(lambda: int(self._service.batch_limit(lane.model)), 1)
         # Whatever a manifest says: no script touches more.
-        return max(1, min(self._service.batch_limit(lane.model), SCRIPT_LIMIT))
+        return max(1, min(asked, SCRIPT_LIMIT))
+
+    def _ask(self, question: Callable[[], Answer], otherwise: Answer) -> Answer:
+        """What the stage says of a model; if it fails at that, ``otherwise``: its batch will say what is wrong."""
+        try:
+            return question()
+        except BaseException as error:
+            if self._stopping():
+                raise
+            log.warning("stage_does_not_say", error=describe(error))
+            return otherwise
 
     def _work(self, batch: Batch, stay: Stay, served: Served) -> None:
         """Run batches of a lane until it is empty or it is time to leave; held are the one that runs, and one staged.
 
         Unfit if one of them failed in a way that ends this process.
         """
-        lane = batch.lane
-        overlaps = self._device is not None and self._device.overlaps(lane.model)
+        lane, device = batch.lane, self._device
+        overlaps = device is not None and self._ask(lambda: bool(device.overlaps(lane.model)), otherwise=False)
         following: Batch | None = batch
         while following is not None:
             running = self._stage(following, alone=True)
@@ -232,8 +259,11 @@ class Runner:
         """Wait for a batch; Unfit, with what is known settled, if nothing else may run here after it."""
         self._collect(run)
         if run.unfit is not None:
-            self._settle(run, served, claim_next=0, idle=False)
-            raise Unfit(str(run.unfit))
+            try:
+                self._settle(run, served, claim_next=0, idle=False)
+            finally:
+                # Even if the store did not answer: then the parent releases the batch, and charges it.
+                raise Unfit(describe(run.unfit))
 
     def _stage(self, batch: Batch, *, alone: bool) -> _Run:
         """Set aside what may not run again, and prepare the rest where the stage has somewhere to bring it.
@@ -246,45 +276,76 @@ class Runner:
         if self._device is not None and run.works:
             if alone:
                 self._watch.began(batch.field)
-            self.performing = alone
+            prepare, model, works = self._device.prepare, batch.lane.model, run.works
             try:
-                run.prepared = self._device.prepare(batch.lane.model, run.works)
+                run.prepared = self._guarded(run, lambda: prepare(model, works), counts=alone)
             except Exception as error:  # noqa: BLE001 - judged when its turn has come
                 run.prepared = _Failed(error)
+        return run
+
+    def _guarded(self, run: _Run, stage_code: Callable[[], Answer], *, counts: bool = True) -> Answer:
+        """Run the stage's own code. Whatever it raises comes out as an Exception that can be judged.
+
+        ``counts``: this is the batch whose time runs. Only then, and only here, the soft limit interrupts this process;
+        one that was told of between two such calls is raised at the next.
+        """
+        try:
+            self.performing = counts
+            try:
+                if counts and self._watch.overran():
+                    raise SoftLimit(TOO_LONG)
+                return stage_code()
             finally:
                 self.performing = False
-        return run
+        except BaseException as error:
+            if self._stopping():
+                raise SystemExit from error
+            if isinstance(error, Exception):
+                failure = usable(error)
+                if failure is error:
+                    raise
+                raise failure from None
+            first, run.panic = run.panic is None, Panic(describe(error))
+            if first:
+                with suppress(Exception):  # there are exceptions that cannot even be formatted
+                    log.exception("stage_panicked", stage=str(run.batch.lane.stage), error=str(run.panic))
+            raise run.panic from None
 
     def _launch(self, run: _Run) -> None:
         """From here on at the latest the death of this process is on the batch's account, and its time counts."""
         run.began = time.monotonic()
         self._watch.began(run.batch.field)
         if run.prepared is not None:
-            run.prepared.launch()
+            try:
+                self._guarded(run, run.prepared.launch)
+            except Exception as error:  # noqa: BLE001 - judged when its turn has come
+                run.prepared = _Failed(error)
 
     def _collect(self, run: _Run) -> None:
         """The answers of a batch; what failed as a whole is searched for those who are guilty."""
-        self.performing = True
         try:
             run.answers = self._answers(run)
         finally:
-            self.performing = False
             self._watch.ended()
         run.batch.worked_ms = round((time.monotonic() - run.began) * 1000, 3)
 
     def _answers(self, run: _Run) -> list[Performed]:
-        prepared, model = run.prepared, run.batch.lane.model
+        prepared, model, device = run.prepared, run.batch.lane.model, self._device
 
-        def perform(works: Sequence[Work]) -> Sequence[Performed]:
+        def stage_code(works: Sequence[Work]) -> Sequence[Performed]:
             nonlocal prepared
-            if self._device is None:
+            if device is None:
                 return self._service.perform(model, [work.body for work in works])
             first, prepared = prepared, None
             if first is not None:
                 return first.collect()
-            again = self._device.prepare(model, works)
+            again = device.prepare(model, works)
             again.launch()
             return again.collect()
+
+        def perform(works: Sequence[Work]) -> list[Performed]:
+            # It may be a generator, even one without an end.
+            return self._guarded(run, lambda: list(islice(stage_code(works), len(works) + 1)))
 
         return isolate(perform, run.works)
 
@@ -314,7 +375,10 @@ class Runner:
         self._watch.settled()
         self._reached("after-settle")
         if stage.following is None and self._cache is not None:
-            self._cache.fill(batch.works, outcomes)
+            try:
+                self._cache.fill(batch.works, outcomes)
+            except Exception:
+                log.exception("cache_not_filled")  # what is settled is settled, and the next batch is claimed
         return following
 
     def _judged(self, run: _Run) -> list[Outcome]:
@@ -331,7 +395,7 @@ class Runner:
                 continue
             outcome = judge(answer, work, stage, now_ms, self._settings, self._rng)
             category, made = category_of(answer), type(outcome).__name__
-            log.info("stage_failed", stage=str(stage), category=category, outcome=made, error=str(answer)[:200])
+            log.info("stage_failed", stage=str(stage), category=category, outcome=made, error=describe(answer)[:200])
             outcomes.append(outcome)
         return outcomes
 

@@ -3,16 +3,22 @@
 It finds a device that computes wrongly or not at all before a request does.
 """
 
+import os
 import threading
 import time
 from collections.abc import Callable
 from typing import Protocol
 from weakref import WeakSet
 
+import structlog
 import torch
 
-from pipeline.contracts.failures import NotNow
+from pipeline.contracts.failures import NotNow, describe
+from pipeline.periodic import Periodic
 from scoring.device import Device
+from scoring.failures import kind_of
+
+log = structlog.get_logger()
 
 EVERY_S = 5.0
 SOON_S = 0.2
@@ -33,12 +39,19 @@ class Told(Protocol):
         """These are in memory now."""
 
 
-class Canary(threading.Thread):
+class Canary(Periodic):
     """Runs by itself while the device is idle; batches ask for it in between."""
 
-    def __init__(self, device: Device, told: Told, otherwise: Callable[[], bool] = lambda: False) -> None:
-        """``otherwise``: something short to do on the idle device; whether more is left. It must not raise."""
-        super().__init__(name="canary", daemon=True)
+    def __init__(
+        self,
+        device: Device,
+        told: Told,
+        otherwise: Callable[[], bool] = lambda: False,
+        end: Callable[[int], object] = os._exit,
+    ) -> None:
+        """``otherwise``: something short to do on the idle device; whether more is left. ``end``: this process."""
+        super().__init__("canary", SOON_S)
+        self._end = end
         self._otherwise = otherwise
         self._device = device
         self._told = told
@@ -51,15 +64,22 @@ class Canary(threading.Thread):
         (self._numbers,) = device.stage([numbers.float()])
         self.wrong = False
 
-    def run(self) -> None:
-        """Look now and then; while something computes it is that which is watched."""
-        more = True
-        while True:
-            time.sleep(SOON_S if more else EVERY_S)
+    def turn(self) -> None:
+        """Look; while something computes it is that which is watched.
+
+        What fails on an idle device is no request's fault, and this process can be trusted no more: it is replaced.
+        """
+        try:
             with self._turn:
                 if not self._computing:
                     self._check()
-                    more = self._otherwise()
+                    self.every_s = SOON_S if self._otherwise() else EVERY_S
+        except BaseException as error:
+            try:
+                log.exception("canary_failed", device=str(self._device.place), error=describe(error))
+            finally:
+                self._end(os.EX_SOFTWARE)
+            raise
 
     def begins(self, batch: object) -> None:
         """A batch is about to compute."""
@@ -77,8 +97,15 @@ class Canary(threading.Thread):
         if time.monotonic() - self._checked_at < EVERY_S:
             return
         self._told.canary_began()
-        self.wrong = self.wrong or not torch.equal((self._numbers @ self._numbers).cpu(), self._answer)
-        self._told.canary_ended(right=not self.wrong)
+        try:
+            self.wrong = self.wrong or not torch.equal((self._numbers @ self._numbers).cpu(), self._answer)
+        except Exception as error:
+            kind = kind_of(error)
+            if kind is None or not kind.ends_process:
+                raise
+            raise kind(describe(error)) from error
+        finally:
+            self._told.canary_ended(right=not self.wrong)
         self._checked_at = time.monotonic()
 
     def refuse_if_wrong(self) -> None:

@@ -7,11 +7,11 @@ from functools import partial
 import structlog
 import torch
 
-from pipeline.contracts.failures import ArtifactCorrupt, MemoryGone, NotNow, OutOfMemory
+from pipeline.contracts.failures import ArtifactCorrupt, NotNow, OutOfMemory, describe
 from pipeline.contracts.lanes import ModelRef
 from pipeline.contracts.stages import Stage
 from pipeline.contracts.work import Work
-from pipeline.isolation import Performed
+from pipeline.isolation import Performed, ends_process
 from pipeline.model_store import Artifact, ModelStore
 from pipeline.outside import Outside
 from scoring.breaker import Breaker
@@ -62,8 +62,10 @@ class Scoring:
                 ref = store.load(name, version).ref
                 if ref.pool == pool:
                     self._serving(ref)
-            except Exception as failure:  # noqa: BLE001 - whatever is wrong with one artifact, the others are served
-                log.warning("model_not_ready", model=f"{name}@{version}", reason=str(failure))
+            except (KeyboardInterrupt, SystemExit):
+                raise
+            except BaseException as failure:  # noqa: BLE001 - whatever is wrong with one artifact, even if a library panics, the others are served
+                log.warning("model_not_ready", model=f"{name}@{version}", reason=describe(failure))
 
     def _serving(self, ref: ModelRef) -> Serving:
         """The model and its fallback, warm; made when first asked for. ArtifactMissing, ArtifactCorrupt, NotNow."""
@@ -111,10 +113,13 @@ class Scoring:
         model = LoadedModel(artifact, self._device)
         try:
             model.warm_up(self._example_of(artifact))
-        except (NotNow, MemoryGone, OutOfMemory):
+        except (NotNow, OutOfMemory):
             raise
-        except Exception as failure:  # noqa: BLE001 - whatever is wrong with one model, the others are served
-            return Missing(f"not ready, its warm-up failed: {type(failure).__name__}: {failure}", True)
+        except Exception as failure:
+            if ends_process(failure) is not None:
+                raise  # it says nothing about the model
+            # Whatever is wrong with one model, the others are served.
+            return Missing(f"not ready, its warm-up failed: {type(failure).__name__}: {describe(failure)}", True)
         return model
 
     def batch_limit(self, model: ModelRef) -> int:

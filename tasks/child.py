@@ -8,10 +8,11 @@ import signal
 import threading
 
 import structlog
+from billiard.common import terminate_handler_fired
 from redis.exceptions import RedisError
 from tenacity import retry, retry_if_exception_type, wait_random_exponential
 
-from pipeline.contracts.failures import SoftLimit
+from pipeline.contracts.failures import SoftLimit, describe
 from pipeline.contracts.lanes import parse_lane
 from pipeline.contracts.stages import Stage
 from pipeline.incarnation import Incarnation
@@ -20,7 +21,7 @@ from pipeline.ledger.claiming import Claims, Fenced
 from pipeline.ledger.connection import Client, connect
 from pipeline.model_store import ModelStore
 from pipeline.outside import Outside
-from pipeline.runner import Runner, Served, StageService, Unfit
+from pipeline.runner import TOO_LONG, Runner, Served, StageService, Unfit
 from pipeline.settings import Settings
 from tasks.failpoints import failpoints
 
@@ -35,12 +36,13 @@ class _Child:
     def __init__(self, stage: Stage, incarnation: Incarnation, settings: Settings, pool: str) -> None:
         client = connect(settings, extra_wait_s=settings.linger_s + 1)
         self.claims = Claims(client, settings, lambda: incarnation.name)
-        incarnation.tell([])  # a child before this one may have left its own
+        incarnation.child_begins(os.getpid())
         outside = Outside(incarnation.tell)
         cache = CacheFiller(settings.cache_url, settings, outside) if settings.cache_url else None
-        incarnation.child_begins()
         service = load_stage(stage, settings, outside, incarnation, pool)
-        self.runner = Runner(service, self.claims, cache, settings, incarnation, failpoints(settings.failpoints))
+        reached = failpoints(settings.failpoints)
+        self.runner = Runner(service, self.claims, cache, settings, incarnation, reached, terminate_handler_fired)
+        self.overran = incarnation.overran
         self.debt = Debt(self.claims)
         self._hears = False
         _register(incarnation, client)
@@ -58,9 +60,10 @@ class _Child:
 
 def _soft_limit(*_: object) -> None:
     # Only the stage's own code can be interrupted: in the middle of a call to the store, or of telling its parent
-    # something, this process would leave half a message behind.
-    if _child is not None and _child.runner.performing:
-        raise SoftLimit("the batch ran longer than the soft time limit")
+    # something, this process would leave half a message behind. The runner looks again before it calls the stage: what
+    # is told meanwhile is not lost. And what comes too late for its batch is not the next one's.
+    if _child is not None and _child.runner.performing and _child.overran():
+        raise SoftLimit(TOO_LONG)
 
 
 _child: _Child | None = None
@@ -114,19 +117,26 @@ def answer(lane: str) -> Served:
     """Answer a bell. Whatever interrupts it, this process holds no claim when it returns."""
     assert _child is not None, "the child was not started: start workers with `scoreline worker STAGE`"
     _child.hear_soft_limit()
+    served_lane = parse_lane(lane)
     try:
         _child.debt.pay()
-        return _child.runner.serve(parse_lane(lane))
+        return _child.runner.serve(served_lane)
     except Fenced:
         # The parent takes a new name within a heartbeat; the lane has been rung again by the sweeper.
         return Served()
-    except Unfit as reason:
-        _child.debt.owe()
-        log.error("process_ends", reason=str(reason))  # noqa: TRY400 - the reason says it all
-        os._exit(os.EX_SOFTWARE)
-    except BaseException:
+    except (RedisError, OSError):
         _child.debt.owe()
         raise
+    except Unfit as reason:
+        log.error("process_ends", reason=str(reason))  # noqa: TRY400 - the reason says it all
+    except BaseException as error:
+        if terminate_handler_fired():
+            _child.debt.owe()
+            raise
+        log.exception("process_ends", reason=describe(error))
+    # The parent releases what is held. It charges the batch that runs, if one does: an error that nobody knows must not
+    # come back with the same requests for ever.
+    os._exit(os.EX_SOFTWARE)
 
 
 @retry(retry=_OUTAGE, wait=_PAUSE)
@@ -158,6 +168,6 @@ class Debt:
                 self._claims.give_back()
                 self._owed = False
 
-    @retry(retry=_OUTAGE, wait=_PAUSE)
+    @retry(wait=_PAUSE)  # whatever it is: nobody would hear of the end of this thread
     def _pay_when_possible(self) -> None:
         self.pay()

@@ -6,7 +6,6 @@ on. One whose memory or disk is nearly full is not ready, until there is room ag
 
 import shutil
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -18,6 +17,7 @@ import structlog
 from pipeline.devices.health import Health, State, Verdict
 from pipeline.devices.nvml import Found, Gpu, GpuLost, NoDriver, Reading, find
 from pipeline.incarnation import Incarnation
+from pipeline.periodic import Periodic
 from pipeline.settings import Settings
 
 log = structlog.get_logger()
@@ -46,12 +46,12 @@ def chosen(settings: Settings) -> Found | None:
     return found[index]
 
 
-class DeviceWatch(threading.Thread):
+class DeviceWatch(Periodic):
     """Looks once a second. A thread of its own: asking a sick device may take for ever."""
 
     def __init__(self, incarnation: Incarnation, found: Found | None, drain: Callable[[Verdict], None]) -> None:
         """``drain`` is called once, when the device is found to be sick."""
-        super().__init__(name="device-watch", daemon=True)
+        super().__init__("device-watch", LOOK_S)
         self._incarnation = incarnation
         self._found = found
         self._drain = drain
@@ -59,21 +59,15 @@ class DeviceWatch(threading.Thread):
         self._health = Health()
         self._settled = 0
         self._state = State.HEALTHY
-        self._halt = threading.Event()
         self.full = ""
         """What is nearly full; nothing if there is room."""
 
-    def run(self) -> None:
-        """Look every LOOK_S, until it is sick."""
-        while not self._halt.wait(LOOK_S):
-            verdict = self.look()
-            if verdict.state is State.SICK:
-                self._drain(verdict)
-                return
-
-    def stop(self) -> None:
-        """Look no more."""
-        self._halt.set()
+    def turn(self) -> None:
+        """Look once, and drain if it is sick."""
+        verdict = self.look()
+        if verdict.state is State.SICK:
+            self._drain(verdict)
+            self.stop()
 
     def child_died(self) -> None:
         """A child of this worker has died."""

@@ -42,22 +42,25 @@ def one_for_each(devices: Sequence[Found], arguments: Sequence[str], health_port
         if health_port:
             command += ["--health-port", str(health_port + place)]
         commands[device.index] = command
-    workers = {index: _start(index, command) for index, command in commands.items()}
     stopping = False
 
     def stop(*_: object) -> None:
+        # No more than this: it may come while a worker is being started, which nobody could terminate yet.
         nonlocal stopping
         stopping = True
-        for worker in workers.values():
-            worker.terminate()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
+    workers = {index: _start(index, command) for index, command in commands.items()}
+    told: set[int] = set()
     drained: set[int] = set()
     again_at: dict[int, float] = {}
     while len(drained) < len(devices):
         time.sleep(LOOK_S)
         for index, worker in workers.items():
+            if stopping and worker.pid not in told:
+                told.add(worker.pid)
+                worker.terminate()
             code = worker.poll()
             if code is None or index in drained:
                 continue

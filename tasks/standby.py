@@ -4,7 +4,6 @@ It counts the regular workers, never other standbys: two of them would otherwise
 What wakes it is the queue's own consumer, taken up and put down; a bell that it has heard meanwhile is answered.
 """
 
-import threading
 from typing import Any
 
 import structlog
@@ -13,49 +12,44 @@ from redis.exceptions import RedisError
 from pipeline.incarnation import Incarnation
 from pipeline.ledger.connection import Client
 from pipeline.ledger.roster import living, regular_scoring_workers, server_ms
+from pipeline.periodic import Periodic
 from pipeline.settings import Settings
 
 log = structlog.get_logger()
 LOOK_S = 0.5
 
 
-class Standby(threading.Thread):
+class Standby(Periodic):
     """Counts who lives, twice a second; its worker's event loop, which must not wait for the store, does the rest."""
 
     def __init__(self, incarnation: Incarnation, queue: str, client: Client, settings: Settings) -> None:
-        super().__init__(name="standby", daemon=True)
+        super().__init__("standby", LOOK_S)
         self._incarnation = incarnation
         self._queue = queue
         self._client = client
         self._expected = settings.expected_scoring_workers
         self._silent_s = settings.lease_ttl_s
         self._needed = False
-        self._halt = threading.Event()
         incarnation.stand_by()
 
-    def run(self) -> None:
-        """Count every LOOK_S. While the store is away nobody knows better than before."""
-        while not self._halt.wait(LOOK_S):
-            try:
-                queues = regular_scoring_workers(living(self._client, server_ms(self._client), self._silent_s))
-            except (RedisError, OSError):
-                continue
-            # Who is expected is one number for all pools: a pool without a worker is short of one in any case.
-            needed = len(queues) < self._expected or self._queue not in queues
-            if needed != self._needed:
-                log.warning("standby", serves=needed, live=len(queues), expected=self._expected)
-                self._needed = needed
-
-    def stop(self) -> None:
-        """Count no more."""
-        self._halt.set()
+    def turn(self) -> None:
+        """Count once. While the store is away nobody knows better than before."""
+        try:
+            queues = regular_scoring_workers(living(self._client, server_ms(self._client), self._silent_s))
+        except (RedisError, OSError):
+            return
+        # Who is expected is one number for all pools: a pool without a worker is short of one in any case.
+        needed = len(queues) < self._expected or self._queue not in queues
+        if needed != self._needed:
+            log.warning("standby", serves=needed, live=len(queues), expected=self._expected)
+            self._needed = needed
 
     def begin(self, consumer: Any) -> None:
         """Have the worker hear no bell unless one is needed. From its event loop, before it consumes anything."""
         consumer.cancel_task_queue(self._queue)
-        self.turn(consumer)
+        self.hear(consumer)
 
-    def turn(self, consumer: Any) -> None:
+    def hear(self, consumer: Any) -> None:
         """Have the worker hear bells, or not. From its event loop, often."""
         hears = consumer.task_consumer.consuming_from(self._queue)
         if self._needed and not hears:

@@ -20,6 +20,7 @@ from redis.exceptions import RedisError
 from pipeline.health import Pulse
 from pipeline.ledger import keys
 from pipeline.ledger.connection import Client
+from pipeline.periodic import Periodic
 from pipeline.settings import LONGER, Settings
 
 log = structlog.get_logger()
@@ -42,8 +43,10 @@ def last_resort(
     """End this process if stopping it has not done so by then."""
 
     def now() -> None:
-        log.critical("worker_did_not_stop", seconds=seconds)
-        end_now(children, end)
+        try:
+            log.critical("worker_did_not_stop", seconds=seconds)
+        finally:
+            end_now(children, end)
 
     timer = threading.Timer(seconds, now)
     timer.daemon = True
@@ -61,7 +64,7 @@ class Children(Protocol):
         """Whether one of them is still starting: that has a limit of its own."""
 
 
-class Watchdog(threading.Thread):
+class Watchdog(Periodic):
     """Looks once a second whether its worker is deaf, and ends it then.
 
     A thread of its own: the worker's event loop may be what has stopped.
@@ -76,7 +79,7 @@ class Watchdog(threading.Thread):
         children: Children,
         end: Callable[[int], object] = os._exit,
     ) -> None:
-        super().__init__(name="watchdog", daemon=True)
+        super().__init__("watchdog", LOOK_S)
         self._client = client
         self._queue = queue
         self._longest_job_s = 2 * LONGER * settings.hard_limit_s + settings.job_s  # two batches, in degraded mode
@@ -86,7 +89,6 @@ class Watchdog(threading.Thread):
         self._consumer: Any = None
         self._heard = -1
         self._in_vain_s = 0.0
-        self._halt = threading.Event()
 
     def listen(self, consumer: Any) -> None:
         """From now on its worker should hear bells."""
@@ -96,18 +98,13 @@ class Watchdog(threading.Thread):
         """Its worker stops, or connects again: nobody expects it to hear anything."""
         self._consumer = None
 
-    def stop(self) -> None:
-        """Look no more."""
-        self._halt.set()
-
-    def run(self) -> None:
-        """Look every LOOK_S."""
-        while not self._halt.wait(LOOK_S):
-            if self.is_deaf():
-                log.critical("worker_deaf", queue=self._queue, seconds=self._in_vain_s)
-                faulthandler.dump_traceback(2, all_threads=True)
-                end_now(self._children.pids, self._end)
-                return
+    def turn(self) -> None:
+        """Look once."""
+        if self.is_deaf():
+            log.critical("worker_deaf", queue=self._queue, seconds=self._in_vain_s)
+            faulthandler.dump_traceback(2, all_threads=True)
+            end_now(self._children.pids, self._end)
+            self.stop()
 
     def is_deaf(self) -> bool:
         """Look once. Looks are counted, not seconds: a process that was suspended has missed nothing."""

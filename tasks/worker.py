@@ -6,9 +6,9 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import psutil
 import structlog
@@ -20,11 +20,13 @@ from redis.exceptions import RedisError
 
 from pipeline.contracts.stages import Stage
 from pipeline.devices.health import State, Verdict
-from pipeline.health import HealthServer, Pulse
+from pipeline.devices.nvml import Found
+from pipeline.health import STUCK_S, HealthServer, Pulse
 from pipeline.incarnation import Heartbeat, Incarnation
 from pipeline.ledger.claiming import release_claims
 from pipeline.ledger.connection import Client, connect
 from pipeline.ledger.scripts import Scripts
+from pipeline.periodic import Duty, Periodic
 from pipeline.settings import LONGER, Settings
 from pipeline.telemetry import configure_logging
 from tasks import child
@@ -86,9 +88,7 @@ class Children:
         self._memory = Memory(settings.child_memory_mb)
         self._known: dict[int, Any] = {}
         self._met: dict[int, float] = {}
-        self._gone: set[int] = set()
         self._unreleased: dict[int, tuple[str, str]] = {}
-        self._told = ""
         self.interrupted = 0
         """Batches that were told that they take too long."""
         self._ended_by_us: dict[int, str] = {}
@@ -99,7 +99,10 @@ class Children:
 
     def starting(self) -> bool:
         """Whether one of them has not registered yet: it loads its stage."""
-        return any(pid != self._incarnation.child for pid in self._known)
+        return any(pid not in self._registered() for pid in self._known)
+
+    def _registered(self) -> set[int]:
+        return {slot.pid for slot in self._incarnation.children if slot.registered}
 
     def meet(self, pool: Any) -> None:
         """Know the children that are there: one may die before the first look."""
@@ -110,23 +113,27 @@ class Children:
         now = time.monotonic()
         self._met = {pid: self._met.get(pid, now) for pid in self._known}
         for pid, since in self._met.items():
-            if pid != self._incarnation.child and now - since > self._start_limit_s:
+            if pid not in self._registered() and now - since > self._start_limit_s:
                 log.error("child_not_ready", pid=pid, seconds=round(now - since, 1))
                 self._signal(pid, signal.SIGKILL)
 
     def _keep_limits(self) -> None:
         """A batch that takes too long is told so; if that does not help, it is ended with its process."""
-        field, seconds, pid = self._incarnation.running, self._incarnation.running_s, self._incarnation.child
         times = LONGER if self._incarnation.degraded else 1
-        if seconds > times * self._settings.hard_limit_s and pid in self._known:
-            log.error("batch_killed", pid=pid, seconds=round(seconds, 1))
-            self._ended_by_us[pid] = f"ran longer than the hard limit of {times * self._settings.hard_limit_s:g} s"
-            self._signal(pid, signal.SIGKILL)
-        elif seconds > times * self._settings.soft_limit_s and self._told != field:
-            log.warning("batch_interrupted", pid=pid, seconds=round(seconds, 1))
-            self._told = field
-            self.interrupted += 1
-            self._signal(pid, signal.SIGUSR1)
+        for slot in self._incarnation.children:
+            pid, seconds = slot.pid, slot.running_s
+            if pid not in self._known:
+                continue
+            if seconds > times * self._settings.hard_limit_s:
+                log.error("batch_killed", pid=pid, seconds=round(seconds, 1))
+                self._ended_by_us[pid] = f"ran longer than the hard limit of {times * self._settings.hard_limit_s:g} s"
+                self._signal(pid, signal.SIGKILL)
+            elif seconds > times * self._settings.soft_limit_s and not slot.overran:
+                log.warning("batch_interrupted", pid=pid, seconds=round(seconds, 1))
+                # First this: the signal may find the child between two calls of its stage's code.
+                slot.tell_too_long()
+                self.interrupted += 1
+                self._signal(pid, signal.SIGUSR1)
 
     @staticmethod
     def _signal(pid: int, number: signal.Signals) -> None:
@@ -137,9 +144,8 @@ class Children:
         """Look once. Without it Celery's pool takes up to five seconds to notice a death."""
         pool.maintain_pool()
         living = {process.pid: process for process in pool._pool}
-        # The pool looks by itself as well: a child may have come and gone in between, and only have registered.
-        gone = ({self._incarnation.child, *self._known} - living.keys() - {0}) - self._gone
-        for pid in gone:
+        # The pool looks by itself as well: a child may have come and gone in between, and only have taken its slot.
+        for pid in {*(slot.pid for slot in self._incarnation.children), *self._known} - living.keys():
             self._memory.forget(pid)
             process = self._known.get(pid)
             if getattr(process, "exitcode", None) == EX_RECYCLE:
@@ -147,8 +153,9 @@ class Children:
             else:
                 log.warning("child_died", pid=pid, signal=self._cause(process))
                 self._died()
-            self._unreleased[pid] = self._cause(process), self._incarnation.running
-        self._gone = (self._gone | gone) - living.keys()  # a process id may be given again
+            slot = self._incarnation.children.of(pid)
+            self._unreleased[pid] = self._cause(process), slot.running if slot is not None else ""
+            self._incarnation.children.forget(pid)
         self._known = living
         self._end_slow_starters()
         self._keep_limits()
@@ -181,9 +188,24 @@ class Children:
         return signal.Signals(-code).name if code is not None and code < 0 else ""
 
 
+def _drain(verdict: Verdict, found: Found | None, children: Children, heartbeat: Heartbeat, queue: str) -> NoReturn:
+    """End this worker, whose device is sick, with nothing lost."""
+    try:
+        log.critical("device_sick", device=found.name if found else "cpu", reasons=verdict.reasons)
+        for pid in children.pids():  # what it computes is not to be trusted
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        heartbeat.sign_off(queue)  # gives back what is held, uncharged
+    finally:
+        os._exit(EX_DRAIN)
+
+
 def _make_step(
     children: Children, watchdog: Watchdog, pulse: Pulse, standby: Standby | None, settings: Settings
-) -> type:
+) -> tuple[type, list[Duty]]:
+    """What runs with the consumer's event loop, and what it does there again and again."""
+    watches, hears = Duty("the watch over its children"), Duty("standing by")
+
     class Watch(bootsteps.StartStopStep):
         """Runs with the consumer's event loop: starts again after each reconnection."""
 
@@ -194,10 +216,10 @@ def _make_step(
             watchdog.listen(consumer)
             children.meet(consumer.pool._pool)
             consumer.hub.call_repeatedly(1.0, pulse.turn)
-            consumer.hub.call_repeatedly(WATCH_S, children.watch, consumer.pool._pool)
+            consumer.hub.call_repeatedly(WATCH_S, watches.do, partial(children.watch, consumer.pool._pool))
             if standby is not None:
                 standby.begin(consumer)
-                consumer.hub.call_repeatedly(WATCH_S, standby.turn, consumer)
+                consumer.hub.call_repeatedly(WATCH_S, hears.do, partial(standby.hear, consumer))
 
         def stop(self, consumer: Any) -> None:
             pulse.pause()
@@ -207,15 +229,29 @@ def _make_step(
                 limit_s = settings.job_s + STOP_S + (settings.hard_limit_s if told else 0)
                 last_resort(limit_s, children.pids)
 
-    return Watch
+    return Watch, [watches, hears]
 
 
-def _health(port: int, incarnation: Incarnation, pulse: Pulse, device_watch: DeviceWatch) -> HealthServer:
+def _health(
+    port: int,
+    incarnation: Incarnation,
+    pulse: Pulse,
+    device_watch: DeviceWatch,
+    *,
+    needed: Sequence[Duty | Periodic],
+    useful: Sequence[Duty | Periodic],
+) -> HealthServer:
+    """``needed``: a worker in which one of these fails for long is no use, and a new one may be; ``useful``: others."""
+
+    def first(what: Sequence[Duty | Periodic], for_s: float = 0.0) -> str:
+        return next((fault for each in what if (fault := each.fault(for_s))), "")
+
     def stuck() -> str:
-        return "" if pulse.beating else "its loop does not turn"
+        return first(needed, STUCK_S) if pulse.beating else "its loop does not turn"
 
     def not_ready() -> str:
-        return stuck() or ("" if incarnation.ready else "it loads its stage") or device_watch.full
+        loads = "" if incarnation.ready else "it loads its stage"
+        return stuck() or loads or device_watch.full or first([*needed, *useful])
 
     return HealthServer(port, live=stuck, ready=not_ready)
 
@@ -271,12 +307,7 @@ def run_worker(
     heartbeat = Heartbeat(incarnation, connect(settings), settings)
 
     def drain(verdict: Verdict) -> None:
-        log.critical("device_sick", device=found.name if found else "cpu", reasons=verdict.reasons)
-        for pid in children.pids():  # what it computes is not to be trusted
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        heartbeat.stop(queue)  # gives back what is held, uncharged
-        os._exit(EX_DRAIN)
+        _drain(verdict, found, children, heartbeat, queue)
 
     device_watch = DeviceWatch(incarnation, found, drain)
     children = Children(incarnation, queue, connect(settings), settings, device_watch.child_died)
@@ -289,11 +320,15 @@ def run_worker(
     standby = Standby(incarnation, queue, connect(settings), settings) if stands_by else None
     if standby is not None:
         standby.start()
-    app.steps["consumer"].add(_make_step(children, watchdog, pulse, standby, settings))
+    step, duties = _make_step(children, watchdog, pulse, standby, settings)
+    app.steps["consumer"].add(step)
     heartbeat.start()
 
-    health = None if health_port is None else _health(health_port, incarnation, pulse, device_watch)
-    if health is not None:
+    needed: Sequence[Duty | Periodic] = [heartbeat, watchdog, *duties]
+    useful = [device_watch, *([] if standby is None else [standby])]
+    health = None
+    if health_port is not None:
+        health = _health(health_port, incarnation, pulse, device_watch, needed=needed, useful=useful)
         print(f"health of {stage}: http://127.0.0.1:{health.port}/livez", flush=True)
     try:
         app.worker_main(_celery_arguments(queue, settings))
@@ -302,6 +337,6 @@ def run_worker(
         if standby is not None:
             standby.stop()
         device_watch.stop()
-        heartbeat.stop(queue)
+        heartbeat.sign_off(queue)
         if health is not None:
             health.stop()

@@ -14,6 +14,7 @@ CudaFault         cuda        yes       the device's context is spoilt: the proc
 DeviceLost        device_lost yes       the device does not answer, or is broken: the same
 Collective        collective  yes       devices that work together have lost each other: the same
 SoftLimit         hang        yes       the batch ran longer than the soft limit: the same
+Panic             crash       yes       a library has panicked, or the stage ended its process: the same
 ArtifactCorrupt   model       no        a file is not what its manifest says, or cannot be run
 ArtifactMissing   model       yes       the model store has no such version here (yet)
 NotNow            network     yes, free what it needs is down, or left alone for a while
@@ -23,6 +24,8 @@ Of the process itself: ``crash`` (it died), ``hang`` (it was killed at the hard 
 """
 
 from typing import ClassVar
+
+MESSAGE_LIMIT = 500
 
 
 class StageFailure(Exception):
@@ -100,6 +103,16 @@ class SoftLimit(StageFailure):
     ends_process = True
 
 
+class Panic(StageFailure):
+    """The stage raised what is no Exception: a library written in Rust has panicked, or something called sys.exit.
+
+    It is about one row: the others of its batch still run here, and then the process is replaced.
+    """
+
+    category = "crash"
+    ends_process = True
+
+
 class ArtifactCorrupt(StageFailure):
     """A model's file is not what its manifest says, or the manifest is not what was pinned."""
 
@@ -131,3 +144,15 @@ class OutsideDown(NotNow):
 
     def __init__(self, name: str, pause_s: float) -> None:
         super().__init__(f"{name} does not answer: left alone for {pause_s:g} s", pause_s)
+
+
+def describe(error: BaseException) -> str:
+    """One line about the error, for people; bounded, because it is stored. Never raises, whatever the error does."""
+    try:
+        text = str(error)[: MESSAGE_LIMIT + 1]
+        if not isinstance(error, StageFailure):
+            text = f"{type(error).__name__}: {text}"
+    except BaseException as worse:  # noqa: BLE001 - its own text is a foreign library's code
+        text = f"an error that raises {type(worse).__name__} when it is asked for its text"
+    text = text.encode("utf-8", "replace").decode()  # a lone surrogate could be stored, and then read by nobody
+    return text if len(text) <= MESSAGE_LIMIT else text[: MESSAGE_LIMIT - 1] + "…"

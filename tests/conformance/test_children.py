@@ -1,16 +1,17 @@
 """A parent and its children: what a dead child had claimed is released at once, whoever has seen it die."""
 
-import struct
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from pipeline.incarnation import _SINCE, Incarnation
+from pipeline import slots
+from pipeline.contracts.stages import Stage, State
+from pipeline.incarnation import Incarnation
+from pipeline.judge import exhausted
 from pipeline.ledger.claiming import Claims
 from pipeline.ledger.keys import TAG
 from tasks.worker import Children
@@ -26,15 +27,36 @@ while True:
 """
 
 
+class Clock:
+    """The time of the slots, which passes when it is told to."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1000.0
+        monkeypatch.setattr(slots, "time", SimpleNamespace(monotonic=lambda: self.now))
+
+
+def registered(ledger: Ledger, pid: int) -> Incarnation:
+    """A worker with one child, which has told of nothing yet."""
+    incarnation = Incarnation("preprocess", "preprocess", "cpu")
+    incarnation.child_begins(pid)
+    incarnation.register(ledger.client, child=pid)
+    return incarnation
+
+
+def claims_of(ledger: Ledger, incarnation: Incarnation, pid: int) -> Claims:
+    """That child's claims."""
+    claims = Claims(ledger.client, ledger.settings, lambda: incarnation.name)
+    claims._pid = pid
+    return claims
+
+
 def pool(*processes: Any) -> Any:
     return SimpleNamespace(maintain_pool=lambda: None, _pool=list(processes))
 
 
 def test_a_child_that_died_before_anybody_looked_is_mourned_all_the_same(ledger: Ledger) -> None:
-    incarnation = Incarnation("preprocess", "preprocess", "cpu")
-    incarnation.register(ledger.client, child=PID)
-    claims = Claims(ledger.client, ledger.settings, lambda: incarnation.name)
-    claims._pid = PID
+    incarnation = registered(ledger, PID)
+    claims = claims_of(ledger, incarnation, PID)
     ids = ledger.accept(3)
     batch = ledger.claim(claims)
     assert batch is not None
@@ -50,10 +72,8 @@ def test_a_child_that_died_before_anybody_looked_is_mourned_all_the_same(ledger:
 
 
 def test_a_child_that_dies_before_the_first_look_is_known_by_its_signal(ledger: Ledger) -> None:
-    incarnation = Incarnation("preprocess", "preprocess", "cpu")
-    incarnation.register(ledger.client, child=PID)
-    claims = Claims(ledger.client, ledger.settings, lambda: incarnation.name)
-    claims._pid = PID
+    incarnation = registered(ledger, PID)
+    claims = claims_of(ledger, incarnation, PID)
     ledger.accept()
     batch = ledger.claim(claims)
     assert batch is not None
@@ -70,11 +90,10 @@ def test_a_child_that_dies_before_the_first_look_is_known_by_its_signal(ledger: 
 
 def test_a_child_that_does_not_become_ready_is_replaced(make_ledger: LedgerMaker) -> None:
     ledger = make_ledger(start_limit_s="0.01")
-    incarnation = Incarnation("preprocess", "preprocess", "cpu")
-    children = Children(incarnation, "preprocess", ledger.client, ledger.settings)
     ready, stuck = (subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) for _ in range(2))
     try:
-        incarnation.register(ledger.client, child=ready.pid)
+        incarnation = registered(ledger, ready.pid)
+        children = Children(incarnation, "preprocess", ledger.client, ledger.settings)
         while stuck.poll() is None:
             children.watch(pool(*(SimpleNamespace(pid=child.pid, exitcode=None) for child in (ready, stuck))))
             assert children.starting()
@@ -84,6 +103,11 @@ def test_a_child_that_does_not_become_ready_is_replaced(make_ledger: LedgerMaker
     finally:
         ready.kill()
         ready.wait()
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
 
 
 @pytest.fixture
@@ -99,23 +123,23 @@ def stubborn() -> Iterator[subprocess.Popen[bytes]]:
 
 @pytest.mark.parametrize("times", [1, 2])
 def test_a_batch_that_takes_too_long_is_told_and_then_ended_with_its_process(
-    ledger: Ledger, stubborn: subprocess.Popen[bytes], times: int
+    ledger: Ledger, stubborn: subprocess.Popen[bytes], times: int, clock: Clock
 ) -> None:
     """In degraded mode it may take twice as long."""
-    incarnation = Incarnation("preprocess", "preprocess", "cpu")
+    incarnation = registered(ledger, stubborn.pid)
     incarnation.degraded = times == 2
-    incarnation.register(ledger.client, child=stubborn.pid)
-    claims = Claims(ledger.client, ledger.settings, lambda: incarnation.name)
-    claims._pid = stubborn.pid
+    claims = claims_of(ledger, incarnation, stubborn.pid)
     (request_id,) = ledger.accept()
     batch = ledger.claim(claims)
     assert batch is not None
     children = Children(incarnation, "preprocess", ledger.client, ledger.settings)
     process = SimpleNamespace(pid=stubborn.pid, exitcode=None)
 
+    incarnation.began(batch.field)
+    began = clock.now
+
     def look_after(seconds: float) -> None:
-        incarnation.began(batch.field)
-        incarnation._shared[_SINCE] = struct.pack("d", time.monotonic() - seconds)
+        clock.now = began + seconds
         children.watch(pool(process))
 
     soft, hard = times * ledger.settings.soft_limit_s, times * ledger.settings.hard_limit_s
@@ -139,12 +163,80 @@ def test_a_batch_that_takes_too_long_is_told_and_then_ended_with_its_process(
     assert again.works[0].id == request_id
 
 
-def test_a_batch_that_has_run_has_no_limit(ledger: Ledger, stubborn: subprocess.Popen[bytes]) -> None:
-    incarnation = Incarnation("preprocess", "preprocess", "cpu")
-    incarnation.register(ledger.client, child=stubborn.pid)
+def test_a_batch_that_has_run_has_no_limit(ledger: Ledger, stubborn: subprocess.Popen[bytes], clock: Clock) -> None:
+    incarnation = registered(ledger, stubborn.pid)
     children = Children(incarnation, "preprocess", ledger.client, ledger.settings)
     incarnation.began("1:1")
-    incarnation._shared[_SINCE] = struct.pack("d", time.monotonic() - 3600)
+    clock.now += 3600
     incarnation.ended()
     children.watch(pool(SimpleNamespace(pid=stubborn.pid, exitcode=None)))
-    assert (children.interrupted, stubborn.poll(), incarnation.running) == (0, None, "1:1")
+    slot = incarnation.children.of(stubborn.pid)
+    assert slot is not None
+    assert (children.interrupted, stubborn.poll(), slot.running) == (0, None, "1:1")
+
+
+def test_what_a_batch_was_told_is_not_told_the_next_one(
+    ledger: Ledger, stubborn: subprocess.Popen[bytes], clock: Clock
+) -> None:
+    """And the next one is told if it takes too long as well, even if it is the same batch that began again."""
+    incarnation = registered(ledger, stubborn.pid)
+    children = Children(incarnation, "preprocess", ledger.client, ledger.settings)
+    living = pool(SimpleNamespace(pid=stubborn.pid, exitcode=None))
+    children.meet(living)
+    for times in (1, 2):
+        incarnation.began("1:1")
+        assert not incarnation.overran()
+        clock.now += ledger.settings.soft_limit_s + 1
+        children.watch(living)
+        assert incarnation.overran()
+        assert children.interrupted == times
+    incarnation.ended()
+    assert not incarnation.overran()
+
+
+def test_of_two_children_the_one_that_dies_pays_for_its_own_batch_alone(ledger: Ledger) -> None:
+    """A child that is replaced and its successor live side by side for a while."""
+    leaving, coming = PID, PID + slots.COUNT  # they begin to look for a slot at the same place
+    incarnation = Incarnation("preprocess", "preprocess", "cpu")
+    batches = []
+    for pid in (leaving, coming):
+        incarnation.child_begins(pid)  # each child has its own copy of this object
+        incarnation.register(ledger.client, child=pid)
+        ledger.accept()
+        batch = ledger.claim(claims_of(ledger, incarnation, pid))
+        assert batch is not None
+        incarnation.began(batch.field)
+        batches.append(batch)
+    children = Children(incarnation, "preprocess", ledger.client, ledger.settings)
+    both = pool(*(SimpleNamespace(pid=pid, exitcode=None) for pid in (leaving, coming)))
+    children.meet(both)
+    children.watch(both)
+    assert not children.starting(), "each of them has registered"
+    children.watch(pool(both._pool[1]))
+    again = ledger.claim(ledger.worker("other"))
+    assert again is not None
+    assert [work.id for work in again.works] == [work.id for work in batches[0].works]
+    assert again.works[0].attempts.starts == 1
+    assert [slot.running for slot in incarnation.children] == [batches[1].field]
+    assert ledger.client.hlen(f"{TAG}c:{incarnation.name}") == 1, "the other's batch goes on"
+
+
+def test_a_row_that_ends_its_process_is_dead_in_the_end(ledger: Ledger) -> None:
+    """``os._exit`` in a stage: nobody is left to judge it, so its parent charges it."""
+    ledger.accept()
+    for attempt in range(1, ledger.settings.max_attempts + 1):
+        pid = PID + attempt
+        incarnation = registered(ledger, pid)
+        batch = ledger.claim(claims_of(ledger, incarnation, pid))
+        assert batch is not None
+        incarnation.began(batch.field)
+        process = SimpleNamespace(pid=pid, exitcode=None)
+        children = Children(incarnation, "preprocess", ledger.client, ledger.settings)
+        children.meet(pool(process))
+        process.exitcode = 3
+        children.watch(pool())
+    last = ledger.claim(ledger.worker("other"))
+    assert last is not None
+    end = exhausted(last.works[0], Stage.PREPROCESS, ledger.settings)
+    assert end is not None
+    assert (end.state, end.error["category"]) == (State.DEAD, "crash")

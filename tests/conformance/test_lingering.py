@@ -128,7 +128,7 @@ def test_who_signs_off_gives_back_what_it_was_handed(ledger: Ledger) -> None:
     incarnation = Incarnation("preprocess", "preprocess", "cpu")
     lingerer(ledger, incarnation.name)
     (request_id,) = ledger.accept()
-    Heartbeat(incarnation, ledger.client, ledger.settings).stop("preprocess")
+    Heartbeat(incarnation, ledger.client, ledger.settings).sign_off("preprocess")
     assert ledger.client.zscore(f"{TAG}beats", incarnation.name) is None
     batch = ledger.claim(ledger.worker("w2"))
     assert batch is not None

@@ -36,6 +36,27 @@ def test_what_an_outage_left_owed_is_paid_when_it_is_over_and_once() -> None:
     assert store.given_back == 1
 
 
+def test_whatever_keeps_it_from_being_paid_it_is_tried_again() -> None:
+    """The thread that does it must not end without anybody knowing."""
+
+    class Odd(Store):
+        def give_back(self) -> int:
+            if not self.away:
+                self.away = True
+                raise LookupError("what nobody expects")
+            self.paid.set()
+            return 1
+
+    store = Odd()
+    store.away = False
+    debt = Debt(store)  # type: ignore[arg-type]
+    with pytest.raises(LookupError):
+        debt.owe()
+    store.away = False
+    threading.Thread(target=debt._pay_when_possible, daemon=True).start()
+    assert store.paid.wait(30)
+
+
 def test_without_an_outage_it_is_paid_at_once() -> None:
     store = Store()
     store.away = False

@@ -1,5 +1,6 @@
 """What torch raises, and what becomes of a batch when memory runs out: halves, and the rows that do not fit."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -296,3 +297,57 @@ def test_cores_are_those_of_the_process_or_of_its_control_group(
     if limit:
         (tmp_path / "cpu.max").write_text(limit)
     assert device_module.cores_given() == cores
+
+
+class Broken(Cpu):
+    """A device on which nothing can be computed any more."""
+
+    def __init__(self, error: BaseException) -> None:
+        super().__init__()
+        self.error = error
+
+    def stage(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        return tuple(Raises(self.error) for _ in tensors)  # type: ignore[misc]
+
+
+class Raises:
+    """Numbers that cannot be multiplied."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __matmul__(self, other: object) -> Tensor:
+        raise self.error
+
+
+class Panics(BaseException):
+    """No Exception."""
+
+
+@pytest.mark.parametrize("error", [RuntimeError("CUDA error: lost"), ValueError("no"), Panics("no")])
+def test_a_canary_that_fails_while_nothing_computes_ends_its_process(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    monkeypatch.setattr(canary_module, "SOON_S", 0.0)
+    codes: list[int] = []
+    ended, told = threading.Event(), Told()
+
+    def end(code: int) -> None:
+        codes.append(code)
+        canary.stop()
+        ended.set()
+
+    canary = Canary(Broken(error), told, end=end)
+    canary.start()
+    assert ended.wait(30), "its thread did not end without anybody knowing"
+    assert codes == [os.EX_SOFTWARE]
+    assert told.heard[:2] == ["began", "right"], "it has come back: the device is not taken for one that hangs"
+
+
+def test_a_context_that_is_spoilt_when_the_canary_meets_it_is_known_for_what_it_is() -> None:
+    canary = Canary(Broken(RuntimeError("CUDA error: an illegal memory access was encountered")), Told())
+    with pytest.raises(CudaFault, match="illegal"):
+        canary.begins(Batch())
+    memory = Canary(Broken(MemoryError("no")), Told())
+    with pytest.raises(MemoryError):
+        memory.begins(Batch())

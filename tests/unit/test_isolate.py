@@ -1,13 +1,13 @@
 """A batch that raises is halved until the guilty rows stand alone."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.contracts.failures import ArtifactMissing, NotNow, SoftLimit
+from pipeline.contracts.failures import ArtifactMissing, NotNow, SoftLimit, StageFailure
 from pipeline.contracts.work import Output
 from pipeline.isolation import isolate
 
@@ -74,6 +74,69 @@ def test_a_stage_that_returns_too_few_outputs_has_failed() -> None:
     assert [getattr(answer, "body", None) for answer in answers] == [5, 6]
     answers = isolate(lambda bodies: [], [5])
     assert isinstance(answers[0], RuntimeError)
+
+
+class Weird(StageFailure):
+    """A failure that raises when it is asked what it is."""
+
+    @property
+    def ends_process(self) -> bool:  # type: ignore[override]
+        raise ValueError("no")
+
+
+class OddCategory(StageFailure):
+    """Its category would be two words in a list of counters."""
+
+    category = "two words"
+
+
+class Nobody(RuntimeError):
+    """Raises when it is asked for its class."""
+
+    @property  # type: ignore[misc]
+    def __class__(self) -> type:
+        raise ValueError("no")
+
+
+@pytest.mark.parametrize("make", [Weird, OddCategory, Nobody, NotNow])
+def test_a_failure_that_cannot_be_judged_by_what_it_says_is_an_ordinary_error(make: Callable[..., Exception]) -> None:
+    error = make("x", math.nan) if make is NotNow else make("x")
+
+    def perform(rows: Sequence[int]) -> list[Output]:
+        if 2 in rows:
+            raise error
+        return [Output(row) for row in rows]
+
+    for answers in (isolate(perform, [1, 2, 3]), isolate(lambda rows: [Output(1), error, Output(3)], [1, 2, 3])):
+        assert [type(answer) for answer in answers] == [Output, RuntimeError, Output]
+        assert make.__name__ in str(answers[1])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [None, "text", {"body": 1}, RuntimeError, Output(1, None), Output(1, (), [1])],  # type: ignore[arg-type]
+)
+def test_what_is_no_output_is_its_rows_failure(wrong: object) -> None:
+    answers = isolate(lambda rows: [Output(1), wrong, Output(3)], [1, 2, 3])  # type: ignore[list-item]
+    assert [type(answer) for answer in answers] == [Output, TypeError, Output]
+
+
+@pytest.mark.parametrize("wrong", [None, 7, [Output(1)] * 3])
+def test_a_stage_that_returns_no_outputs_or_too_many_has_failed(wrong: object) -> None:
+    answers = isolate(lambda rows: wrong if 2 in rows else [Output(row) for row in rows], [1, 2])  # type: ignore[arg-type,return-value]
+    assert type(answers[0]) is Output
+    assert isinstance(answers[1], TypeError | RuntimeError)
+
+
+def test_a_generator_is_as_good_as_a_list_and_may_raise_on_its_way() -> None:
+    def perform(rows: Sequence[int]) -> Iterator[Output]:
+        for row in rows:
+            if row == 2:
+                raise StopAsyncIteration
+            yield Output(row)
+
+    answers = isolate(perform, [1, 2, 3])  # type: ignore[arg-type]
+    assert [type(answer) for answer in answers] == [Output, StopAsyncIteration, Output]
 
 
 def test_an_empty_batch_runs_nothing() -> None:

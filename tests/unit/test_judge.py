@@ -4,7 +4,14 @@ import random
 
 import pytest
 
-from pipeline.contracts.failures import ArtifactCorrupt, ArtifactMissing, InvalidInput, NumericFailure, SoftLimit
+from pipeline.contracts.failures import (
+    ArtifactCorrupt,
+    ArtifactMissing,
+    InvalidInput,
+    NumericFailure,
+    Panic,
+    SoftLimit,
+)
 from pipeline.contracts.stages import Priority, Stage, State, waiting_score
 from pipeline.contracts.work import NO_ATTEMPTS, Attempt, Attempts, Carry, Ended, Header, RetryLater, Work
 from pipeline.judge import backoff_ms, exhausted, judge
@@ -47,6 +54,7 @@ def test_what_trying_again_cannot_help_ends_at_once(error: Exception, state: Sta
         (OSError("x"), "store"),
         (ArtifactMissing("x"), "model"),
         (SoftLimit("x"), "hang"),
+        (Panic("x"), "crash"),
     ],
 )
 def test_the_rest_is_retried_until_the_attempts_are_used_up(error: Exception, category: str) -> None:
@@ -54,7 +62,7 @@ def test_the_rest_is_retried_until_the_attempts_are_used_up(error: Exception, ca
     for expected in (1, 2):
         assert isinstance(outcome, RetryLater)
         assert outcome.attempts.starts == expected == len(outcome.attempts.errors)
-        assert outcome.attempts.suspect == isinstance(error, SoftLimit)
+        assert outcome.attempts.suspect == isinstance(error, SoftLimit | Panic)
         outcome = judged(error, work(outcome.attempts))
     assert isinstance(outcome, Ended)
     assert (outcome.state, outcome.error["category"]) == (State.DEAD, category)
@@ -97,6 +105,39 @@ def test_a_long_error_is_kept_short() -> None:
     outcome = judged(RuntimeError("x" * 10_000))
     assert isinstance(outcome, RetryLater)
     assert len(outcome.attempts.errors[0].error) == 500
+
+
+class Silent(RuntimeError):
+    """Raises when it is asked for its text, in a way that is no Exception."""
+
+    def __str__(self) -> str:
+        raise SystemExit(3)
+
+
+class Nonsense(RuntimeError):
+    """Its text is no text."""
+
+    def __str__(self) -> str:
+        return 7  # type: ignore[return-value]  # noqa: PLE0307
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (Silent(), "an error that raises SystemExit when it is asked for its text"),
+        (Nonsense(), "an error that raises TypeError when it is asked for its text"),
+        (ExceptionGroup("several", [ValueError("a"), TypeError("b")]), "ExceptionGroup: several (2 sub-exceptions)"),
+        (RecursionError("too deep"), "RecursionError: too deep"),
+        (StopIteration(7), "StopIteration: 7"),
+        (RuntimeError("\ud800"), "RuntimeError: ?"),
+        (Panic("PanicException: not a char boundary"), "PanicException: not a char boundary"),
+    ],
+)
+def test_any_error_can_be_charged_and_read(error: BaseException, says: str) -> None:
+    outcome = judged(error)
+    assert isinstance(outcome, RetryLater)
+    assert outcome.attempts.errors[0].error == says
+    assert outcome.attempts.suspect == isinstance(error, Panic)
 
 
 def test_settings_are_what_the_test_thinks() -> None:

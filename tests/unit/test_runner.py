@@ -1,5 +1,7 @@
 """The runner: how long it stays, what it claims next, and when it leaves."""
 
+import asyncio
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,7 +11,7 @@ from pipeline import runner
 from pipeline.contracts.failures import ArtifactCorrupt, CudaFault, SoftLimit
 from pipeline.contracts.lanes import Lane, ModelRef, parse_lane
 from pipeline.contracts.stages import Stage
-from pipeline.contracts.work import Carry, Ended, Header, Output, RetryLater, Work
+from pipeline.contracts.work import Carry, Completed, Ended, Header, Output, RetryLater, Work
 from pipeline.ledger.claiming import Batch
 from pipeline.settings import read_settings
 
@@ -75,10 +77,15 @@ class Watch:
 
     def __init__(self) -> None:
         self.runs = ""
+        self.told = ""
+        """The batch of which was said that it takes too long."""
 
     def began(self, field: str) -> None:
         assert self.runs in ("", field), "one at a time"
         self.runs = field
+
+    def overran(self) -> bool:
+        return self.runs != "" and self.runs == self.told
 
     def ended(self) -> None:
         self.runs = ""
@@ -230,6 +237,169 @@ def test_what_cannot_be_prepared_fails_when_its_turn_has_come(monkeypatch: pytes
     _, served = serve(Unprepared(Clock(monkeypatch), ledger), ledger)
     assert (served.batches, ledger.held) == (2, set())
     assert {type(outcome) for outcome in ledger.outcomes} == {Ended}
+
+
+class PanicException(BaseException):
+    """As pyo3 raises it when Rust code panics; it is no Exception."""
+
+
+class Rows(Service):
+    """Raises ``error`` for the rows that are told to, wherever they stand in a batch."""
+
+    def __init__(self, error: BaseException, guilty: Sequence[int]) -> None:
+        self.error, self.guilty = error, guilty
+
+    def batch_limit(self, model: ModelRef) -> int:
+        return 8
+
+    def perform(self, model: ModelRef, bodies: Sequence[Any]) -> Sequence[Output]:
+        if set(self.guilty) & set(bodies):
+            raise self.error
+        return [Output(body) for body in bodies]
+
+
+class Numbered(Ledger):
+    """One batch, whose rows are numbers."""
+
+    def __init__(self) -> None:
+        super().__init__(left=1)
+
+    def claim(self, lane: Lane, limit: int, *, answers_bell: bool) -> Batch | None:
+        batch = super().claim(lane, limit, answers_bell=answers_bell)
+        if batch is not None:
+            for number, work in enumerate(batch.works):
+                work.body = number
+        return batch
+
+
+OF_A_LIBRARY = [PanicException("not a char boundary"), GeneratorExit(), asyncio.CancelledError(), SystemExit(0)]
+
+
+@pytest.mark.parametrize("error", [*OF_A_LIBRARY, KeyboardInterrupt()], ids=lambda error: type(error).__name__)
+def test_what_is_no_exception_is_its_rows_failure_and_ends_the_process(error: BaseException) -> None:
+    ledger = Numbered()
+    with pytest.raises(runner.Unfit, match=type(error).__name__):
+        serve(Rows(error, [3]), ledger)
+    assert [type(outcome) for outcome in ledger.outcomes] == [RetryLater if n == 3 else Completed for n in range(8)]
+    charged = ledger.outcomes[3].attempts
+    assert (charged.starts, charged.suspect, charged.errors[0].category) == (1, True, "crash")
+    assert type(error).__name__ in charged.errors[0].error
+    assert ledger.held == set(), "what is known is settled first"
+
+
+def test_a_panic_that_does_not_come_again_ends_the_process_all_the_same() -> None:
+    class Once(Rows):
+        def perform(self, model: ModelRef, bodies: Sequence[Any]) -> Sequence[Output]:
+            self.error, error = None, self.error  # type: ignore[assignment]
+            if error:
+                raise error
+            return super().perform(model, bodies)
+
+    ledger = Numbered()
+    with pytest.raises(runner.Unfit, match="PanicException"):
+        serve(Once(PanicException("once"), []), ledger)
+    assert {type(outcome) for outcome in ledger.outcomes} == {Completed}
+
+
+def test_a_process_that_is_told_to_end_charges_nobody() -> None:
+    """What the stage makes of the signal's SystemExit on its way out is no fault of a row."""
+    for error in (SystemExit(1), RuntimeError("while it ended")):
+        ledger = Numbered()
+        serving = runner.Runner(Rows(error, [3]), ledger, None, read_settings({}), Watch(), stopping=lambda: True)  # type: ignore[arg-type]
+        with pytest.raises(SystemExit):
+            serving.serve(LANE)
+        assert ledger.claim_next == [], "it is given back, uncharged"
+
+
+@pytest.mark.parametrize("step", ["prepare", "launch", "collect"])
+@pytest.mark.parametrize("error", [PanicException("x"), RuntimeError("x")], ids=["panic", "error"])
+def test_each_step_of_a_device_may_fail(monkeypatch: pytest.MonkeyPatch, step: str, error: BaseException) -> None:
+    class Breaks(DeviceStage):
+        def prepare(self, model: ModelRef, works: Sequence[Work]) -> DeviceStage.Batch:
+            self.fail("prepare", works)
+            batch = super().prepare(model, works)
+            launch, collect = batch.launch, batch.collect
+            batch.launch = lambda: (self.fail("launch", works), launch())  # type: ignore[method-assign,assignment,func-returns-value]
+            batch.collect = lambda: (self.fail("collect", works), collect())[1]  # type: ignore[method-assign,func-returns-value]
+            return batch
+
+        def fail(self, at: str, works: Sequence[Work]) -> None:
+            if at == step and any(work.body == 3 for work in works):
+                raise error
+
+    ledger = Numbered()
+    try:
+        serve(Breaks(Clock(monkeypatch), ledger), ledger)
+        ended = False
+    except runner.Unfit:
+        ended = True
+    assert ended == isinstance(error, PanicException)
+    failed = [n for n, outcome in enumerate(ledger.outcomes) if not isinstance(outcome, Completed)]
+    assert failed == [3]
+    assert ledger.outcomes[3].attempts.starts == 1
+
+
+def test_outputs_without_end_are_too_many() -> None:
+    class Endless(Rows):
+        def perform(self, model: ModelRef, bodies: Sequence[Any]) -> Sequence[Output]:
+            return itertools.repeat(Output(1))  # type: ignore[return-value]
+
+    ledger = Numbered()
+    serve(Endless(RuntimeError(), []), ledger)
+    assert {type(outcome) for outcome in ledger.outcomes} == {RetryLater}
+
+
+def test_a_stage_that_cannot_say_how_many_it_wants_gets_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Mute(DeviceStage):
+        def batch_limit(self, model: ModelRef) -> int:
+            raise PanicException("no")
+
+        def overlaps(self, model: ModelRef) -> bool:
+            raise RuntimeError("no")
+
+    ledger = Ledger(left=2)
+    _, served = serve(Mute(Clock(monkeypatch), ledger), ledger)
+    assert (served.batches, served.largest_batch, ledger.most_held) == (2, 1, 1)
+
+
+def test_a_cache_that_cannot_be_filled_keeps_nothing_from_being_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Cache:
+        def fill(self, works: Sequence[Work], outcomes: Sequence[Any]) -> None:
+            raise RecursionError("too deep")
+
+    service, ledger = Service(Clock(monkeypatch), 0.1), Ledger(left=2)
+    lane = parse_lane(REF.lane(Stage.POSTPROCESS))
+    serving = runner.Runner(service, ledger, Cache(), read_settings({}), Watch())  # type: ignore[arg-type]
+    assert serving.serve(lane).batches == 2
+
+
+def test_a_soft_limit_told_between_batches_is_kept_for_the_one_it_was_meant_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The second batch computes while the first is settled: its time is over then, and the signal interrupts nobody."""
+    watch = Watch()
+
+    class Told(Ledger):
+        def settle(self, batch: Batch, outcomes: Sequence[Any], **options: Any) -> Batch | None:
+            if batch.field == "1:1":
+                watch.told = "1:2"
+            return super().settle(batch, outcomes, **options)
+
+    ledger = Told(left=3)
+    service = DeviceStage(Clock(monkeypatch), ledger)
+    with pytest.raises(runner.Unfit, match="soft time limit"):
+        runner.Runner(service, ledger, None, read_settings({}), watch).serve(LANE)  # type: ignore[arg-type]
+    assert ledger.steps[-1] == "settle 2"
+    assert {outcome.attempts.errors[0].category for outcome in ledger.outcomes} == {"hang"}
+
+
+def test_a_store_that_is_away_when_the_process_must_end_does_not_keep_it_alive() -> None:
+    class Away(Numbered):
+        def settle(self, batch: Batch, outcomes: Sequence[Any], **options: Any) -> Batch | None:
+            raise ConnectionError("away")
+
+    with pytest.raises(runner.Unfit, match="PanicException"):
+        serve(Rows(PanicException("x"), [3]), Away())
 
 
 @pytest.mark.parametrize(("asked", "claimed"), [(-1, 1), (0, 1), (1, 1), (128, 128), (5000, 128)])

@@ -3,11 +3,20 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 
-from pipeline.contracts.failures import ArtifactCorrupt, ArtifactMissing, InvalidInput
+from pipeline.contracts.failures import (
+    ArtifactCorrupt,
+    ArtifactMissing,
+    CudaFault,
+    InvalidInput,
+    MemoryGone,
+    SoftLimit,
+)
 from pipeline.contracts.lanes import ModelRef
 from pipeline.contracts.work import Output
 from pipeline.credit_data import read_applications, split
@@ -17,6 +26,7 @@ from postprocess.service import Decision, Postprocess
 from preprocess.encoding import Encoder
 from preprocess.service import Preprocess
 from preprocess.validation import InputSchema
+from scoring.model import LoadedModel
 from scoring.service import Scoring
 
 MODELS = REPOSITORY / "models"
@@ -169,6 +179,44 @@ def test_one_broken_artifact_keeps_no_other_model_from_being_served(tmp_path: Pa
     scoring = Scoring(ModelStore(tmp_path / "models"), Preprocess(STORE).example)
     (answer,) = scoring.perform(REF, [bytes(4 * 26)])
     assert isinstance(answer, Output)
+
+
+class PanicException(BaseException):
+    """As pyo3 raises it when Rust code panics; it is no Exception."""
+
+
+def test_a_library_that_panics_over_one_artifact_keeps_no_other_model_from_being_served(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker would not even start, and start again for ever."""
+    load = safetensors.torch.load
+
+    def panics_first(weights: bytes) -> Any:
+        monkeypatch.setattr(safetensors.torch, "load", load)
+        raise PanicException("in the library")
+
+    monkeypatch.setattr(safetensors.torch, "load", panics_first)
+    scoring = Scoring(ModelStore(copy), Preprocess(STORE).example)
+    vector = Preprocess(STORE).perform(REF, [HELD_OUT[0].features])[0].body
+    assert isinstance(scoring.perform(REF, [vector])[0], Output)
+
+
+@pytest.mark.parametrize("error", [SoftLimit("too long"), CudaFault("illegal"), MemoryGone("nothing fits")])
+def test_what_interrupts_a_warm_up_is_no_fault_of_the_model(
+    copy: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    scoring = Scoring(ModelStore(copy), Preprocess(STORE).example, pool="no model is loaded yet")
+    warm_up = LoadedModel.warm_up
+
+    def interrupted(self: LoadedModel, example: bytes) -> None:
+        monkeypatch.setattr(LoadedModel, "warm_up", warm_up)
+        raise error
+
+    monkeypatch.setattr(LoadedModel, "warm_up", interrupted)
+    vector = Preprocess(STORE).perform(REF, [HELD_OUT[0].features])[0].body
+    with pytest.raises(type(error)):
+        scoring.perform(REF, [vector])
+    assert isinstance(scoring.perform(REF, [vector])[0], Output), "it is loaded when it is asked for again"
 
 
 @pytest.mark.parametrize("missing", ["architecture", "input_schema", "files"])
