@@ -3,15 +3,20 @@
 import asyncio
 import contextlib
 import math
-import time
+import sys
+import threading
+import warnings
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator, Collection, Iterable, Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
 from pipeline.abandoning import abandon
-from pipeline.client.gathering import Gathering
+from pipeline.client import forks
+from pipeline.client.limits import CLOSED
 from pipeline.client.persistence import Persistence
-from pipeline.client.reading import parts_of
+from pipeline.client.reading import SourceFailed, parts_of
+from pipeline.client.session import READ_LIMIT, Session
 from pipeline.contracts.envelope import (
     DEFAULT_TIMEOUT_S,
     PriorityName,
@@ -26,10 +31,9 @@ from pipeline.contracts.problems import InvalidRequest, Problem
 from pipeline.contracts.stages import ENDS, Priority
 from pipeline.contracts.status import Status
 from pipeline.ledger import keys
-from pipeline.ledger.connection import connect_async
-from pipeline.ledger.endings import Endings, looks
+from pipeline.ledger.connection import AsyncClient
+from pipeline.ledger.endings import looks
 from pipeline.ledger.parcels import Accepted, Known, Submission, idempotency
-from pipeline.ledger.producing import Producing
 from pipeline.ledger.records import status_of, unpack_entry
 from pipeline.ledger.releases import ReleaseTable
 from pipeline.outside import Outside
@@ -37,7 +41,10 @@ from pipeline.settings import Settings, read_settings
 
 Request = ScoreRequest | Mapping[str, Any]
 Answer = Accepted | Known | Problem
-READ_LIMIT = 512
+LATE_S = 0.5
+"""By so much a last look may overrun the time that a caller waits for an end."""
+SWEEP_S = 5.0
+"""Within so long after its deadline the sweeper ends a request."""
 
 
 def has_ended(status: Status) -> bool:
@@ -60,6 +67,12 @@ class AsyncScoringClient:
     because too much waits - is tried again for up to ``retry_for_s``; cancel the call to end that earlier. A request
     that was sent several times is accepted once. If StoreUnavailable is raised in the end, what was sent may or may not
     have been accepted: send it with an ``idempotency_key`` to be able to ask again.
+
+    ``retry_for_s`` is the time of a whole call, however the store behaves; with less than the setting
+    ``store_timeout_s``, one try may take that. In calls that read or stream many requests, each round trip has it.
+
+    It begins anew in a forked process, and in another event loop once the one before is closed. RuntimeError in an
+    event loop beside one that is open, and after ``close``.
     """
 
     def __init__(
@@ -73,15 +86,14 @@ class AsyncScoringClient:
         settings = settings or read_settings()
         if store_url is not None:
             settings = settings.model_copy(update={"store_url": store_url})
-        self.store = connect_async(settings)
-        self._producing = Producing(self.store, settings, outside)
-        self._persistence = Persistence(self._producing, retry_for_s)
-        self._endings = Endings(self.store)
-        self._accept: Gathering[Submission, Accepted | Known]
-        self._accept = Gathering(self._persistence.accept_once, keys.SCRIPT_LIMIT)
-        self._read: Gathering[bytes, Status] = Gathering(self._persistence.read, READ_LIMIT)
+        self._make = partial(Session, settings, retry_for_s, outside)
+        self._session: Session | None = self._make()
+        self._closed = False
+        self._lock = threading.Lock()
+        forks.watch(self, AsyncScoringClient._begin_anew)
 
     async def __aenter__(self) -> Self:
+        self._here()
         return self
 
     async def __aexit__(
@@ -89,11 +101,54 @@ class AsyncScoringClient:
     ) -> None:
         await self.close()
 
+    @property
+    def store(self) -> AsyncClient:
+        """The connections, for the running event loop."""
+        return self._here().store
+
+    def _here(self) -> Session:
+        """What is open in the running event loop."""
+        session, loop = self._session, asyncio.get_running_loop()
+        return session if session is not None and session.loop is loop else self._begin(loop)
+
+    def _begin(self, loop: asyncio.AbstractEventLoop) -> Session:
+        with self._lock:
+            if self._closed:
+                raise RuntimeError(CLOSED)
+            session = self._session
+            if session is None or (session.loop is not None and session.loop.is_closed()):
+                session = self._session = self._make()
+            elif session.loop is not None:
+                raise RuntimeError(
+                    "this client serves another event loop, which is still open: make an AsyncScoringClient for each "
+                    "event loop, or one ScoringClient for all threads"
+                )
+            session.loop = loop
+            return session
+
+    def _begin_anew(self) -> object:
+        """In a forked process: leave to the parent what it has open."""
+        left, self._session, self._lock = self._session, None, threading.Lock()
+        return left
+
+    def __del__(self) -> None:
+        session: Session | None = getattr(self, "_session", None)
+        if session is not None and session.loop is not None and not sys.is_finalizing():
+            warnings.warn(f"{self!r} was not closed", ResourceWarning, stacklevel=2, source=self)
+            session.let_go()
+
     async def close(self) -> None:
-        """Close the connections."""
-        await self._endings.stop()
-        await self._producing.close()
-        await self.store.aclose()
+        """Close the connections. Calls under way end with a RuntimeError, as do later ones."""
+        with self._lock:
+            session = self._session
+            if session is not None and session.loop is not None and not session.loop.is_closed():
+                if session.loop is not asyncio.get_running_loop():
+                    raise RuntimeError("this client serves another event loop, which is still open: close it there")
+            else:
+                session = None  # what was open has gone with its event loop
+            self._session, self._closed = None, True
+        if session is not None:
+            await session.close()
 
     async def submit(
         self,
@@ -121,7 +176,11 @@ class AsyncScoringClient:
             "allow_degraded": allow_degraded,
         }
         key = None if idempotency_key is None else check_key(idempotency_key)
-        return await self.status_of(await self.accept_request(check_envelope(document), key, no_cache=no_cache))
+        submission = _submission(check_envelope(document), key, "", no_cache=no_cache)
+        session = self._here()
+        by = session.by()
+        accepted = await _accept(session, submission, by)
+        return accepted.status() if isinstance(accepted, Accepted) else await session.read(accepted.id, by)
 
     async def accept_request(
         self,
@@ -137,12 +196,16 @@ class AsyncScoringClient:
         ``by``: when the store must have answered (the event loop's time), here and in other methods: else
         StoreUnavailable, or Overloaded at once if it is clear that it will not.
         """
-        submission = _submission(request, key, scope, no_cache=no_cache)
-        return await self._persistence.until_accepted(lambda: self._accept(submission, by))
+        submission, session = _submission(request, key, scope, no_cache=no_cache), self._here()
+        return await _accept(session, submission, by or session.by(), shed=by is not None)
 
     async def status_of(self, accepted: Accepted | Known, *, by: float | None = None) -> Status:
         """The status of what was just accepted."""
         return accepted.status() if isinstance(accepted, Accepted) else await self._read(accepted.id, by)
+
+    async def _read(self, request_id: bytes, by: float | None) -> Status:
+        session = self._here()
+        return await session.read(request_id, by or session.by(), shed=by is not None)
 
     async def submit_many(
         self, requests: Iterable[Request] | AsyncIterable[Request], *, chunk: int = keys.SCRIPT_LIMIT, scope: str = ""
@@ -153,9 +216,12 @@ class AsyncScoringClient:
         Streams: a few chunks are held at a time, and the iterable is read no faster than the store accepts.
         What the iterable raises is raised here, after the answers to what it gave before.
         """
-        async for answers in self.submit_parts(parts_of(requests, min(chunk, keys.SCRIPT_LIMIT)), scope=scope):
-            for answer in answers:
-                yield answer
+        try:
+            async for answers in self.submit_parts(parts_of(requests, min(chunk, keys.SCRIPT_LIMIT)), scope=scope):
+                for answer in answers:
+                    yield answer
+        except SourceFailed as failed:
+            raise failed.error from None
 
     async def submit_parts(
         self, parts: AsyncGenerator[list[Request], None], *, scope: str = ""
@@ -167,7 +233,10 @@ class AsyncScoringClient:
     async def standing(self, answers: Iterable[Answer]) -> dict[bytes, Status | Problem]:
         """How those requests stand by now that were known already, by id; one round trip."""
         known = [answer.id for answer in answers if isinstance(answer, Known)]
-        return dict(zip(known, await self._persistence.read(known), strict=True)) if known else {}
+        if not known:
+            return {}
+        persistence = self._here().persistence
+        return dict(zip(known, await persistence.read(known, persistence.by()), strict=True))
 
     async def accept_parts(
         self, parts: AsyncGenerator[list[Request], None], *, scope: str = ""
@@ -175,6 +244,7 @@ class AsyncScoringClient:
         """As ``submit_parts``, with what the ledger has answered instead of status documents."""
         # The next part is read, checked and packed while the one before is in flight, and sent once that is accepted:
         # a stream's requests are accepted in its order. A source that has nothing yet keeps no answers back.
+        persistence = self._here().persistence
         under_way: asyncio.Task[list[Answer]] | None = None
         started: asyncio.Task[list[Answer]] | None = None
         reading = asyncio.create_task(_next(parts))
@@ -195,7 +265,7 @@ class AsyncScoringClient:
                 if part is None:
                     break
                 reading = asyncio.create_task(_next(parts))
-                started = asyncio.create_task(self._submit_part(part, under_way, scope))
+                started = asyncio.create_task(_submit_part(persistence, part, under_way, scope))
                 await asyncio.sleep(0)  # pack it before the answers to the last one are handled
                 if under_way is not None:
                     yield await under_way
@@ -208,22 +278,6 @@ class AsyncScoringClient:
             await abandon(reading, under_way, started)
             await parts.aclose()
 
-    async def _submit_part(
-        self, requests: Sequence[Request], after: asyncio.Task[list[Answer]] | None, scope: str
-    ) -> list[Answer]:
-        answers: list[Any] = []
-        submissions: list[Submission] = []
-        for request in requests:
-            try:
-                row = request if isinstance(request, ScoreRequest) else check_row(request)
-                key, no_cache = (row.idempotency_key, row.no_cache) if isinstance(row, ScoreRow) else (None, False)
-                submissions.append(_submission(row, key, scope, no_cache=no_cache))
-                answers.append(None)
-            except Problem as problem:
-                answers.append(problem)
-        accepted = iter(await self._persistence.accept(submissions, after) if submissions else ())
-        return [next(accepted) if answer is None else answer for answer in answers]
-
     async def score_many(
         self, requests: Iterable[Request] | AsyncIterable[Request], *, window: int = 8192
     ) -> AsyncIterator[Status | Problem]:
@@ -231,34 +285,34 @@ class AsyncScoringClient:
 
         About ``window`` requests are unfinished at once, at most.
         """
-        async for answers in self.score_parts(parts_of(requests, keys.SCRIPT_LIMIT), window=window):
-            for answer in answers:
-                yield answer
+        try:
+            async for answers in self.score_parts(parts_of(requests, keys.SCRIPT_LIMIT), window=window):
+                for answer in answers:
+                    yield answer
+        except SourceFailed as failed:
+            raise failed.error from None
 
     async def score_parts(
         self, parts: AsyncGenerator[list[Request], None], *, window: int = 8192
     ) -> AsyncGenerator[list[Status | Problem], None]:
         """As ``score_many``, a part of at most ``SCRIPT_LIMIT`` requests at a time."""
         self.listen()
-        accepted: asyncio.Queue[list[Answer] | Exception | None]
-        accepted = asyncio.Queue(max(1, window // keys.SCRIPT_LIMIT))
+        accepted: asyncio.Queue[list[Answer] | None] = asyncio.Queue()
+        room = asyncio.Semaphore(max(1, window // keys.SCRIPT_LIMIT))
 
         async def submit() -> None:
-            try:
-                async with contextlib.aclosing(self.accept_parts(parts)) as chunks:
-                    async for answers in chunks:
-                        await accepted.put(answers)
-            except Exception as error:  # noqa: BLE001 - raised where the ends are taken
-                await accepted.put(error)
-            else:
-                await accepted.put(None)
+            async with contextlib.aclosing(self.accept_parts(parts)) as chunks:
+                async for answers in chunks:
+                    accepted.put_nowait(answers)
+                    await room.acquire()
 
         submitting = asyncio.create_task(submit())
+        submitting.add_done_callback(lambda _: accepted.put_nowait(None))  # however it ends
         try:
             while (answers := await accepted.get()) is not None:
-                if isinstance(answers, Exception):
-                    raise answers
                 yield await self._finish(answers)
+                room.release()
+            await submitting
         finally:
             await abandon(submitting)
 
@@ -272,12 +326,15 @@ class AsyncScoringClient:
     async def _ends_of(
         self, request_ids: Collection[bytes], until: float, *, look_first: Collection[bytes] = ()
     ) -> dict[bytes, Status | Problem]:
-        """The statuses of requests once all have ended, or as they stand ``until`` then (monotonic seconds)."""
+        """The statuses of requests once all have ended, or as they stand ``until`` then (the event loop's time)."""
+        session = self._here()
+        persistence, endings, time = session.persistence, session.endings, asyncio.get_running_loop().time
         found: dict[bytes, Status | Problem] = {}
         missing = set(request_ids)
 
         async def look(ids: list[bytes]) -> None:
-            for request_id, status in zip(ids, await self._persistence.read(ids), strict=True):
+            by = min(persistence.by(), until + LATE_S)
+            for request_id, status in zip(ids, await persistence.read(ids, by), strict=True):
                 found[request_id] = status
                 if isinstance(status, Problem) or has_ended(status):
                     missing.discard(request_id)
@@ -286,14 +343,14 @@ class AsyncScoringClient:
             await look(list(look_first))
         rely_s = looks()
         while missing:
-            left, ids = until - time.monotonic(), list(missing)
+            left, ids = until - time(), list(missing)
             if left <= 0:
                 await look(ids)
                 break
-            for request_id, record in (await self._endings.wait(ids, min(left, next(rely_s)))).items():
+            for request_id, record in (await endings.wait(ids, min(left, next(rely_s)))).items():
                 found[request_id] = status_of(request_id, unpack_entry(record))
                 missing.discard(request_id)
-            self._endings.forget(ids)
+            endings.forget(ids)
             if missing:
                 await look(list(missing))
         return found
@@ -305,9 +362,10 @@ class AsyncScoringClient:
     async def get_many(self, request_ids: Sequence[str]) -> list[Status | Problem]:
         """How many requests stand, in order; NotFound or Gone in the place of those without a record."""
         ids = [_id(request_id) for request_id in request_ids]
+        persistence = self._here().persistence
         answers: list[Status | Problem] = []
         for start in range(0, len(ids), READ_LIMIT):
-            answers += await self._persistence.read(ids[start : start + READ_LIMIT])
+            answers += await persistence.read(ids[start : start + READ_LIMIT], persistence.by())
         return answers
 
     async def cancel(self, request_id: str) -> Status:
@@ -315,13 +373,19 @@ class AsyncScoringClient:
 
         NotFound, Gone, AlreadyEnded (otherwise), TooLate (it is being scored and will end by itself).
         """
-        return await self._persistence.cancel(_id(request_id))
+        persistence = self._here().persistence
+        return await persistence.cancel(_id(request_id), persistence.by())
 
     async def wait(self, request_id: str, timeout_s: float = 30.0) -> Status:
-        """The status once the request has ended, or as it stands when ``timeout_s`` have passed."""
-        self.listen()
-        status = await self.get(request_id)
-        return status if has_ended(status) else await self.wait_on(status, timeout_s)
+        """The status once the request has ended, or as it stands when ``timeout_s`` have passed.
+
+        StoreUnavailable if the store does not tell by then.
+        """
+        request, session = _id(request_id), self._here()
+        session.endings.start()
+        until = session.loop_time() + timeout_s
+        status = await session.read(request, session.by(until + LATE_S))
+        return status if has_ended(status) else await _end_of(session, request, until) or status
 
     async def wait_on(self, status: Status, timeout_s: float) -> Status:
         """The same for a request whose unfinished status was just read or returned by ``submit``."""
@@ -331,45 +395,42 @@ class AsyncScoringClient:
 
     async def wait_for(self, request_id: bytes, timeout_s: float, *, by: float | None = None) -> Status | None:
         """The same by id, for a request that has not ended; None if ``timeout_s`` pass before it was looked at."""
-        self.listen()
-        until, rely_s = time.monotonic() + timeout_s, looks()
-        status: Status | None = None
-        while (status is None or not has_ended(status)) and (left := until - time.monotonic()) > 0:
-            announced = await self._endings.wait([request_id], min(left, next(rely_s)))
-            self._endings.forget([request_id])
-            if announced:
-                status = status_of(request_id, unpack_entry(announced[request_id]))
-            else:
-                status = await self._read(request_id, by)
-        return status
+        session = self._here()
+        session.endings.start()
+        return await _end_of(session, request_id, session.loop_time() + timeout_s, by)
 
     async def wait_for_all(self, request_ids: Sequence[bytes], timeout_s: float) -> list[Status | Problem]:
         """The statuses of requests once all of them have ended, or as they stand when ``timeout_s`` have passed."""
         self.listen()
-        found = await self._ends_of(request_ids, time.monotonic() + timeout_s)
+        found = await self._ends_of(request_ids, asyncio.get_running_loop().time() + timeout_s)
         return [found[request_id] for request_id in request_ids]
 
     async def score(
         self, model: str, features: Mapping[str, Any], *, timeout_s: float = 30.0, priority: PriorityName = "normal"
     ) -> Status:
-        """Submit and wait: the end of the request, within its timeout."""
-        self.listen()
+        """Submit and wait: the end of the request, within its timeout; the sweeper may take a few seconds more."""
+        session = self._here()
+        session.endings.start()
         document = {"model": model, "features": features, "priority": priority, "timeout_s": timeout_s}
-        accepted = await self.accept_request(check_envelope(document))
-        if isinstance(accepted, Accepted) and not accepted.end:
-            # The sweeper ends what runs out of time: a little later than the deadline at most.
-            ended = await self.wait_for(accepted.id, timeout_s + 5)
+        submission = _submission(check_envelope(document), None, "", no_cache=False)
+        until = session.loop_time() + timeout_s
+        accepted = await _accept(session, submission, session.by(until + LATE_S))
+        if isinstance(accepted, Accepted):
+            if accepted.end:
+                return accepted.status()
+            ended = await _end_of(session, accepted.id, until + SWEEP_S)
             if ended is not None:
                 return ended
-        return await self.status_of(accepted)
+        return await session.read(accepted.id, session.by(until + SWEEP_S + LATE_S))
 
     def listen(self) -> None:
         """Begin to hear of ends. Who waits for one begins it by itself; who will, saves the first of them a look."""
-        self._endings.start()
+        self._here().endings.start()
 
     async def releases(self, *, fresh: bool = True) -> ReleaseTable:
         """Which models and versions can be asked for."""
-        return await self._producing.releases(fresh=fresh)
+        persistence = self._here().persistence
+        return await persistence.releases(persistence.by(), fresh=fresh)
 
 
 def _submission(request: ScoreRequest, key: str | None, scope: str, *, no_cache: bool) -> Submission:
@@ -395,5 +456,41 @@ def _id(text: str) -> bytes:
         raise InvalidRequest(str(error), errors=[{"pointer": "/request_id", "message": str(error)}]) from None
 
 
+async def _accept(session: Session, submission: Submission, by: float, *, shed: bool = False) -> Accepted | Known:
+    accept = session.accept
+    return await session.persistence.until_accepted(lambda: accept(submission, by, shed=shed), by)
+
+
+async def _end_of(session: Session, request_id: bytes, until: float, by: float | None = None) -> Status | None:
+    """The status of a request once it has ended, or as it stands ``until`` then; None if it was not looked at."""
+    rely_s = looks()
+    status: Status | None = None
+    while (status is None or not has_ended(status)) and (left := until - session.loop_time()) > 0:
+        announced = await session.endings.wait([request_id], min(left, next(rely_s)))
+        session.endings.forget([request_id])
+        if announced:
+            status = status_of(request_id, unpack_entry(announced[request_id]))
+        else:
+            status = await session.read(request_id, by or session.by(until + LATE_S), shed=by is not None)
+    return status
+
+
 async def _next(parts: AsyncIterator[list[Request]]) -> list[Request] | None:
     return await anext(parts, None)
+
+
+async def _submit_part(
+    persistence: Persistence, requests: Sequence[Request], after: asyncio.Task[list[Answer]] | None, scope: str
+) -> list[Answer]:
+    answers: list[Any] = []
+    submissions: list[Submission] = []
+    for request in requests:
+        try:
+            row = request if isinstance(request, ScoreRequest) else check_row(request)
+            key, no_cache = (row.idempotency_key, row.no_cache) if isinstance(row, ScoreRow) else (None, False)
+            submissions.append(_submission(row, key, scope, no_cache=no_cache))
+            answers.append(None)
+        except Problem as problem:
+            answers.append(problem)
+    accepted = iter(await persistence.accept(submissions, after) if submissions else ())
+    return [next(accepted) if answer is None else answer for answer in answers]

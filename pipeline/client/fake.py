@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from pipeline.client.asynchronous import Request, has_ended
+from pipeline.client.limits import CLOSED
 from pipeline.contracts.envelope import (
     DEFAULT_TIMEOUT_S,
     PriorityName,
@@ -40,9 +41,11 @@ class FakeScoringClient:
         self._keys: dict[bytes, tuple[bytes, str]] = {}
         self._accepted: dict[str, tuple[bytes, Header, dict[str, Any] | Exception]] = {}
         self._statuses: dict[str, Status] = {}
+        self._closed = False
         self.submitted: list[ScoreRequest] = []
 
     def __enter__(self) -> Self:
+        self._check_open()
         return self
 
     def __exit__(
@@ -51,7 +54,12 @@ class FakeScoringClient:
         self.close()
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Later calls: RuntimeError, as from the real one. ``finish`` and ``submitted`` stay."""
+        self._closed = True
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeError(CLOSED)
 
     def submit(
         self,
@@ -65,6 +73,7 @@ class FakeScoringClient:
         idempotency_key: str | None = None,
     ) -> Status:
         """Hand in one request; its status as accepted. It ends when it is read next, unless it is held."""
+        self._check_open()
         document = {
             "model": model,
             "features": features,
@@ -77,7 +86,12 @@ class FakeScoringClient:
 
     def submit_many(self, requests: Iterable[Request]) -> Iterator[Status | Problem]:
         """Hand in any number of requests; for each, in order, its status or the problem it was refused for."""
+        self._check_open()
+        return self._submit_each(requests)
+
+    def _submit_each(self, requests: Iterable[Request]) -> Iterator[Status | Problem]:
         for request in requests:
+            self._check_open()
             try:
                 row = request if isinstance(request, ScoreRequest) else check_row(request)
                 yield self._accept(row, getattr(row, "idempotency_key", None))
@@ -86,11 +100,12 @@ class FakeScoringClient:
 
     def score_many(self, requests: Iterable[Request], *, window: int = 8192) -> Iterator[Status | Problem]:  # noqa: ARG002
         """Hand in any number of requests; the end of each, in order."""
-        for answer in self.submit_many(requests):
-            yield answer if isinstance(answer, Problem) else self.get(answer["request_id"])
+        answers = self.submit_many(requests)
+        return (answer if isinstance(answer, Problem) else self.get(answer["request_id"]) for answer in answers)
 
     def get(self, request_id: str) -> Status:
         """How a request stands; NotFound, InvalidRequest (malformed id)."""
+        self._check_open()
         try:
             from_text(request_id)
         except ValueError as error:
@@ -103,6 +118,7 @@ class FakeScoringClient:
 
     def get_many(self, request_ids: Sequence[str]) -> list[Status | Problem]:
         """How many requests stand, in order."""
+        self._check_open()
         answers: list[Status | Problem] = []
         for request_id in request_ids:
             try:
@@ -117,6 +133,7 @@ class FakeScoringClient:
 
     def cancel(self, request_id: str) -> Status:
         """End a request that is held."""
+        self._check_open()
         known = self._statuses.get(request_id)
         if known is not None and not has_ended(known):
             self._end(request_id, State.CANCELLED, None, "cancelled", "cancelled by its producer")

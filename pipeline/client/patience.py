@@ -28,13 +28,16 @@ class Patience:
         self._calls: deque[_Call] = deque()
         self._looking = False
 
-    def expect(self, answer: asyncio.Future[Any], by: float) -> None:
-        """See to it that there is an answer ``by`` then: StoreUnavailable at worst. Overloaded if this is behind."""
+    def expect(self, answer: asyncio.Future[Any], by: float, *, shed: bool) -> None:
+        """See to it that there is an answer ``by`` then: StoreUnavailable at worst.
+
+        ``shed``: Overloaded if this is behind.
+        """
         loop = asyncio.get_running_loop()
         now = loop.time()
         while self._calls and self._calls[0].answer.done():
             self._calls.popleft()
-        if self._calls and now - self._calls[0].since > BEHIND_S:
+        if shed and self._calls and now - self._calls[0].since > BEHIND_S:
             waited = f"other calls have waited for the store for {BEHIND_S:g} s"
             raise Overloaded(f"{waited}; nothing of this one was sent: send it again later")
         self._calls.append(_Call(now, by, answer))

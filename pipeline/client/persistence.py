@@ -5,6 +5,7 @@ receipt tells the ledger what it has answered already, and however often it is s
 """
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
@@ -15,92 +16,154 @@ from tenacity import (
     retry_if_exception,
     retry_if_exception_type,
     retry_if_result,
-    stop_after_delay,
     wait_random_exponential,
 )
 
+from pipeline.client.limits import Calls
 from pipeline.contracts.problems import Problem, StoreUnavailable
 from pipeline.contracts.status import Status
 from pipeline.ledger.parcels import RECEIPT_S, Accepted, Known, Parcel, Submission
 from pipeline.ledger.producing import Producing
+from pipeline.ledger.releases import ReleaseTable
 
 Result = TypeVar("Result")
 LONGEST_PAUSE_S = 10.0
+LAST_S = 0.05
+"""With less time left than this nothing is tried again."""
 
 
-def passes(outcome: object) -> bool:
-    """Whether this is a problem that may be gone later."""
-    return isinstance(outcome, Problem) and outcome.retry_after_s is not None
+def refused(outcome: object) -> bool:
+    """Whether this is a problem that may be gone later, and says that nothing was accepted.
+
+    After StoreUnavailable nobody knows: another parcel might be a second acceptance.
+    """
+    passes = isinstance(outcome, Problem) and outcome.retry_after_s is not None
+    return passes and not isinstance(outcome, StoreUnavailable)
 
 
 class Persistence:
-    """The producers' side of the ledger, tried again for up to ``retry_for_s`` (0: not at all)."""
+    """The producers' side of the ledger, tried again for up to ``retry_for_s`` (0: not at all).
 
-    def __init__(self, producing: Producing, retry_for_s: float) -> None:
+    A call has ``retry_for_s`` for all of it, but ``store_timeout_s`` at least: so long one try may take. ``by`` is the
+    event loop's time when it must be over: StoreUnavailable.
+    """
+
+    def __init__(self, producing: Producing, retry_for_s: float, store_timeout_s: float) -> None:
         if not 0 <= retry_for_s <= RECEIPT_S / 2:
             raise ValueError(f"retry_for_s was {retry_for_s:g}; allowed: 0 to {RECEIPT_S // 2} s")
         self._producing = producing
-        self._retry_for_s = retry_for_s
+        self._limit_s = max(retry_for_s, store_timeout_s)
+        self._last_try_s = self._limit_s - retry_for_s
+        self._calls = Calls()
 
-    async def accept_once(
-        self, submissions: Sequence[Submission], after: Awaitable[object] | None = None
-    ) -> list[Accepted | Known | Problem]:
+    def by(self) -> float:
+        """When a call that begins now must be over."""
+        return asyncio.get_running_loop().time() + self._limit_s
+
+    async def close(self) -> None:
+        """End the calls that are under way, with a RuntimeError, and begin no more."""
+        await self._calls.close()
+
+    async def accept_once(self, submissions: Sequence[Submission], by: float) -> list[Accepted | Known | Problem]:
         """Accept up to ``SCRIPT_LIMIT`` requests, through outages. Refusals are answers."""
         parcel = Parcel(submissions)
-        return await self._through_outages(lambda: self._producing.send(parcel, after))
+        async with self._calls.limit(by):
+            return await self._through_outages(lambda: self._producing.send(parcel), by)
 
     async def accept(
         self, submissions: Sequence[Submission], after: Awaitable[object] | None = None
     ) -> list[Accepted | Known | Problem]:
-        """The same; those refused for a while are sent again meanwhile."""
-        answers = await self.accept_once(submissions, after)
+        """The same; those refused for a while are sent again meanwhile.
 
-        async def send_refused() -> bool:
-            places = [place for place, answer in enumerate(answers) if passes(answer)]
-            again = await self.accept_once([submissions[place] for place in places])
-            for place, answer in zip(places, again, strict=True):
-                answers[place] = answer
-            return any(map(passes, again))
-
-        if self._retry_for_s and any(map(passes, answers)):
-            await self._again(send_refused, next(filter(passes, answers)), retry_if_result(bool))
+        They are packed at once, and sent when ``after`` is done: their time begins then.
+        """
+        parcel = Parcel(submissions)
+        if after is not None:
+            with contextlib.suppress(StoreUnavailable):  # then it is packed when it is sent
+                async with self._calls.limit(self.by()):
+                    await self._producing.prepare(parcel)
+            await after
+        by = self.by()
+        async with self._calls.limit(by):
+            answers = await self._through_outages(lambda: self._producing.send(parcel), by)
+        if any(map(refused, answers)) and self._left_s(by) > LAST_S:
+            await self._accept_refused(submissions, answers, by)
         return answers
 
-    async def until_accepted(self, accept: Callable[[], Awaitable[Result]]) -> Result:
+    async def _accept_refused(
+        self, submissions: Sequence[Submission], answers: list[Accepted | Known | Problem], by: float
+    ) -> None:
+        """Send those again that were refused for a while; ``answers`` gets what becomes of them."""
+        sent: list[int] = []
+
+        async def send() -> bool:
+            sent[:] = [place for place, answer in enumerate(answers) if refused(answer)]
+            parcel = Parcel([submissions[place] for place in sent])
+            for place, answer in zip(
+                sent, await self._through_outages(lambda: self._producing.send(parcel), by), strict=True
+            ):
+                answers[place] = answer
+            sent.clear()
+            return any(map(refused, answers))
+
+        try:
+            async with self._calls.limit(by):
+                await self._again(send, by, next(filter(refused, answers)), retry_if_result(bool))
+        except StoreUnavailable as outage:
+            # What was accepted before is not unsaid.
+            for place in sent:
+                answers[place] = outage
+
+    async def until_accepted(self, accept: Callable[[], Awaitable[Result]], by: float) -> Result:
         """Call until it is not refused for a while only."""
         try:
             return await accept()
-        except Problem as refused:
-            if not self._retry_for_s or not passes(refused) or isinstance(refused, StoreUnavailable):
+        except Problem as refusal:
+            if not refused(refusal) or self._left_s(by) < LAST_S:
                 raise
-            return await self._again(accept, refused, retry_if_exception(passes))
+            return await self._again(accept, by, refusal, retry_if_exception(refused))
 
-    async def read(self, request_ids: Sequence[bytes]) -> list[Status | Problem]:
+    async def read(self, request_ids: Sequence[bytes], by: float) -> list[Status | Problem]:
         """How requests stand, through outages."""
-        return await self._through_outages(lambda: self._producing.read(request_ids))
+        async with self._calls.limit(by):
+            return await self._through_outages(lambda: self._producing.read(request_ids), by)
 
-    async def cancel(self, request_id: bytes) -> Status:
+    async def cancel(self, request_id: bytes, by: float) -> Status:
         """Cancel a request, through outages: who is told that it is cancelled already may have done it."""
-        return await self._through_outages(lambda: self._producing.cancel(request_id))
+        async with self._calls.limit(by):
+            return await self._through_outages(lambda: self._producing.cancel(request_id), by)
 
-    async def _through_outages(self, call: Callable[[], Awaitable[Result]]) -> Result:
+    async def releases(self, by: float, *, fresh: bool) -> ReleaseTable:
+        """The releases. One try."""
+        async with self._calls.limit(by):
+            return await self._producing.releases(fresh=fresh)
+
+    async def _through_outages(self, call: Callable[[], Awaitable[Result]], by: float) -> Result:
         try:
             return await call()
         except StoreUnavailable as outage:
-            if not self._retry_for_s:
+            if self._left_s(by) < LAST_S:
                 raise
-            return await self._again(call, outage, retry_if_exception_type(StoreUnavailable))
+            return await self._again(call, by, outage, retry_if_exception_type(StoreUnavailable))
 
     async def _again(
-        self, call: Callable[[], Awaitable[Result]], first: object, retry: retry_if_exception | retry_if_result
+        self,
+        call: Callable[[], Awaitable[Result]],
+        by: float,
+        first: object,
+        retry: retry_if_exception | retry_if_result,
     ) -> Result:
-        """Pauses from what the problem asks for, growing, with full jitter. The last outcome stands."""
+        """Pauses from what the problem asks for, growing, with full jitter. The last outcome stands.
+
+        No pause takes more than half of the time that is left: a store that comes back late is met, too.
+        """
         asked = (isinstance(first, Problem) and first.retry_after_s) or 1
-        await asyncio.sleep(random.uniform(0, asked))  # noqa: S311
+        jitter = wait_random_exponential(multiplier=2 * asked, max=LONGEST_PAUSE_S)
+        await asyncio.sleep(min(random.uniform(0, asked), self._left_s(by) / 2))  # noqa: S311
         retrying = AsyncRetrying(
             retry=retry,
-            stop=stop_after_delay(self._retry_for_s),
-            wait=wait_random_exponential(multiplier=2 * asked, max=LONGEST_PAUSE_S),
+            stop=lambda _: self._left_s(by) < LAST_S,
+            wait=lambda state: max(0, min(jitter(state), self._left_s(by) / 2)),
             retry_error_callback=_last_outcome,
         )
 
@@ -108,6 +171,10 @@ class Persistence:
             return await call()
 
         return await retrying(once)
+
+    def _left_s(self, by: float) -> float:
+        """For how long a call that must be over ``by`` then may be tried again."""
+        return by - self._last_try_s - asyncio.get_running_loop().time()
 
 
 def _last_outcome(state: RetryCallState) -> Any:

@@ -8,13 +8,18 @@ import asyncio
 import contextlib
 import threading
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable
+from itertools import islice
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 
 
 class SourceFailed(Exception):
-    """The caller's iterable raised ``error``: carried apart, for an exit or interrupt would stop the event loop."""
+    """The caller's iterable raised ``error``, whatever that is.
+
+    Carried apart: in a task, an exit or interrupt would stop the event loop, and who waits for one that raises
+    CancelledError would take it for cancelled.
+    """
 
     def __init__(self, error: BaseException) -> None:
         super().__init__(str(error))
@@ -22,7 +27,10 @@ class SourceFailed(Exception):
 
 
 async def parts_of(source: Iterable[Item] | AsyncIterable[Item], size: int) -> AsyncGenerator[list[Item], None]:
-    """Parts of at most ``size``. A synchronous iterable is read in the event loop: it must not block."""
+    """Parts of at most ``size``; SourceFailed if it raises.
+
+    A synchronous iterable is read in the event loop: it must not block.
+    """
     parts = _parts_of_async(source, size) if isinstance(source, AsyncIterable) else _parts_of_sync(source, size)
     async with contextlib.aclosing(parts):
         async for part in parts:
@@ -30,19 +38,19 @@ async def parts_of(source: Iterable[Item] | AsyncIterable[Item], size: int) -> A
 
 
 async def _parts_of_sync(source: Iterable[Item], size: int) -> AsyncGenerator[list[Item], None]:
-    part: list[Item] = []
-    try:
-        for item in source:
-            part.append(item)
-            if len(part) == size:
-                yield part
-                part = []
-    except Exception:
+    items, failed, ended = iter(source), None, False
+    while not ended:
+        part: list[Item] = []
+        try:
+            for item in islice(items, size):
+                part.append(item)
+            ended = len(part) < size
+        except BaseException as error:  # noqa: BLE001 - raised again where the parts are taken
+            failed, ended = SourceFailed(error), True
         if part:
             yield part
-        raise
-    if part:
-        yield part
+    if failed is not None:
+        raise failed
 
 
 async def _parts_of_async(source: AsyncIterable[Item], size: int) -> AsyncGenerator[list[Item], None]:
@@ -54,9 +62,10 @@ async def _parts_of_async(source: AsyncIterable[Item], size: int) -> AsyncGenera
                 buffer.add(item)
                 while buffer.full:
                     await buffer.room.wait()
+        except BaseException as error:  # noqa: BLE001 - raised again where the items are taken
+            buffer.end(SourceFailed(error))
+        else:
             buffer.end(None)
-        except Exception as error:  # noqa: BLE001 - raised again where the items are taken
-            buffer.end(error)
 
     reader = asyncio.create_task(read())
     try:

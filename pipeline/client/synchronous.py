@@ -2,13 +2,18 @@
 
 import asyncio
 import concurrent.futures
+import sys
 import threading
+import warnings
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from pipeline.abandoning import abandon
+from pipeline.client import forks
 from pipeline.client.asynchronous import AsyncScoringClient, Request
+from pipeline.client.background import Background
+from pipeline.client.limits import CLOSED, CLOSED_MEANWHILE
 from pipeline.client.reading import SourceFailed, parts_read_apart
 from pipeline.contracts.envelope import DEFAULT_TIMEOUT_S, PriorityName
 from pipeline.contracts.problems import Problem
@@ -23,31 +28,60 @@ Result = TypeVar("Result")
 class ScoringClient:
     """Safe to share between threads: calls made at the same time share round trips.
 
-    Every method does and raises what its namesake in ``AsyncScoringClient`` does.
+    Every method does and raises what its namesake in ``AsyncScoringClient`` does. A forked process may use it, too: it
+    begins anew there. The thread begins with the first call.
     """
 
     def __init__(
         self, store_url: str | None = None, *, settings: Settings | None = None, retry_for_s: float = 30.0
     ) -> None:
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="scoring-client", daemon=True)
-        self._thread.start()
-        self._client = self._run(self._make(store_url, settings, retry_for_s))
+        self._client = AsyncScoringClient(store_url, settings=settings, retry_for_s=retry_for_s)
+        self._background: Background | None = None
+        self._closed = False
+        # A signal's handler may close it in the midst of a call of the same thread.
+        self._lock = threading.RLock()
+        forks.watch(self, ScoringClient._begin_anew)
 
-    @staticmethod
-    async def _make(store_url: str | None, settings: Settings | None, retry_for_s: float) -> AsyncScoringClient:
-        return AsyncScoringClient(store_url, settings=settings, retry_for_s=retry_for_s)
+    def _begin_anew(self) -> object:
+        """In a forked process: leave to the parent what it has open."""
+        left, self._background, self._lock = self._background, None, threading.RLock()
+        if left is not None:
+            left.leave_to_parent()
+        return left
 
-    def _run(self, call: Coroutine[Any, Any, Result]) -> Result:
-        if self._loop.is_closed():
-            call.close()
-            raise RuntimeError("this client is closed")
+    def _begun(self) -> Background:
+        with self._lock:
+            if self._closed:
+                raise RuntimeError(CLOSED)
+            if sys.is_finalizing():
+                raise RuntimeError("the interpreter is ending: its threads do not run any more")
+            if self._background is None:
+                self._background = Background(self._client.close)
+            return self._background
+
+    def _run(self, call: Coroutine[Any, Any, Result], begun: Background | None = None) -> Result:
+        """What ``call`` gives. ``begun``: where it must run, if anywhere."""
         try:
-            return asyncio.run_coroutine_threadsafe(call, self._loop).result()
+            with self._lock:  # it is started before the client is closed, or not at all
+                background = self._begun()
+                if begun not in (None, background):
+                    raise RuntimeError("this stream began before a fork: begin another one in this process")
+                if background.is_here():
+                    raise RuntimeError("a call from within the client's own thread would wait for itself")
+                future = background.start(call)
+        except BaseException:
+            call.close()
+            raise
+        try:
+            return future.result()
         except concurrent.futures.CancelledError:
-            raise RuntimeError("this client was closed meanwhile") from None
+            raise RuntimeError(CLOSED_MEANWHILE) from None
+        except BaseException:
+            future.cancel()  # if it is not done: an interrupt of this thread is not the call's
+            raise
 
     def __enter__(self) -> Self:
+        self._begun()
         return self
 
     def __exit__(
@@ -55,20 +89,21 @@ class ScoringClient:
     ) -> None:
         self.close()
 
-    def close(self) -> None:
-        """Close the connections and end the thread."""
-        if self._loop.is_closed():
-            return
-        self._run(self._close())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
+    def __del__(self) -> None:
+        background: Background | None = getattr(self, "_background", None)
+        if background is not None and not self._closed and not sys.is_finalizing():
+            warnings.warn(f"{self!r} was not closed", ResourceWarning, stacklevel=2, source=self)
+            background.leave()
 
-    async def _close(self) -> None:
-        # Other threads' calls that are under way must not wait for ever.
-        others = asyncio.all_tasks() - {asyncio.current_task()}
-        await self._client.close()
-        await abandon(*others)
+    def close(self) -> None:
+        """End all calls, close the connections and end the thread. Calls under way and later ones: RuntimeError."""
+        with self._lock:
+            self._closed = True
+            background = self._background
+            if background is not None:
+                background.leave()
+        if background is not None and not background.is_here() and not sys.is_finalizing():
+            background.join()
 
     def submit(
         self,
@@ -103,14 +138,25 @@ class ScoringClient:
         return self._stream(lambda: self._client.score_parts(parts_read_apart(requests, SCRIPT_LIMIT), window=window))
 
     def _stream(self, make: Callable[[], AsyncGenerator[list[Status | Problem], None]]) -> Iterator[Status | Problem]:
-        stream = _Stream(make)
+        return self._take(_Stream(make), self._begun())
+
+    def _take(self, stream: "_Stream", begun: Background) -> Iterator[Status | Problem]:
         try:
-            while (part := self._run(stream.next())) is not None:
+            while (part := self._run(stream.next(), begun)) is not None:
                 yield from part
         except SourceFailed as failed:
             raise failed.error from None
         finally:
-            self._run(stream.close())
+            self._end(stream, begun)
+
+    def _end(self, stream: "_Stream", begun: Background) -> None:
+        """End a stream, unless its end has come with that of its event loop."""
+        with self._lock:
+            if self._closed or begun is not self._background or sys.is_finalizing():
+                return
+            ending = begun.start(stream.close())
+        if not begun.is_here():  # where the collector has found a stream that was left
+            concurrent.futures.wait([ending])
 
     def get(self, request_id: str) -> Status:
         """How a request stands."""
@@ -118,7 +164,8 @@ class ScoringClient:
 
     def get_many(self, request_ids: Sequence[str]) -> list[Status | Problem]:
         """How many requests stand, in order."""
-        return self._run(self._client.get_many(request_ids))
+        # Taken here: ids that come from another call of this client must not be waited for in its thread.
+        return self._run(self._client.get_many(list(request_ids)))
 
     def cancel(self, request_id: str) -> Status:
         """End a request that scoring has not begun."""

@@ -55,9 +55,10 @@ class Endings:
             self._listener = asyncio.create_task(self._listen(), name="endings")
 
     async def stop(self) -> None:
-        """Stop listening."""
+        """Stop listening: nobody who waits is told any more, so all are woken."""
         await abandon(self._listener)
         self._listener = None
+        self._wake_all()
 
     async def wait(self, request_ids: Sequence[bytes], seconds: float) -> dict[bytes, bytes]:
         """Wait until all are announced as ended, or ``seconds`` have passed, or less: then look, and come again.

@@ -1,7 +1,6 @@
 """The producers' side of the ledger: accept requests, read how they stand, cancel them."""
 
-import time
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from pipeline.contracts.ids import accepted_ms, to_text
@@ -67,19 +66,21 @@ class Producing:
         """Accept up to ``SCRIPT_LIMIT`` requests in one script: for each, its id and what was pinned, or why not."""
         return await self.send(Parcel(submissions))
 
-    async def send(self, parcel: Parcel, after: Awaitable[object] | None = None) -> list[Accepted | Known | Problem]:
-        """The same for a parcel, which is packed at once and sent when ``after`` is done.
+    async def prepare(self, parcel: Parcel) -> None:
+        """Do what ``send`` would do before it sends: pack the parcel, and look for answers that the cache has."""
+        if not parcel.packed:
+            parcel.pack(await self.releases(), self._settings)
+        if self._cache is not None and not parcel.looked:
+            await parcel.look(self._cache)
+
+    async def send(self, parcel: Parcel) -> list[Accepted | Known | Problem]:
+        """The same for a parcel.
 
         If it raises StoreUnavailable the requests may or may not have been accepted: sending the parcel again within
         ``RECEIPT_S`` tells, and accepts them once.
         """
-        if not parcel.packed:
-            parcel.pack(await self.releases(), self._settings)
         while True:
-            if self._cache is not None and not parcel.looked:
-                await parcel.look(self._cache)
-            if after is not None:
-                await after
+            await self.prepare(parcel)
             with store_problems():
                 if not parcel.sent:
                     # A model that is unknown may have been released a moment ago.
@@ -131,7 +132,7 @@ class Producing:
             with store_problems():
                 blob = await self._client.get(keys.record(request_id))
             if blob is None:
-                raise self._absent(request_id)
+                raise (await self._absent([request_id]))[0]
             entry = unpack_entry(blob)
             if entry.ended:
                 if entry.kind != State.CANCELLED:
@@ -147,10 +148,9 @@ class Producing:
 
     async def _cancel(self, request_id: bytes, entry: Entry) -> bool:
         with store_problems():
-            (seconds, micros), offset = await self._client.time(), await self._client.get(keys.OFFSET)
+            now_ms = await self._now_ms()
             tried = await self._client.hget(keys.ATTEMPTS, entry.ties.flight or request_id)
             error = Failure(category="cancelled", stage=None, message="cancelled by its producer", retryable=False)
-            now_ms = seconds * 1000 + micros / 1000 + int(offset or 0)
             end = End(now_ms, None, error, unpack_attempts(tried).starts)
             head = finish_head(self._settings, State.CANCELLED, only_late=False)
             arguments = [*head, *finish_arguments(request_id, entry, State.CANCELLED, end)]
@@ -161,11 +161,12 @@ class Producing:
         """The status documents of requests, in order; NotFound or Gone in the place of those without a record."""
         answers: list[Any] = [None] * len(request_ids)
         unfinished: list[_Unfinished] = []
+        absent: list[int] = []
         with store_problems():
             blobs = await self._client.mget([keys.record(request_id) for request_id in request_ids])
             for place, (request_id, blob) in enumerate(zip(request_ids, blobs, strict=True)):
                 if blob is None:
-                    answers[place] = self._absent(request_id)
+                    absent.append(place)
                     continue
                 entry = unpack_entry(blob)
                 if entry.ended:
@@ -175,16 +176,22 @@ class Producing:
                     score = header.priority * PRIORITY_STEP + accepted_ms(request_id) + header.timeout_ms
                     unfinished.append(_Unfinished(place, request_id, flight, header.ref.lane(Stage.SCORING), score))
             for start in range(0, len(unfinished), keys.SCRIPT_LIMIT):
-                await self._read_unfinished(unfinished[start : start + keys.SCRIPT_LIMIT], answers)
+                absent += await self._read_unfinished(unfinished[start : start + keys.SCRIPT_LIMIT], answers)
+        if absent:
+            problems = await self._absent([request_ids[place] for place in absent])
+            for place, problem in zip(absent, problems, strict=True):
+                answers[place] = problem
         return answers
 
-    async def _read_unfinished(self, requests: Sequence[_Unfinished], answers: list[Any]) -> None:
+    async def _read_unfinished(self, requests: Sequence[_Unfinished], answers: list[Any]) -> list[int]:
+        """Fill in their answers; the places of those whose records are gone meanwhile."""
         # Record, output and place in one script: a state never seems to move backwards.
         reply = await self._scripts.standing(args=[part for request in requests for part in request[1:]])
+        absent: list[int] = []
         for number, request in enumerate(requests):
             record, output, tried, rank, eta_ms = reply[5 * number : 5 * number + 5]
             if record is None:
-                answers[request.place] = self._absent(request.id)
+                absent.append(request.place)
                 continue
             entry, waits, eta = unpack_entry(record), rank >= 0, int(eta_ms)
             answers[request.place] = status_of(
@@ -197,9 +204,22 @@ class Producing:
                 position=rank if waits else None,
                 eta_s=None if entry.ended or eta < 0 else eta / 1000,
             )
+        return absent
 
-    def _absent(self, request_id: bytes) -> Problem:
-        text, age_s = to_text(request_id), time.time() - accepted_ms(request_id) / 1000
-        if age_s > self._settings.result_ttl:
-            return Gone(f"the result of {text} was kept for {self._settings.result_ttl:g} s after its end")
-        return NotFound(f"no request {text}")
+    async def _absent(self, request_ids: Sequence[bytes]) -> list[Problem]:
+        """Why there is no record of requests: Gone or NotFound, by the clock that has stamped their ids."""
+        with store_problems():
+            now_ms = await self._now_ms()
+        problems: list[Problem] = []
+        for request_id in request_ids:
+            text, kept_s = to_text(request_id), self._settings.result_ttl
+            if now_ms - accepted_ms(request_id) > kept_s * 1000:
+                problems.append(Gone(f"the result of {text} was kept for {kept_s:g} s after its end"))
+            else:
+                problems.append(NotFound(f"no request {text}"))
+        return problems
+
+    async def _now_ms(self) -> float:
+        """The ledger's time."""
+        (seconds, micros), offset = await self._client.time(), await self._client.get(keys.OFFSET)
+        return seconds * 1000 + micros / 1000 + int(offset or 0)

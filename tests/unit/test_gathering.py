@@ -17,7 +17,7 @@ class Held:
         self.sent: list[list[int]] = []
         self.under_way, self.release = asyncio.Event(), asyncio.Event()
 
-    async def send(self, items: Sequence[int]) -> list[int]:
+    async def send(self, items: Sequence[int], by: float) -> list[int]:
         self.sent.append(list(items))
         self.under_way.set()
         await self.release.wait()
@@ -28,9 +28,10 @@ def test_a_call_that_was_given_up_while_it_queued_is_never_sent() -> None:
     async def check() -> list[list[int]]:
         held = Held()
         gathering: Gathering[int, int] = Gathering(held.send, 10)
-        first = asyncio.create_task(gathering(1))
+        by = asyncio.get_running_loop().time() + 60
+        first = asyncio.create_task(gathering(1, by))
         await held.under_way.wait()
-        given_up, kept = asyncio.create_task(gathering(2)), asyncio.create_task(gathering(3))
+        given_up, kept = asyncio.create_task(gathering(2, by)), asyncio.create_task(gathering(3, by))
         await asyncio.sleep(0)  # both have begun to queue
         given_up.cancel()
         await asyncio.gather(given_up, return_exceptions=True)
@@ -68,9 +69,11 @@ def test_while_a_call_has_waited_for_too_long_others_are_refused_at_once(monkeyp
         first = asyncio.create_task(gathering(1, by))
         await held.under_way.wait()
         with pytest.raises(Overloaded):
-            await gathering(2, by)
+            await gathering(2, by, shed=True)
+        patient = asyncio.create_task(gathering(3, by))
         held.release.set()
         assert await first == 1
-        assert await gathering(3, by) == 3
+        assert await patient == 3
+        assert await gathering(4, by, shed=True) == 4
 
     asyncio.run(check())

@@ -1,0 +1,60 @@
+"""Sessions: what a client has open in one event loop of one process."""
+
+import asyncio
+import contextlib
+import math
+
+from pipeline.client.gathering import Gathering
+from pipeline.client.persistence import Persistence
+from pipeline.contracts.status import Status
+from pipeline.ledger import keys
+from pipeline.ledger.connection import connect_async
+from pipeline.ledger.endings import Endings
+from pipeline.ledger.parcels import Accepted, Known, Submission
+from pipeline.ledger.producing import Producing
+from pipeline.outside import Outside
+from pipeline.settings import Settings
+
+READ_LIMIT = 512
+
+
+class Session:
+    """Connections, shared round trips, and the channel of ends. Opens nothing before it is used."""
+
+    def __init__(self, settings: Settings, retry_for_s: float, outside: Outside | None) -> None:
+        self.loop: asyncio.AbstractEventLoop | None = None
+        """Where it is used; None before that."""
+        self.store = connect_async(settings)
+        self.producing = Producing(self.store, settings, outside)
+        self.persistence = Persistence(self.producing, retry_for_s, settings.store_timeout_s)
+        self.endings = Endings(self.store)
+        self.accept: Gathering[Submission, Accepted | Known]
+        self.accept = Gathering(self.persistence.accept_once, keys.SCRIPT_LIMIT)
+        self.read: Gathering[bytes, Status] = Gathering(self.persistence.read, READ_LIMIT)
+
+    def loop_time(self) -> float:
+        """The event loop's time."""
+        assert self.loop is not None
+        return self.loop.time()
+
+    def by(self, latest: float = math.inf) -> float:
+        """When a call that begins now must be over."""
+        return min(self.persistence.by(), latest)
+
+    def let_go(self) -> None:
+        """Close it soon; from any thread."""
+        assert self.loop is not None
+        with contextlib.suppress(RuntimeError):  # the event loop is closed, and with it all that it had open
+            self.loop.call_soon_threadsafe(self._close_soon, self.loop)
+
+    def _close_soon(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._closing = loop.create_task(self.close())
+
+    async def close(self) -> None:
+        """End the calls that are under way, with a RuntimeError, and close the connections."""
+        await self.accept.close()
+        await self.read.close()
+        await self.persistence.close()
+        await self.endings.stop()
+        await self.producing.close()
+        await self.store.aclose()
