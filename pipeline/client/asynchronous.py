@@ -95,6 +95,10 @@ class AsyncScoringClient:
         await self._producing.close()
         await self.store.aclose()
 
+    def give_up(self) -> None:
+        """Try nothing again from now on: calls under way come to their end, whatever it is."""
+        self._persistence.give_up()
+
     async def submit(
         self,
         model: str,

@@ -5,6 +5,7 @@ receipt tells the ledger what it has answered already, and however often it is s
 """
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar
@@ -41,6 +42,11 @@ class Persistence:
             raise ValueError(f"retry_for_s was {retry_for_s:g}; allowed: 0 to {RECEIPT_S // 2} s")
         self._producing = producing
         self._retry_for_s = retry_for_s
+        self._given_up = asyncio.Event()
+
+    def give_up(self) -> None:
+        """Try nothing again from now on, but for what waits to be tried again: that has one more try, at once."""
+        self._given_up.set()
 
     async def accept_once(
         self, submissions: Sequence[Submission], after: Awaitable[object] | None = None
@@ -96,10 +102,12 @@ class Persistence:
     ) -> Result:
         """Pauses from what the problem asks for, growing, with full jitter. The last outcome stands."""
         asked = (isinstance(first, Problem) and first.retry_after_s) or 1
-        await asyncio.sleep(random.uniform(0, asked))  # noqa: S311
+        await self._pause(random.uniform(0, asked))  # noqa: S311
+        too_late = stop_after_delay(self._retry_for_s)
         retrying = AsyncRetrying(
             retry=retry,
-            stop=stop_after_delay(self._retry_for_s),
+            stop=lambda state: self._given_up.is_set() or too_late(state),
+            sleep=self._pause,
             wait=wait_random_exponential(multiplier=2 * asked, max=LONGEST_PAUSE_S),
             retry_error_callback=_last_outcome,
         )
@@ -108,6 +116,11 @@ class Persistence:
             return await call()
 
         return await retrying(once)
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._given_up.wait()
 
 
 def _last_outcome(state: RetryCallState) -> Any:
