@@ -4,6 +4,7 @@ A result is written to ``NAME.partial``, and takes the place of ``NAME`` at the 
 there before is still there, and what was written so far is beside it.
 """
 
+import argparse
 import os
 import stat
 from io import FileIO
@@ -111,3 +112,12 @@ def write_whole(path: Path, text: str) -> None:
         file.keep()
     except OSError as error:
         raise CannotWrite(f"{path} cannot be written: {error.strerror}") from None
+
+
+def result_path(text: str) -> Path:
+    """A command line's name of a file for results, looked at before the work begins (an argparse type)."""
+    try:
+        ResultFile(Path(text))
+    except CannotWrite as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return Path(text)
