@@ -260,3 +260,45 @@ def test_a_full_disk_loses_no_id(
     told = err[err.index("accepted, and not written:") : err.index("scoreline: ")].split()[4:]
     assert len({*whole, *told}) == len(whole) + len(told) == accepted(store) < 3000
     assert out.read_text() == BEFORE
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        (SCORELINE, "up", "--ready-file"),
+        (SCORELINE, "chaos", "--json"),
+        (sys.executable, "-m", "chaos.stock", "--json"),
+        (sys.executable, "-m", "bench.peers", "--json"),
+    ],
+)
+def test_a_command_that_cannot_write_its_results_says_so_before_it_begins(
+    tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    for place, said in ((tmp_path / "no" / "file", "there is no folder"), (tmp_path, "is a folder")):
+        done = subprocess.run(
+            [*command, place], cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=60
+        )
+        assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+        assert said in " ".join(done.stderr.split())
+
+
+def test_an_up_that_does_not_start_leaves_anothers_ready_file(tmp_path: Path) -> None:
+    ready = tmp_path / "ready.json"
+    ready.write_text(BEFORE)
+    environment = {"PATH": os.environ["PATH"], "SCORELINE_MODEL_STORE": str(tmp_path / "nothing")}
+    command = [SCORELINE, "up", "--ready-file", str(ready)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=120)
+    assert (done.returncode, "Traceback" in done.stderr) == (1, False)
+    assert "cannot be read: No such file" in " ".join(done.stderr.split())
+    assert ready.read_text() == BEFORE
+
+
+def test_a_trained_model_does_not_replace_another_of_its_version(tmp_path: Path) -> None:
+    folder = tmp_path / "credit-default-logistic" / "1"
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text("{}")
+    command = [SCORELINE, "train-demo", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=170)
+    assert (done.returncode, "Traceback" in done.stderr) == (5, False)
+    assert "choose another version" in " ".join(done.stderr.split())
+    assert [path.name for path in tmp_path.rglob("*")] == ["credit-default-logistic", "1", "manifest.json"]
