@@ -14,6 +14,7 @@ from chaos.ground import Ground
 from chaos.report import BAD, show
 from chaos.run import Options, prove
 from chaos.schedule import FAULTS
+from pipeline.result_file import result_path, write_whole
 
 NEVER = 2**31 - 1
 
@@ -33,7 +34,7 @@ def main() -> None:
     )
     parser.add_argument("--durability", choices=["process", "disk"], default="process")
     parser.add_argument("--no-goals", action="store_true", help="slow recoveries and calls do not fail the run")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there")
+    parser.add_argument("--json", type=result_path, metavar="FILE", help="write the result there")
     parser.add_argument("--logs", type=Path, metavar="FOLDER", help="leave the logs of all processes there")
     arguments = parser.parse_args()
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
@@ -47,9 +48,9 @@ def main() -> None:
     options = Options(names, arguments.seconds, arguments.rate, arguments.seed, arguments.settle)
     with Ground(arguments.durability, clocks="clock" in names, logs=arguments.logs) as ground:
         document = asyncio.run(prove(ground, options))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(document, indent=1) + "\n")
     show(document)
+    if arguments.json:
+        write_whole(arguments.json, json.dumps(document, indent=1) + "\n")
     # How long things take is asked of a machine that does nothing else.
     ignored = {"hung"} if arguments.no_goals else set()
     missed = bool(document["goals_missed"]) and not arguments.no_goals

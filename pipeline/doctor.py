@@ -9,7 +9,7 @@ from pipeline.contracts.failures import StageFailure
 from pipeline.contracts.problems import Problem
 from pipeline.ledger.connection import AsyncClient, connect_async
 from pipeline.ledger.releases import read_releases
-from pipeline.model_store import ModelStore
+from pipeline.model_store import ModelStore, Refused
 from pipeline.settings import Settings
 
 OLDEST_SERVER = (9, 1)
@@ -90,17 +90,26 @@ async def _cache(settings: Settings) -> list[Check]:
 
 
 def _models(settings: Settings) -> list[Check]:
+    store = ModelStore(settings.model_store)
     try:
-        artifacts = ModelStore(settings.model_store).all()
-        for artifact in artifacts:
-            for name in artifact.manifest["files"]:
-                artifact.read(name)
+        artifacts, refused = store.scan()
     except StageFailure as failure:
         return [Check("model store", False, str(failure))]
-    names = ", ".join(f"{artifact.ref.name}@{artifact.ref.version}" for artifact in artifacts)
-    if not names:
-        return [Check("model store", False, f"{settings.model_store} holds no model: run scoreline train-demo")]
-    return [Check("model store", True, f"{names}: every file is what its manifest says")]
+    good = []
+    for artifact in artifacts:
+        place = f"{artifact.ref.name}/{artifact.ref.version}"
+        try:
+            store.check(artifact)
+        except StageFailure as failure:
+            refused.append(Refused(place, str(failure)))
+        else:
+            good.append(f"{artifact.ref.name}@{artifact.ref.version}")
+    checks = [Check("model store", False, f"{each.place}: {each.reason}") for each in refused]
+    if good:
+        said = f"{', '.join(good)}: manifests are complete, every file is what its manifest says"
+        return [Check("model store", True, said), *checks]
+    empty = f"{settings.model_store} holds no model that can be served: run scoreline train-demo"
+    return [Check("model store", False, empty), *checks]
 
 
 async def _releases(client: AsyncClient, settings: Settings) -> list[Check]:
@@ -110,7 +119,11 @@ async def _releases(client: AsyncClient, settings: Settings) -> list[Check]:
         return [Check("releases", False, problem.detail)]
     if not table.current:
         return [Check("releases", False, "no model is released: run scoreline publish")]
-    stored = {(a.ref.name, a.ref.version): a.digest for a in ModelStore(settings.model_store).all()}
+    try:
+        artifacts = ModelStore(settings.model_store).all()
+    except StageFailure as failure:
+        return [Check("releases", False, str(failure))]
+    stored = {(artifact.ref.name, artifact.ref.version): artifact.digest for artifact in artifacts}
     wrong = [
         f"{name}@{version}"
         for (name, version), release in table.versions.items()

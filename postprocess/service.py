@@ -8,22 +8,24 @@ from pipeline.contracts.failures import ArtifactCorrupt
 from pipeline.contracts.lanes import ModelRef
 from pipeline.contracts.stages import Stage
 from pipeline.contracts.work import Output
+from pipeline.manifests import check_decision
 from pipeline.model_store import ModelStore
 
 BATCH = 128
 _EDGE = 1e-7
+_LOWEST = -700.0
+"""Log-odds below which the exponential is too large for a double; the score is 0 there, but for 1e-304."""
 
 
 class Decision:
-    """Calibration and bands of one model version, as its manifest has them."""
+    """Calibration and bands of one model version, as its manifest has them; ArtifactCorrupt."""
 
     def __init__(self, manifest: dict[str, Any]) -> None:
+        check_decision(manifest)
         calibration = manifest["calibration"]
         self._line: tuple[float, float] | None = None
         if calibration["method"] == "platt":
             self._line = calibration["slope"], calibration["intercept"]
-        elif calibration["method"] != "none":
-            raise ArtifactCorrupt(f"unknown calibration method {calibration['method']!r}: expected 'platt' or 'none'")
         self._bands = [(band["below"], band["decision"]) for band in manifest["bands"]]
 
     def calibrated(self, raw: float) -> float:
@@ -32,10 +34,11 @@ class Decision:
             return raw
         slope, intercept = self._line
         raw = min(max(raw, _EDGE), 1 - _EDGE)
-        return 1 / (1 + math.exp(-(slope * math.log(raw / (1 - raw)) + intercept)))
+        log_odds = slope * math.log(raw / (1 - raw)) + intercept
+        return 1 / (1 + math.exp(-max(log_odds, _LOWEST)))
 
     def decide(self, score: float) -> str:
-        """The decision of the first band that the score is below."""
+        """The decision of the first band that the score is below; the last one's is that of 1, too."""
         return next(decision for below, decision in self._bands if score < below or below >= 1)
 
 

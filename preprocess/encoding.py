@@ -33,6 +33,8 @@ class NumberColumns:
             np.array([spec[field] for spec in specs], dtype=np.float64)
             for field in ("mean", "scale", "low", "high", "far")
         )
+        if not (self._scale > 0).all():
+            raise ValueError("a column's scale is not above 0")
         self._fill = self._standardised(np.array([[spec["fill"] for spec in specs]], dtype=np.float64))[0]
         self._marked = np.flatnonzero([spec["marks_gaps"] for spec in specs])
         widths = np.array([1 + spec["marks_gaps"] for spec in specs])

@@ -1,6 +1,5 @@
 """The preprocess service: features in, what the model reads out: packed vectors, or packed token ids."""
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +9,7 @@ from pipeline.contracts.lanes import ModelRef
 from pipeline.contracts.stages import Stage
 from pipeline.contracts.work import Output
 from pipeline.model_store import Artifact, ModelStore
+from pipeline.strict_json import parse
 from preprocess.encoding import Encoder
 from preprocess.text import TextPair
 from preprocess.validation import InputSchema
@@ -24,12 +24,21 @@ class _Model:
         artifact = store.open(ref)
         self.names = feature_names(artifact.manifest["input_schema"])
         self.schema = InputSchema(artifact.manifest["input_schema"])
-        document = json.loads(artifact.read("preprocess.json"))
-        self.encoder: Encoder | TextPair
-        if document.get("kind") == "text-pair":
-            self.encoder = TextPair(document, artifact.read("tokenizer.json"))
-        else:
-            self.encoder = Encoder(document)
+        try:
+            self.encoder = self._encoder(artifact)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            reason = f"lacks {error}" if isinstance(error, KeyError) else str(error)
+            raise ArtifactCorrupt(f"{artifact.folder}: preprocess.json: {reason}") from error
+
+    def _encoder(self, artifact: Artifact) -> Encoder | TextPair:
+        document = parse(artifact.read("preprocess.json"))
+        texts = document.get("kind") == "text-pair"
+        read = document["fields"] if texts else [column["name"] for column in document["columns"]]
+        strange = [name for name in read if name not in self.names]
+        if strange:
+            # Without a value in any request, it would be a gap in all of them.
+            raise ValueError(f"reads {', '.join(map(str, strange))}, which the input schema does not have")
+        return TextPair(document, artifact.read("tokenizer.json")) if texts else Encoder(document)
 
 
 class Preprocess:

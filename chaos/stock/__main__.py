@@ -9,7 +9,6 @@ import random
 import threading
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, get_args
 
 from rich.console import Console
@@ -21,6 +20,7 @@ from chaos.stock.producer import Producer
 from chaos.stock.stack import StockStack
 from chaos.stock.standing import read_standing
 from chaos.stock.verdict import LATE_S, Kill, Kind, Sent, Standing, ended, judge
+from pipeline.result_file import result_path, write_whole
 
 PAUSE_S = (1.0, 4.0)
 """Between two kills: at least, and at most."""
@@ -179,7 +179,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--settle", type=float, default=60, help="seconds after the last kill until it is counted")
     parser.add_argument("--visibility-timeout", type=float, default=30, help="of the row with a short one, in seconds")
     parser.add_argument("--rows", default="", help="comma-separated configurations; without it all")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there")
+    parser.add_argument("--json", type=result_path, metavar="FILE", help="write the result there")
     options = parser.parse_args()
     options.configurations = configurations(options.visibility_timeout)
     names = [each.name for each in options.configurations]
@@ -199,9 +199,9 @@ def main() -> None:
     for configuration in options.configurations:
         rows.append(run(configuration, options, rows[0]["rate"] if rows else options.rate))
     made = document(rows, options)
-    if options.json:
-        options.json.write_text(json.dumps(made, indent=1) + "\n")
     show(made)
+    if options.json:
+        write_whole(options.json, json.dumps(made, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ errors = Console(stderr=True)
 BAD_OUTCOME = 1
 USAGE = 2
 UNREACHABLE = 3
+CONFLICT = 5
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import itertools
-import json
 import signal
 import sys
 from collections.abc import Iterator, Mapping
@@ -17,6 +16,7 @@ from pipeline.cli.targets import NO_ANSWER, api_target, store_target
 from pipeline.contracts.envelope import PriorityName
 from pipeline.contracts.problems import StoreUnavailable
 from pipeline.credit_data import read_applications
+from pipeline.strict_json import NotStrict, parse
 
 UNKNOWN = (StoreUnavailable.slug, NO_ANSWER)
 """Submits that failed so may have been accepted all the same."""
@@ -75,9 +75,9 @@ def load(
 
 def _object(text: str) -> Mapping[str, Any]:
     try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise typer.BadParameter(f"not JSON: {error}", param_hint="--features") from None
+        value = parse(text)
+    except NotStrict as error:
+        raise typer.BadParameter(str(error), param_hint="--features") from None
     if not isinstance(value, dict):
         raise typer.BadParameter("expected a JSON object", param_hint="--features")
     return value

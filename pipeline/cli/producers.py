@@ -1,117 +1,161 @@
 """Commands of producers: submit files, ask how requests stand, which models there are, what the system does."""
 
-import csv
+import asyncio
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from pipeline.cli.console import BAD_OUTCOME, USAGE, AsJson, console, errors, fail, print_json, with_client
-from pipeline.client import ScoringClient
+from pipeline.cli.rows import BadFile, open_rows
+from pipeline.cli.submitting import Sending
+from pipeline.client.asynchronous import AsyncScoringClient
 from pipeline.contracts.problems import Problem
 from pipeline.contracts.status import Status
+from pipeline.result_file import CannotWrite, ResultFile
 from pipeline.settings import read_settings
 
 
 def submit(
-    file: Annotated[Path, typer.Argument(help="FILE.csv or FILE.jsonl: one row of features each.", exists=True)],
+    file: Annotated[
+        Path, typer.Argument(help="FILE.csv or FILE.jsonl: one row of features each.", exists=True, dir_okay=False)
+    ],
     model: Annotated[str, typer.Option(help="MODEL or MODEL@VERSION.")],
     out: Annotated[Path | None, typer.Option(help="Write one status document a line, in input order.")] = None,
     wait: Annotated[bool, typer.Option(help="Wait until every request has ended.")] = False,
+    ignore: Annotated[
+        list[str] | None, typer.Option(metavar="COLUMN", help="A column of FILE.csv that is no feature.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Submit every row of a file. With --wait: exit code 1 unless every request succeeded."""
-    rows = count_rows(file)
-    states: Counter[str] = Counter()
-    first_problem: Problem | None = None
-    sink: IO[str] | None = out.open("w") if out else None
+    """Submit every row of a file, once all of them are found to be readable. Ctrl-C keeps what was accepted.
+
+    With --wait: exit code 1 unless every request succeeded.
+    """
     try:
-        with ScoringClient(settings=read_settings()) as client, _progress() as progress:
-            schema = _input_schema(client, model)
-            task = progress.add_task("scored" if wait else "submitted", total=rows)
-            requests = ({"model": model, "features": features} for features in read_rows(file, schema))
-            send = client.score_many if wait else client.submit_many
-            for answer in send(requests):
-                if isinstance(answer, Problem):
-                    first_problem = first_problem or answer
-                    states["refused"] += 1
-                else:
-                    states[answer["state"]] += 1
-                if sink:
-                    document = answer.document() if isinstance(answer, Problem) else answer
-                    sink.write(json.dumps(document) + "\n")
-                progress.advance(task)
-    finally:
-        if sink:
-            sink.close()
-    total = sum(states.values())
+        results = ResultFile(out, file) if out else None
+        done = asyncio.run(_submit(file, model, results, ignore or [], wait=wait))
+    except (BadFile, CannotWrite) as error:
+        fail(str(error), USAGE)
+    total = sum(done.states.values())
     if as_json:
-        print_json({"requests": total, "states": dict(states)})
+        cut = {"rows": done.rows, "interrupted": True} if done.interrupted else {}
+        print_json({"requests": total, "states": dict(done.states), **cut})
     else:
-        console.print(", ".join(f"{number} {state}" for state, number in states.most_common()) or "the file is empty")
-    if first_problem is not None:
-        fail(f"refused: {first_problem.detail}", BAD_OUTCOME)
-    if wait and states["succeeded"] != total:
+        counts = ", ".join(f"{number} {state}" for state, number in done.states.most_common())
+        console.print(counts or "the file has no rows")
+    done.fail_if_cut_short()
+    if done.problem is not None:
+        fail(f"refused: {done.problem.detail}", BAD_OUTCOME)
+    if wait and done.states["succeeded"] != total:
         sys.exit(BAD_OUTCOME)
+
+
+@dataclass
+class _Submitted:
+    """What has become of a file's rows, as it is told."""
+
+    rows: int
+    results: ResultFile | None
+    told: Callable[[int], None]
+    """Hears how many more rows have been answered."""
+    states: Counter[str] = field(default_factory=Counter)
+    problem: Problem | None = None
+    """The first that a row was refused for."""
+    interrupted: int | None = None
+    unknown: int = 0
+    stopped_by: Problem | BadFile | None = None
+    not_written: OSError | None = None
+    unwritten: list[str] = field(default_factory=list)
+    """Requests that were accepted, and whose documents could not be written."""
+    where: Path | None = None
+    """Where the documents are."""
+
+    def tell(self, answers: Sequence[Status | Problem]) -> None:
+        """Count answers, and write them down."""
+        for answer in answers:
+            if isinstance(answer, Problem):
+                self.problem = self.problem or answer
+                self.states["refused"] += 1
+            else:
+                self.states[answer["state"]] += 1
+        if self.results is not None:
+            self._write(answers)
+        self.told(len(answers))
+
+    def _write(self, answers: Sequence[Status | Problem]) -> None:
+        assert self.results is not None
+        if self.not_written is None:
+            documents = (answer.document() if isinstance(answer, Problem) else answer for answer in answers)
+            try:
+                self.results.write("".join(json.dumps(document) + "\n" for document in documents))
+            except OSError as error:
+                self.not_written = error
+            else:
+                return
+        self.unwritten += [answer["request_id"] for answer in answers if not isinstance(answer, Problem)]
+
+    def end(self, sending: Sending) -> None:
+        """No more comes: put the results where they belong."""
+        self.interrupted, self.unknown = sending.interrupted, sending.unknown
+        if self.results is not None:
+            whole = self.interrupted is None and self.stopped_by is None and self.not_written is None
+            try:
+                self.where = self.results.keep() if whole else self.results.leave()
+            except OSError as error:
+                self.not_written = self.not_written or error
+
+    def fail_if_cut_short(self) -> None:
+        """Exit, and say how far it came, if not all rows were submitted and their documents written."""
+        written = f"; their documents are in {self.where}" if self.where and self.states else ""
+        unknown = f"; {self.unknown} more were sent without an answer: they may have been accepted" * bool(self.unknown)
+        far = f"{sum(self.states.values())} of {self.rows} rows were submitted{written}{unknown}"
+        if self.not_written is not None:
+            if self.unwritten:
+                errors.print("accepted, and not written:", *self.unwritten, sep="\n", highlight=False)
+            fail(f"the results cannot be written: {self.not_written.strerror}; {far}", BAD_OUTCOME)
+        if isinstance(self.stopped_by, Problem):
+            fail(f"{self.stopped_by.detail}; {far}", self.stopped_by.exit_code)
+        if self.stopped_by is not None:
+            fail(f"{self.stopped_by}; {far}", USAGE)
+        if self.interrupted is not None:
+            fail(f"interrupted: {far}", 128 + self.interrupted)
+
+
+async def _submit(
+    file: Path, model: str, results: ResultFile | None, ignored: Sequence[str], *, wait: bool
+) -> _Submitted:
+    """Submit a file's rows. BadFile, CannotWrite or a Problem before anything is written or sent."""
+    async with AsyncScoringClient(settings=read_settings()) as client:
+        schema = (await client.releases()).resolve(model).input_schema
+        with open_rows(file, model, schema, ignored) as rows, _progress() as progress:
+            checking = progress.add_task("checked", total=None)
+            count = rows.check(lambda done: progress.update(checking, completed=done))
+            progress.remove_task(checking)
+            task = progress.add_task("scored" if wait else "submitted", total=count)
+            if results is not None:
+                results.open()
+            submitted = _Submitted(count, results, lambda more: progress.advance(task, more))
+            sending = Sending(rows, submitted.tell, wait=wait, enough=lambda: submitted.not_written is not None)
+            try:
+                await sending.run(client)
+            except (Problem, BadFile) as error:
+                submitted.stopped_by = error
+            finally:
+                submitted.end(sending)
+            return submitted
 
 
 def _progress() -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     return Progress(*columns, console=errors, transient=True)
-
-
-def _input_schema(client: ScoringClient, model: str) -> dict[str, Any]:
-    return client.releases().resolve(model).input_schema
-
-
-def count_rows(file: Path) -> int:
-    """How many requests a file holds; a usage error for another kind of file."""
-    if file.suffix not in (".csv", ".jsonl"):
-        fail(f"{file}: expected a file that ends in .csv or .jsonl", USAGE)
-    with file.open("rb") as lines:
-        count = sum(1 for line in lines if line.strip())
-    return count - (file.suffix == ".csv" and count > 0)
-
-
-def read_rows(file: Path, schema: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The features of each row. CSV cells become what the model's schema says: numbers, or null for an empty cell."""
-    with file.open(newline="") as lines:
-        if file.suffix == ".jsonl":
-            for number, line in enumerate(lines, 1):
-                if line.strip():
-                    yield _json_row(file, number, line)
-            return
-        properties = schema.get("properties", {})
-        for row in csv.DictReader(lines):
-            yield {name: _cell(text, properties.get(name, {})) for name, text in row.items() if name in properties}
-
-
-def _json_row(file: Path, number: int, line: str) -> dict[str, Any]:
-    try:
-        row = json.loads(line)
-    except ValueError as error:
-        fail(f"{file}, line {number}: not JSON: {error}", USAGE)
-    if not isinstance(row, dict):
-        fail(f"{file}, line {number}: expected an object of features", USAGE)
-    return row.get("features", row)
-
-
-def _cell(text: str | None, schema: dict[str, Any]) -> Any:
-    if text in (None, "", "NA"):
-        return None
-    kinds = schema.get("type", ())
-    if "number" in kinds or "integer" in kinds:
-        try:
-            return float(text)
-        except ValueError:
-            return text  # preprocess says what is wrong with it, naming the feature
-    return text
 
 
 def status(request_id: str, as_json: AsJson = False) -> None:

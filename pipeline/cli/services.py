@@ -11,11 +11,9 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from pipeline.cli.console import BAD_OUTCOME, USAGE, AsJson, console, fail, print_json
+from pipeline.cli.console import BAD_OUTCOME, USAGE, AsJson, console, errors, fail, print_json
 from pipeline.contracts.stages import Stage
-from pipeline.ledger.connection import connect_async
-from pipeline.model_store import ModelStore
-from pipeline.publishing import publish_all
+from pipeline.result_file import CannotWrite, ResultFile
 from pipeline.settings import REPOSITORY, Durability, read_settings
 from pipeline.stack import StackError
 
@@ -34,6 +32,11 @@ def up(
     """Run the whole stack on this machine until Ctrl-C, which drains it."""
     from pipeline.stack.local import LocalStack  # needs the extra `local`, which services in production do not have
 
+    try:
+        if ready_file:
+            ResultFile(ready_file)  # told before anything is started
+    except CannotWrite as error:
+        fail(str(error), USAGE)
     stack = LocalStack(
         read_settings(),
         data_dir=data_dir,
@@ -45,6 +48,7 @@ def up(
     )
     stopping: list[int] = []
     ready: list[bool] = []
+    wrote_ready_file = False
 
     def stop(number: int, _: object) -> None:
         stopping.append(number)
@@ -58,8 +62,11 @@ def up(
         with console.status("starting") as line:
             stack.start(lambda awaited: line.update(f"waiting for {awaited}"))
         ready.append(True)
+        for refused in stack.refused:
+            errors.print(f"not released: {refused.place}: {refused.reason}", markup=False, highlight=False)
         if ready_file:
             stack.write_ready_file(ready_file)
+            wrote_ready_file = True
         took = time.monotonic() - began
         console.print(
             f"ready after {took:.1f} s at durability [bold]{stack.durability}[/]\n"
@@ -82,7 +89,7 @@ def up(
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
         stack.stop()
-        if ready_file:
+        if ready_file and wrote_ready_file:
             ready_file.unlink(missing_ok=True)
     console.print("stopped")
 
@@ -173,22 +180,15 @@ def _become(module: str, *arguments: str) -> None:
     os.execv(sys.executable, [sys.executable, "-m", module, *arguments])  # noqa: S606
 
 
-def publish(as_json: AsJson = False) -> None:
-    """Release every model version of the model store that is not released yet."""
-    settings = read_settings()
+def publish(
+    as_json: AsJson = False,
+    lenient: Annotated[bool, typer.Option("--lenient", help="Exit code 0 also if something was refused.")] = False,
+) -> None:
+    """Release every model version of the model store that is not released yet, each once its example is proved.
 
-    async def call() -> list[str]:
-        client = connect_async(settings)
-        try:
-            return await publish_all(client, ModelStore(settings.model_store))
-        finally:
-            await client.aclose()
-
-    added = asyncio.run(call())
-    if as_json:
-        print_json({"added": added})
-    else:
-        console.print(f"released: {', '.join(added)}" if added else "nothing new to release")
+    What is refused is named with the reason, and keeps nothing else back. Exit code 1 if anything was.
+    """
+    _become("tasks.publish", *(["--json"] if as_json else []), *(["--lenient"] if lenient else []))
 
 
 def doctor(as_json: AsJson = False) -> None:

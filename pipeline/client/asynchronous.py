@@ -150,6 +150,10 @@ class AsyncScoringClient:
         if session is not None:
             await session.close()
 
+    def give_up(self) -> None:
+        """Try nothing again from now on: calls under way come to their end, whatever it is."""
+        self._persistence.give_up()
+
     async def submit(
         self,
         model: str,

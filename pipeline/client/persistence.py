@@ -55,6 +55,11 @@ class Persistence:
         self._limit_s = max(retry_for_s, store_timeout_s)
         self._last_try_s = self._limit_s - retry_for_s
         self._calls = Calls()
+        self._given_up = asyncio.Event()
+
+    def give_up(self) -> None:
+        """Try nothing again from now on, but for what waits to be tried again: that has one more try, at once."""
+        self._given_up.set()
 
     def by(self) -> float:
         """When a call that begins now must be over."""
@@ -159,10 +164,11 @@ class Persistence:
         """
         asked = (isinstance(first, Problem) and first.retry_after_s) or 1
         jitter = wait_random_exponential(multiplier=2 * asked, max=LONGEST_PAUSE_S)
-        await asyncio.sleep(min(random.uniform(0, asked), self._left_s(by) / 2))  # noqa: S311
+        await self._pause(min(random.uniform(0, asked), self._left_s(by) / 2))  # noqa: S311
         retrying = AsyncRetrying(
             retry=retry,
-            stop=lambda _: self._left_s(by) < LAST_S,
+            stop=lambda _: self._given_up.is_set() or self._left_s(by) < LAST_S,
+            sleep=self._pause,
             wait=lambda state: max(0, min(jitter(state), self._left_s(by) / 2)),
             retry_error_callback=_last_outcome,
         )
@@ -175,6 +181,11 @@ class Persistence:
     def _left_s(self, by: float) -> float:
         """For how long a call that must be over ``by`` then may be tried again."""
         return by - self._last_try_s - asyncio.get_running_loop().time()
+
+    async def _pause(self, seconds: float) -> None:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._given_up.wait()
 
 
 def _last_outcome(state: RetryCallState) -> Any:

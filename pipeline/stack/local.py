@@ -1,11 +1,13 @@
 """The stack as one object: start it, wait until it is ready, read where it listens, drain it."""
 
 import asyncio
+import contextlib
 import fcntl
 import json
 import os
 import secrets
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -18,15 +20,17 @@ from typing import IO, Any, Self
 import aiohttp
 from redis.exceptions import RedisError
 
+from pipeline.contracts.failures import ArtifactMissing
 from pipeline.contracts.problems import Problem
 from pipeline.contracts.stages import Stage
 from pipeline.ledger.connection import AsyncClient, connect_async
 from pipeline.ledger.overview import read_overview
-from pipeline.model_store import ModelStore
+from pipeline.model_store import ModelStore, Refused
 from pipeline.publishing import publish_all
 from pipeline.settings import REPOSITORY, Durability, Settings
 from pipeline.stack import StackError
 from pipeline.stack.programs import choose_ports, names_of, programs
+from pipeline.stack.shipped import SHIPPED
 from pipeline.stack.supervision import Supervision
 
 START_S = 90.0
@@ -53,6 +57,8 @@ class LocalStack:
     ) -> None:
         """``environment`` is added to that of all programs, ``environments`` to that of the program named."""
         self.durability: Durability = durability or settings.durability
+        self.refused: list[Refused] = []
+        """What stands in the model store and was not released, and why."""
         self._temporary = data_dir is None
         self.data_dir = Path(tempfile.mkdtemp(prefix="scoreline-")) if data_dir is None else data_dir.resolve()
         self._lock: IO[str] | None = None
@@ -71,6 +77,7 @@ class LocalStack:
         self.flower_url = f"http://127.0.0.1:{ports.flower}"
         self.store_url = f"redis://127.0.0.1:{ports.store}/0"
         self.flower_user, self.flower_password = "scoreline", secrets.token_urlsafe(12)
+        self._chaos_model = chaos_model
         model_store = self._chaos_models(settings.model_store) if chaos_model else settings.model_store
         self.settings = settings.model_copy(
             update={"store_url": self.store_url, "durability": self.durability, "model_store": model_store}
@@ -103,7 +110,9 @@ class LocalStack:
         """A model store with the real artifacts and chaos-probe."""
         folder = self.data_dir / "models"
         for source in (models, CHAOS_MODELS):
-            shutil.copytree(source, folder, dirs_exist_ok=True)
+            # What cannot be copied (a link that leads nowhere, a pipe) is missing, and named when models are released.
+            with contextlib.suppress(shutil.Error):
+                shutil.copytree(source, folder, dirs_exist_ok=True)
         return folder
 
     def _locked(self) -> IO[str]:
@@ -140,10 +149,42 @@ class LocalStack:
             tell("the store")
             await self._until(until, "the store does not answer", "store", store.ping)
             tell("the models")
-            await publish_all(store, ModelStore(self.settings.model_store))
+            await self._publish(store)
             await self._serve(store, until, tell)
         finally:
             await store.aclose()
+
+    async def _publish(self, store: AsyncClient) -> None:
+        """Release the models; those that do not ship with this code are proved first, in a process that has torch."""
+        models = ModelStore(self.settings.model_store)
+        try:
+            if all(artifact.digest in SHIPPED for artifact in models.all()):
+                self.refused = (await publish_all(store, models)).refused
+            else:
+                self.refused = await self._publish_apart()
+        except ArtifactMissing as error:
+            raise StackError(str(error)) from error
+
+    async def _publish_apart(self) -> list[Refused]:
+        environment = {
+            "SCORELINE_STORE_URL": self.store_url,
+            "SCORELINE_MODEL_STORE": str(self.settings.model_store),
+            "SCORELINE_CHAOS_MODEL": str(self._chaos_model),
+        }
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "tasks.publish", "--json", "--lenient"),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, **environment},
+        )
+        try:
+            printed, said = await process.communicate()
+        finally:
+            if process.returncode is None:
+                process.kill()
+        if process.returncode != 0:
+            raise StackError(f"the models cannot be released: {said.decode(errors='replace').strip()}")
+        return [Refused(**each) for each in json.loads(printed)["refused"]]
 
     async def _serve(self, store: AsyncClient, until: float, tell: Callable[[str], None]) -> None:
         """Wait until requests are served; then start the rest, and wait for that too."""

@@ -56,7 +56,7 @@ def _write(name: str, description: str, architecture: dict[str, Any], weights: A
         "model.safetensors": safetensors.numpy.save(weights),
         "preprocess.json": (json.dumps({"columns": columns}, indent=1) + "\n").encode(),
     }
-    return write_artifact(CHAOS_MODELS, manifest, files)
+    return write_artifact(CHAOS_MODELS, manifest, files, replace=True)
 
 
 def main() -> None:

@@ -135,7 +135,7 @@ def test_a_pools_worker_loads_its_models_and_serves_them_alone(
         assert all("chaos-heavy@1" not in each["models"] for each in usual)
         eventually(lambda: worker.known(http))
         assert worker.known(http)["models"] == ["chaos-heavy@1"]
-        assert "chaos-heavy@1" in scoreline("publish").stdout
+        assert "chaos-heavy@1" in scoreline("publish", SCORELINE_CHAOS_MODEL="true").stdout
         answer = http.post("/v1/scores", json=probe("ok") | {"model": "chaos-heavy"}, params={"wait": 30}).json()
         assert answer["state"] == "succeeded"
         assert worker.said("received") > 0
