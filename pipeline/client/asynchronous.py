@@ -152,7 +152,7 @@ class AsyncScoringClient:
 
     def give_up(self) -> None:
         """Try nothing again from now on: calls under way come to their end, whatever it is."""
-        self._persistence.give_up()
+        self._here().persistence.give_up()
 
     async def submit(
         self,
