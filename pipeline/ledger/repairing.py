@@ -32,6 +32,7 @@ class Repairs:
         self._client = client
         self._settings = settings
         self._scripts = Scripts(client)
+        self._lives = round(1000 * settings.result_ttl), round(1000 * settings.idempotency_ttl)
         self._cursor = 0
         self._past_from = 0
         self._joined_from = 0
@@ -40,11 +41,11 @@ class Repairs:
     def scrub(self) -> int:
         """Look at the next page of keys; how many requests wait again because of it."""
         self._cursor, page = self._client.scan(self._cursor, match=f"{keys.TAG}*", count=PAGE)
-        settings = self._settings
-        lives = [round(1000 * s) for s in (settings.result_ttl, settings.idempotency_ttl, settings.dead_max_age)]
+        letter_ms = round(1000 * self._settings.dead_max_age)
         reopened = 0
         for start in range(0, len(page), keys.SCRIPT_LIMIT):
-            astray, holders = self._scripts.scrub(args=[*lives, *page[start : start + keys.SCRIPT_LIMIT]])
+            part = page[start : start + keys.SCRIPT_LIMIT]
+            astray, holders = self._scripts.scrub(args=[*self._lives, letter_ms, *part])
             reopened += self._reopen(astray)
             for incarnation in holders:
                 reason = "the worker was forgotten"
@@ -114,7 +115,7 @@ class Repairs:
             score = header.priority * PRIORITY_STEP + deadline
             flight = entry.ties.flight or request_id
             arguments += request_id, flight, header.ref.lane(Stage.SCORING), score, deadline
-        reopened = int(self._scripts.reopen(args=arguments)) if arguments else 0
+        reopened = int(self._scripts.reopen(args=[*self._lives, *arguments])) if arguments else 0
         if reopened:
             log.warning("requests_reopened", requests=reopened)
         return reopened

@@ -512,7 +512,7 @@ def test_whichever_command_is_refused_every_request_ends_once(
 
 SENT = re.compile(r"(?:call|tell|pcall)\('([A-Z]+)'|\{ '([A-Z]{3,})'")
 COMMANDS = sorted({one or other for script in SCRIPTS for one, other in SENT.findall(source(script))})
-REFUSED = st.one_of(st.none(), st.sampled_from(COMMANDS))
+REFUSED = st.one_of(st.none(), st.sampled_from([name for name in COMMANDS if name != "XADD"]))  # the log of ends is it
 FATES = {"complete": completed, "retry": again, "die": died, "refuse": invalid}
 
 

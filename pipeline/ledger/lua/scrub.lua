@@ -48,8 +48,12 @@ local function look_at_members(key, flight)
 end
 
 local function has_no_flight(flight) return not is_open(flight) and not is_joined(flight) end
-local function drop_without_flight(key, flight)
-  if has_no_flight(flight) then redis.call('DEL', key) end
+
+-- An output; that of a request which is astray is where it goes on.
+local function look_at_output(key, flight)
+  if not has_no_flight(flight) then return end
+  local record = redis.call('GET', P .. 'r:' .. flight)
+  if not record or end_of(record) then redis.call('DEL', key) end
 end
 local function drop_unless_joined(key, flight)
   if not is_joined(flight) then redis.call('DEL', key) end
@@ -78,7 +82,7 @@ local function lives_at_most(ms)
 end
 
 local LOOK = {
-  r = look_at_record, o = drop_without_flight, f = drop_pointer, k = look_at_key,
+  r = look_at_record, o = look_at_output, f = drop_pointer, k = look_at_key,
   m = look_at_members, i = drop_unless_joined, e = drop_unless_joined,
   c = look_at_claims, q = know_lane,
   d = lives_at_most(ARGV[3]), dm = lives_at_most(ARGV[3]),
