@@ -19,6 +19,8 @@ key               type    life                         what
                                                        it has not answered, the time that its ids begin with
 ``open``          zset    while anything is unfinished ids without an end; score: deadline (ms), +inf once
                                                        scoring has claimed it. Leaving it *is* the one commit
+``ending``        string  result_ttl                   a script was stopped before requests that it ended left
+                                                       ``open``: records are read before they are replaced
 ``q:LANE``        zset    while work waits             waiting ids; score: priority, then deadline
 ``later``         zset    while retries wait           ``ID SCORE LANE FREE``; score: when due (ms); FREE: 'free' or
                                                        nothing, see ``revive``

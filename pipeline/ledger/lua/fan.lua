@@ -24,11 +24,11 @@ if #members > 0 then
       ends[#ends + 1] = own and string.sub(own, 1, rest_at(own) - 1) .. string.sub(outcome, rest) or outcome
     end
   end
-  commit_ends(ids, ends, state, ARGV[1], ARGV[2], function(ending)
+  commit_ends(ids, ends, state, ARGV[1], ARGV[2], function(had_ended)
     if state ~= 'dead' then return end
     local died = { 'ZADD', P .. 'dm:' .. flight } -- the letter is theirs
     for _, id in ipairs(ids) do
-      if ending[id] then
+      if not had_ended[id] then
         died[#died + 1] = 0
         died[#died + 1] = id
       end

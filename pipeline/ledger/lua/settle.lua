@@ -36,9 +36,9 @@ local function look_at(first, step, n)
 end
 
 -- Dead letters of those that end now: one that has ended otherwise meanwhile must not be replayed.
-local function write_letters(ids, ending)
+local function write_letters(ids, had_ended)
   for _, id in ipairs(ids) do
-    local letter = ending[id] and letter_of[id]
+    local letter = not had_ended[id] and letter_of[id]
     if letter then
       set_with_life({ 'MSETEX', 1, P .. 'd:' .. id, letter }, ARGV[6])
       redis.call('ZADD', P .. 'dead', int(now), id)
@@ -51,17 +51,14 @@ end
 local waiting, forwarded = { 'ZADD', P .. 'q:' .. next_lane }, 0
 if forwards > 0 then
   local ids, wanted, joined = look_at(forwards_at, 3, forwards)
-  local there = {}
-  if stage == 'preprocess' then
-    local outputs = keys_of('o:', ids)
-    if redis.call('EXISTS', unpack(outputs)) > 0 then there = redis.call('MGET', unpack(outputs)) end
-  end
+  local keys, there = keys_of('o:', ids), {}
+  if stage == 'preprocess' and redis.call('EXISTS', unpack(keys)) > 0 then there = redis.call('MGET', unpack(keys)) end
   local outputs, n = { 'MSET' }, 1
   for i, id in ipairs(ids) do
     if wanted[i] then -- not cancelled or expired while the stage worked
       local at = forwards_at + 3 * i - 3
       if not there[i] then
-        outputs[n + 1], outputs[n + 2] = P .. 'o:' .. id, ARGV[at + 2]
+        outputs[n + 1], outputs[n + 2] = keys[i], ARGV[at + 2]
         n = n + 2
       end
       waiting[2 * forwarded + 3], waiting[2 * forwarded + 4] = joined and joined[i] and urgency(id) or ARGV[at + 1], id
@@ -98,7 +95,7 @@ if ended > 0 then
       local state, record = ARGV[ends_at + 3 * i - 2], ARGV[ends_at + 3 * i - 1]
       if joined and joined[i] then
         -- Its members get it in scripts of their own; from here on none leaves it.
-        write_letters({ id }, { [id] = true })
+        write_letters({ id }, {})
         redis.call('SET', P .. 'e:' .. id, record)
         if joined[i] == '0' then redis.call('HSET', P .. 'joined', id, int(now)) end
         redis.call('HSET', P .. 'fanout', id, state .. ' ' .. ARGV[17])
@@ -112,8 +109,8 @@ if ended > 0 then
     end
   end
   for state, of_state in pairs(by_state) do
-    commit_ends(of_state.ids, of_state.ends, state, ARGV[5], ARGV[16], function(ending)
-      write_letters(of_state.ids, ending)
+    commit_ends(of_state.ids, of_state.ends, state, ARGV[5], ARGV[16], function(had_ended)
+      write_letters(of_state.ids, had_ended)
     end, function()
       close_flights(of_state.ids, of_state.ends, now, state == 'succeeded' and cache or nil)
     end)

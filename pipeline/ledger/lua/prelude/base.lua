@@ -12,8 +12,9 @@ local function int(n) return string.format('%.0f', n) end
 -- What only tells or counts is written with `tell`, which a refusal does not stop.
 local tell = redis.pcall
 
--- The proof's log: what befell a batch, one entry each. Known after now_ms(), which looks at it with what it reads anyway.
-local audited = false
+-- The proof's log: what befell a batch, one entry each. And whether a script was stopped between writing that requests have
+-- ended and having them leave `open` (see commit_ends). Known after now_ms(), which looks at it with what it reads anyway.
+local audited, was_stopped = false, false
 local function audit(...)
   if audited then tell('XADD', P .. 'events', '*', ...) end
 end
@@ -22,8 +23,8 @@ end
 -- the difference is added, for a time that stood still would requeue nothing. The sweeper takes it back (lead.lua).
 local function now_ms()
   local t = redis.call('TIME')
-  local known = redis.call('MGET', P .. 'clock', P .. 'offset', P .. 'audit')
-  audited = known[3]
+  local known = redis.call('MGET', P .. 'clock', P .. 'offset', P .. 'audit', P .. 'ending')
+  audited, was_stopped = known[3], known[4]
   local seen, offset = tonumber(known[1] or '0'), tonumber(known[2] or '0')
   local now = t[1] * 1000 + math.floor(t[2] / 1000) + offset
   if now < seen then

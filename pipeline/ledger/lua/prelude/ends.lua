@@ -46,47 +46,47 @@ end
 
 -- The ends of requests: their records become their ends, then each leaves `open` - the one terminal commit - and only then
 -- is it told. A request that stands in `open` with an end already, because a script was stopped in between, keeps that
--- end: it leaves, no more.
+-- end: it leaves, no more. Such a script leaves `ending`, which is written with the records: only then are they read first.
 -- ids: all still open (the caller has looked, in the same script). ends: their new records, all of this state, replaced
 -- by those that stand. The two lives in ms: a key never outlives what it stands for. before_records: writes what must
--- stand before they say that they have ended, told which of them end now (a table of ids). before_leaving: clears away
+-- stand before they say that they have ended, told which had ended before (a table of ids). before_leaving: clears away
 -- what nobody would find once they have left.
 local function commit_ends(ids, ends, state, ttl, key_ttl, before_records, before_leaving)
   if #ids == 0 then return end
-  local records = keys_of('r:', ids)
-  local set, held, ending, n = { 'MSETEX', 0 }, {}, {}, 0
-  local sums = {}
-  for i, present in ipairs(redis.call('MGET', unpack(records))) do
+  local had_ended, sums = {}, {}
+  for i, present in ipairs(was_stopped and redis.call('MGET', unpack(keys_of('r:', ids))) or {}) do
     local ended = end_of(present)
     if ended then
-      ends[i] = present
+      ends[i], had_ended[ids[i]] = present, true
       sums[ended] = (sums[ended] or 0) + 1
-    else
-      n = n + 1
-      set[2 * n + 1], set[2 * n + 2] = records[i], ends[i]
-      ending[ids[i]] = true
+    end
+  end
+  local set, held, n = { 'MSETEX', 1, P .. 'ending', '' }, {}, 4
+  for i, id in ipairs(ids) do
+    if not had_ended[id] then
+      set[n + 1], set[n + 2] = P .. 'r:' .. id, ends[i]
+      n = n + 2
     end
     if byte(ends[i]) % 4 >= 2 then
       local key, body = key_of(ends[i])
-      held[#held + 1] = { P .. 'k:' .. key, ids[i], body }
+      held[#held + 1] = { P .. 'k:' .. key, id, body }
     end
   end
   local keys = holding(held)
-  if before_records then before_records(ending) end
-  if n > 0 then
-    set[2] = n
-    set_with_life(set, ttl)
-  end
+  if before_records then before_records(had_ended) end
+  set[2] = (n - 2) / 2
+  set_with_life(set, ttl)
   if keys then set_with_life(keys, key_ttl) end
   if before_leaving then before_leaving() end
   redis.call('ZREM', P .. 'open', unpack(ids))
+  if not was_stopped then tell('DEL', P .. 'ending') end
   if audited then
     local entry = { 'what', 'ended' }
     for i, id in ipairs(ids) do entry[2 * i + 1], entry[2 * i + 2] = id, ends[i] end
     audit(unpack(entry))
   end
   count_owned(ends, -1)
-  sums[state] = (sums[state] or 0) + n
+  sums[state] = (sums[state] or 0) + (n - 4) / 2
   for each, ended in pairs(sums) do count(each, ended) end
   announce(ids, ends)
 end
