@@ -7,7 +7,7 @@ from itertools import chain
 from typing import Generic, TypeVar
 
 from pipeline.abandoning import abandon
-from pipeline.client.limits import CLOSED, CLOSED_MEANWHILE
+from pipeline.client.limits import CLOSED_MEANWHILE
 from pipeline.client.patience import Patience, Wait
 
 Item = TypeVar("Item")
@@ -42,7 +42,7 @@ class Gathering(Generic[Item, Answer]):
         ``shed``: Overloaded at once if others have waited for so long that it would not be answered in time.
         """
         if self._closed:
-            raise RuntimeError(CLOSED)
+            raise RuntimeError(CLOSED_MEANWHILE)
         loop = asyncio.get_running_loop()
         now = loop.time()
         future: asyncio.Future[Answer] = loop.create_future()

@@ -709,6 +709,24 @@ def test_an_interrupt_leaves_a_client_that_is_as_good_as_before(client: ScoringC
     assert client.submit(**row())["state"] == "queued"
 
 
+def test_a_signals_handler_may_close_the_client_in_the_midst_of_a_call(store: str) -> None:
+    client = ScoringClient(store)
+    accepted = client.submit(**row())["request_id"]
+    waits = client._client._session.endings._waits  # type: ignore[union-attr]
+
+    def terminate() -> None:
+        eventually(lambda: waits)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    before = signal.signal(signal.SIGTERM, lambda *_: client.close())
+    try:
+        threading.Thread(target=terminate).start()
+        with pytest.raises(RuntimeError, match="closed"):
+            client.wait(accepted, HANGS_S)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 # The clock
 
 
