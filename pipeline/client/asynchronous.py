@@ -461,8 +461,11 @@ def _id(text: str) -> bytes:
 
 
 async def _accept(session: Session, submission: Submission, by: float, *, shed: bool = False) -> Accepted | Known:
-    accept = session.accept
-    return await session.persistence.until_accepted(lambda: accept(submission, by, shed=shed), by)
+    try:
+        return await session.accept(submission, by, shed=shed)
+    except Problem as refusal:
+        again = partial(session.accept, submission, by, shed=shed)
+        return await session.persistence.after_refusal(refusal, again, by)
 
 
 async def _end_of(session: Session, request_id: bytes, until: float, by: float | None = None) -> Status | None:

@@ -2,21 +2,19 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Generic, NamedTuple, TypeVar
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from itertools import chain
+from typing import Generic, TypeVar
 
 from pipeline.abandoning import abandon
-from pipeline.client.limits import CLOSED, CLOSED_MEANWHILE
-from pipeline.client.patience import Patience
+from pipeline.client.limits import CLOSED_MEANWHILE
+from pipeline.client.patience import Patience, Wait
 
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
-
-
-class _Call(NamedTuple, Generic[Item, Answer]):
-    item: Item
-    by: float
-    answer: asyncio.Future[Answer]
+# Plain tuples, for there is one of each for each request: the item, since when and by when (the event loop's time), and
+# its answer.
+_Call = tuple[Item, float, float, asyncio.Future[Answer]]
 
 
 class Gathering(Generic[Item, Answer]):
@@ -33,8 +31,9 @@ class Gathering(Generic[Item, Answer]):
         self._send = send
         self._limit = limit
         self._queue: deque[_Call[Item, Answer]] = deque()
+        self._under_way: list[_Call[Item, Answer]] = []
         self._sender: asyncio.Task[None] | None = None
-        self._patience = Patience()
+        self._patience = Patience(self._waits)
         self._closed = False
 
     async def __call__(self, item: Item, by: float, *, shed: bool = False) -> Answer:
@@ -43,53 +42,60 @@ class Gathering(Generic[Item, Answer]):
         ``shed``: Overloaded at once if others have waited for so long that it would not be answered in time.
         """
         if self._closed:
-            raise RuntimeError(CLOSED)
-        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        self._patience.expect(future, by, shed=shed)
-        self._queue.append(_Call(item, by, future))
+            raise RuntimeError(CLOSED_MEANWHILE)
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        future: asyncio.Future[Answer] = loop.create_future()
+        if shed:
+            self._patience.check(now)
+        self._queue.append((item, now, by, future))
+        self._patience.look(loop)
         if self._sender is None:
-            self._sender = asyncio.create_task(self._drain())
+            self._sender = loop.create_task(self._drain())
         return await future
 
     async def close(self) -> None:
         """Send no more: RuntimeError for all who wait."""
         self._closed = True
         await abandon(self._sender)
-        while self._queue:
-            self._fail(self._queue.popleft(), RuntimeError(CLOSED_MEANWHILE))
+        for wait in self._waits():
+            wait.answer.set_exception(RuntimeError(CLOSED_MEANWHILE))
+
+    def _waits(self) -> Iterator[Wait]:
+        for _, since, by, answer in chain(self._under_way, self._queue):
+            if not answer.done():
+                yield Wait(since, by, answer)
 
     async def _drain(self) -> None:
         try:
             while self._queue:
                 count = min(self._limit, len(self._queue))
-                calls = [self._queue.popleft() for _ in range(count)]
                 # Who has gone meanwhile was told that it has failed: it is not to be sent after all.
-                calls = [call for call in calls if not call.answer.done()]
-                if calls:
-                    await self._round_trip(calls)
+                self._under_way = [call for call in (self._queue.popleft() for _ in range(count)) if not call[3].done()]
+                if self._under_way:
+                    await self._round_trip(self._under_way)
         finally:
+            self._under_way = []
             self._sender = None
 
     async def _round_trip(self, calls: list[_Call[Item, Answer]]) -> None:
         try:
-            answers = await self._send([call.item for call in calls], max([call.by for call in calls]))
-        except Exception as error:  # noqa: BLE001 - raised to the callers
-            for call in calls:
-                self._fail(call, error)
+            answers = await self._send([call[0] for call in calls], max([call[2] for call in calls]))
+        except BaseException as error:
+            for _, _, _, future in calls:
+                if future.done():
+                    continue
+                if isinstance(error, Exception):
+                    future.set_exception(error)
+                else:
+                    future.set_exception(RuntimeError(CLOSED_MEANWHILE) if self._closed else asyncio.CancelledError())
+            if not isinstance(error, Exception):
+                raise
             return
-        except BaseException:
-            for call in calls:
-                self._fail(call, RuntimeError(CLOSED_MEANWHILE) if self._closed else asyncio.CancelledError())
-            raise
-        for call, answer in zip(calls, answers, strict=True):
-            if call.answer.done():  # the caller has gone
+        for (_, _, _, future), answer in zip(calls, answers, strict=True):
+            if future.done():  # the caller has gone
                 continue
             if isinstance(answer, Exception):
-                call.answer.set_exception(answer)
+                future.set_exception(answer)
             else:
-                call.answer.set_result(answer)
-
-    @staticmethod
-    def _fail(call: _Call[Item, Answer], error: BaseException) -> None:
-        if not call.answer.done():
-            call.answer.set_exception(error)
+                future.set_result(answer)

@@ -32,7 +32,7 @@ class Calls:
     def begin(self, limit: "_Limit") -> None:
         """One is entered."""
         if self._closed:
-            raise RuntimeError(CLOSED)
+            raise RuntimeError(CLOSED_MEANWHILE)
         self._under_way.add(limit)
 
     def leave(self, limit: "_Limit") -> Exception:

@@ -5,7 +5,7 @@ second.
 """
 
 import asyncio
-from collections import deque
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from pipeline.contracts.problems import Overloaded, StoreUnavailable
@@ -15,42 +15,41 @@ BEHIND_S = 1.0
 """Who comes while another has waited for so long would wait longer still: refused at once, it can go elsewhere."""
 
 
-class _Call(NamedTuple):
+class Wait(NamedTuple):
+    """One call: since when it waits, and by when it must have its answer. Times are the event loop's."""
+
     since: float
     by: float
     answer: asyncio.Future[Any]
 
 
 class Patience:
-    """Calls under way, in the order in which they came. Times are the event loop's."""
+    """Looks after calls. ``waits`` gives those that have no answer yet, in the order in which they came."""
 
-    def __init__(self) -> None:
-        self._calls: deque[_Call] = deque()
+    def __init__(self, waits: Callable[[], Iterator[Wait]]) -> None:
+        self._waits = waits
         self._looking = False
 
-    def expect(self, answer: asyncio.Future[Any], by: float, *, shed: bool) -> None:
-        """See to it that there is an answer ``by`` then: StoreUnavailable at worst.
-
-        ``shed``: Overloaded if this is behind.
-        """
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        while self._calls and self._calls[0].answer.done():
-            self._calls.popleft()
-        if shed and self._calls and now - self._calls[0].since > BEHIND_S:
+    def check(self, now: float) -> None:
+        """Overloaded if this is behind."""
+        first = next(self._waits(), None)
+        if first is not None and now - first.since > BEHIND_S:
             waited = f"other calls have waited for the store for {BEHIND_S:g} s"
             raise Overloaded(f"{waited}; nothing of this one was sent: send it again later")
-        self._calls.append(_Call(now, by, answer))
+
+    def look(self, loop: asyncio.AbstractEventLoop) -> None:
+        """See to it that each has an answer by its time, StoreUnavailable at worst: those of now, and later ones."""
         if not self._looking:
             self._looking = True
             loop.call_later(LOOK_S, self._look, loop)
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
-        now = loop.time()
-        self._calls = deque(call for call in self._calls if not call.answer.done())
-        for call in self._calls:
-            if call.by <= now:
-                call.answer.set_exception(StoreUnavailable("the store did not answer in time"))
-        self._looking = bool(self._calls)
-        if self._looking:
+        now, some = loop.time(), False
+        for wait in self._waits():
+            if wait.by <= now:
+                wait.answer.set_exception(StoreUnavailable("the store did not answer in time"))
+            else:
+                some = True
+        self._looking = some
+        if some:
             loop.call_later(LOOK_S, self._look, loop)

@@ -52,8 +52,8 @@ class Persistence:
         if not 0 <= retry_for_s <= RECEIPT_S / 2:
             raise ValueError(f"retry_for_s was {retry_for_s:g}; allowed: 0 to {RECEIPT_S // 2} s")
         self._producing = producing
-        self._limit_s = max(retry_for_s, store_timeout_s)
-        self._last_try_s = self._limit_s - retry_for_s
+        self.limit_s = max(retry_for_s, store_timeout_s)
+        self._last_try_s = self.limit_s - retry_for_s
         self._calls = Calls()
         self._given_up = asyncio.Event()
 
@@ -63,7 +63,7 @@ class Persistence:
 
     def by(self) -> float:
         """When a call that begins now must be over."""
-        return asyncio.get_running_loop().time() + self._limit_s
+        return asyncio.get_running_loop().time() + self.limit_s
 
     async def close(self) -> None:
         """End the calls that are under way, with a RuntimeError, and begin no more."""
@@ -91,7 +91,8 @@ class Persistence:
         by = self.by()
         async with self._calls.limit(by):
             answers = await self._through_outages(lambda: self._producing.send(parcel), by)
-        if any(map(refused, answers)) and self._left_s(by) > LAST_S:
+        problems = [answer for answer in answers if isinstance(answer, Problem)]
+        if any(map(refused, problems)) and self._left_s(by) > LAST_S:
             await self._accept_refused(submissions, answers, by)
         return answers
 
@@ -119,14 +120,11 @@ class Persistence:
             for place in sent:
                 answers[place] = outage
 
-    async def until_accepted(self, accept: Callable[[], Awaitable[Result]], by: float) -> Result:
-        """Call until it is not refused for a while only."""
-        try:
-            return await accept()
-        except Problem as refusal:
-            if not refused(refusal) or self._left_s(by) < LAST_S:
-                raise
-            return await self._again(accept, by, refusal, retry_if_exception(refused))
+    async def after_refusal(self, refusal: Problem, accept: Callable[[], Awaitable[Result]], by: float) -> Result:
+        """Call until it is not refused for a while only, as it was already."""
+        if not refused(refusal) or self._left_s(by) < LAST_S:
+            raise refusal
+        return await self._again(accept, by, refusal, retry_if_exception(refused))
 
     async def read(self, request_ids: Sequence[bytes], by: float) -> list[Status | Problem]:
         """How requests stand, through outages."""

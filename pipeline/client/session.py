@@ -39,7 +39,8 @@ class Session:
 
     def by(self, latest: float = math.inf) -> float:
         """When a call that begins now must be over."""
-        return min(self.persistence.by(), latest)
+        by = self.loop.time() + self.persistence.limit_s  # type: ignore[union-attr]
+        return by if by < latest else latest
 
     def let_go(self) -> None:
         """Close it soon; from any thread."""

@@ -258,13 +258,17 @@ def test_each_problem_of_keys_and_cancelling_has_its_exception(client: ScoringCl
     assert Overloaded("x").retry_after_s == 2
 
 
-@pytest.fixture
-def held_scoring(http: httpx.Client) -> str:
-    """A request that keeps the scoring worker busy; its id."""
+def hold_scoring(http: httpx.Client) -> str:
+    """Keep the scoring worker busy for a moment; the id of the request that does."""
     probe = {"model": "chaos-probe", "features": {"x": 0, "do": "slow", "seconds": 2}}
     request_id = http.post("/v1/scores", json=probe).json()["request_id"]
     eventually(lambda: http.get("/v1/stats").json()["stages"]["scoring"]["claimed"])
     return request_id
+
+
+@pytest.fixture
+def held_scoring(http: httpx.Client) -> str:
+    return hold_scoring(http)
 
 
 def test_cancel_over_http_and_by_command_line(http: httpx.Client, held_scoring: str, scoreline: object) -> None:
@@ -285,7 +289,7 @@ def test_cancel_over_http_and_by_command_line(http: httpx.Client, held_scoring: 
     assert http.delete("/v1/scores/nonsense").status_code == 422
 
 
-def test_beyond_its_bound_a_wait_is_answered_at_once(stack: LocalStack, held_scoring: str) -> None:
+def test_beyond_its_bound_a_wait_is_answered_at_once(http: httpx.Client, stack: LocalStack) -> None:
     for url in another_api(stack, SCORELINE_MAX_WAITS="0"):
-        answer = httpx.get(f"{url}/v1/scores/{held_scoring}", params={"wait": 30}, timeout=60)
+        answer = httpx.get(f"{url}/v1/scores/{hold_scoring(http)}", params={"wait": 30}, timeout=60)
         assert (answer.status_code, answer.json()["finished_at"]) == (200, None)
