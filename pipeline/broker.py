@@ -9,12 +9,50 @@ from typing import Any
 from celery import Celery
 from celery.app.amqp import AMQP
 from kombu import Connection, Queue
+from kombu.transport import redis as kombu_redis
+from redis.exceptions import ConnectionError as StoreConnectionError
+from redis.exceptions import NoPermissionError
 
 from pipeline.contracts.stages import Stage
 from pipeline.ledger import keys
+from pipeline.ledger.direct import FollowingConnection, FollowingTlsConnection
 from pipeline.settings import Settings
 
 RECONNECT_S = 0.5
+
+
+class _Refusable:
+    """A connection on which a refusal is an error of the connection, which Celery answers by connecting again.
+
+    After an error of a call Celery ends its worker. A right that was taken away may be given back.
+    """
+
+    def read_response(self, *arguments: Any, **options: Any) -> Any:
+        """The next reply."""
+        try:
+            return super().read_response(*arguments, **options)  # type: ignore[misc]
+        except NoPermissionError as error:
+            self.disconnect()  # type: ignore[attr-defined]
+            raise StoreConnectionError(f"NOPERM {error}") from error
+
+
+class _BrokerConnection(_Refusable, FollowingConnection):
+    """Over TCP."""
+
+
+class _BrokerTlsConnection(_Refusable, FollowingTlsConnection):
+    """Over TLS."""
+
+
+class _Channel(kombu_redis.Channel):
+    connection_class = _BrokerConnection
+    connection_class_ssl = _BrokerTlsConnection
+
+
+class StoreTransport(kombu_redis.Transport):
+    """kombu's transport over connections that follow the primary: its own would ask a replica for bells for ever."""
+
+    Channel = _Channel
 
 
 class SteadyConnection(Connection):
@@ -23,6 +61,10 @@ class SteadyConnection(Connection):
     kombu's pauses grow by two seconds each. With those, workers began again up to eight seconds after a store that had
     been away for ten and then loaded its file for three.
     """
+
+    def get_transport_cls(self) -> type:
+        """What carries bells."""
+        return StoreTransport
 
     def ensure_connection(self, *arguments: Any, **options: Any) -> Connection:
         """Connect, however often that has to be tried."""

@@ -5,8 +5,9 @@ import faulthandler
 import os
 import signal
 import socket
+import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,10 +21,11 @@ from redis.exceptions import RedisError
 
 from pipeline.contracts.stages import Stage
 from pipeline.devices.health import State, Verdict
-from pipeline.health import HealthServer, Pulse
+from pipeline.health import HealthServer, Pulse, Recent, ended
 from pipeline.incarnation import Heartbeat, Incarnation
 from pipeline.ledger.claiming import release_claims
 from pipeline.ledger.connection import Client, connect
+from pipeline.ledger.rights import demand, speaks_against
 from pipeline.ledger.scripts import Scripts
 from pipeline.settings import LONGER, Settings
 from pipeline.telemetry import configure_logging
@@ -210,12 +212,22 @@ def _make_step(
     return Watch
 
 
-def _health(port: int, incarnation: Incarnation, pulse: Pulse, device_watch: DeviceWatch) -> HealthServer:
+def _health(
+    port: int,
+    incarnation: Incarnation,
+    pulse: Pulse,
+    device_watch: DeviceWatch,
+    threads: Sequence[threading.Thread],
+    settings: Settings,
+) -> HealthServer:
+    asking = connect(settings)
+    refused = Recent(lambda: speaks_against(asking, settings, "worker"))
+
     def stuck() -> str:
-        return "" if pulse.beating else "its loop does not turn"
+        return ended(threads) or ("" if pulse.beating else "its loop does not turn")
 
     def not_ready() -> str:
-        return stuck() or ("" if incarnation.ready else "it loads its stage") or device_watch.full
+        return stuck() or ("" if incarnation.ready else "it loads its stage") or device_watch.full or refused()
 
     return HealthServer(port, live=stuck, ready=not_ready)
 
@@ -256,6 +268,7 @@ def run_worker(
     ``pool``: of models; ``stands_by``: see ``tasks.standby``. Both are for scoring only.
     """
     configure_logging(f"worker-{stage}")
+    demand(settings, "worker")
     with contextlib.suppress(Exception):  # the child fails on it too, says so, and ends us
         child.preload(stage)
     queue = f"{stage}.{pool}" if pool else str(stage)
@@ -292,7 +305,10 @@ def run_worker(
     app.steps["consumer"].add(_make_step(children, watchdog, pulse, standby, settings))
     heartbeat.start()
 
-    health = None if health_port is None else _health(health_port, incarnation, pulse, device_watch)
+    health = None
+    if health_port is not None:
+        threads = [heartbeat, watchdog, device_watch, *([] if standby is None else [standby])]
+        health = _health(health_port, incarnation, pulse, device_watch, threads, settings)
     if health is not None:
         print(f"health of {stage}: http://127.0.0.1:{health.port}/livez", flush=True)
     try:

@@ -11,9 +11,10 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from pipeline.cli.console import BAD_OUTCOME, USAGE, AsJson, console, fail, print_json
+from pipeline.cli.console import BAD_OUTCOME, UNREACHABLE, USAGE, AsJson, console, fail, print_json
 from pipeline.contracts.stages import Stage
-from pipeline.ledger.connection import connect_async
+from pipeline.ledger.connection import connect_async, store_problems
+from pipeline.ledger.rights import lacking_async
 from pipeline.model_store import ModelStore
 from pipeline.publishing import publish_all
 from pipeline.settings import REPOSITORY, Durability, read_settings
@@ -180,6 +181,10 @@ def publish(as_json: AsJson = False) -> None:
     async def call() -> list[str]:
         client = connect_async(settings)
         try:
+            with store_problems():
+                lacks = await lacking_async(client, settings, "publisher")
+            if lacks:
+                fail(lacks, UNREACHABLE)
             return await publish_all(client, ModelStore(settings.model_store))
         finally:
             await client.aclose()

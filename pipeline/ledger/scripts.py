@@ -22,6 +22,7 @@ SCRIPTS = (
     "lead",
     "trim",
     "standing",
+    "rights",
 )
 
 
