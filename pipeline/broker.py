@@ -12,6 +12,7 @@ from kombu import Connection, Queue
 from kombu.transport import redis as kombu_redis
 from redis.exceptions import ConnectionError as StoreConnectionError
 from redis.exceptions import NoPermissionError
+from redis.maint_notifications import MaintNotificationsConfig
 
 from pipeline.contracts.stages import Stage
 from pipeline.ledger import keys
@@ -48,6 +49,11 @@ class _Channel(kombu_redis.Channel):
     connection_class = _BrokerConnection
     connection_class_ssl = _BrokerTlsConnection
 
+    def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
+        # As in ledger/connection.py.
+        without = {"maint_notifications_config": MaintNotificationsConfig(enabled=False)}
+        return super()._connparams(asynchronous) | without
+
 
 class StoreTransport(kombu_redis.Transport):
     """kombu's transport over connections that follow the primary: its own would ask a replica for bells for ever."""
@@ -65,6 +71,16 @@ class SteadyConnection(Connection):
     def get_transport_cls(self) -> type:
         """What carries bells."""
         return StoreTransport
+
+    def _info(self, resolve: bool = True) -> tuple[tuple[str, Any], ...]:
+        """What copies are made of, and kombu's pools make their own connections."""
+        info = dict(super()._info(resolve))
+        return tuple((info if resolve else info | {"transport": StoreTransport}).items())
+
+    def _init_params(self, **params: Any) -> None:  # type: ignore[override]
+        if params["transport"] is StoreTransport:
+            params["transport"] = "redis"  # a copy: its address is shown with a scheme
+        super()._init_params(**params)
 
     def ensure_connection(self, *arguments: Any, **options: Any) -> Connection:
         """Connect, however often that has to be tried."""

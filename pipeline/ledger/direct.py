@@ -32,12 +32,19 @@ class Moved(StoreConnectionError):
     """The server takes no writes: the primary may be another by now. The connection is closed."""
 
 
-def _moved(error: ResponseError) -> Moved | None:
+IN_SCRIPT = ("ACL failure in script", "The user executing the script")
+"""How Valkey and Redis begin a refusal of rights within a script: it has no code of its own there."""
+
+
+def _plain(error: ResponseError) -> RedisError:
+    """What an error of the server means: ``Moved``, NoPermissionError, or what it was."""
     code = error.status_code or str(error).split(" ", 1)[0]
-    if code not in WITHOUT_PRIMARY:
-        return None
-    text = str(error).removeprefix(code).strip()
-    return Moved(f"the server takes no writes ({code} {text}); the next call connects again")
+    if code in WITHOUT_PRIMARY:
+        text = str(error).removeprefix(code).strip()
+        return Moved(f"the server takes no writes ({code} {text}); the next call connects again")
+    if str(error).startswith(IN_SCRIPT):
+        return NoPermissionError(str(error), status_code="NOPERM")
+    return error
 
 
 class Packer:
@@ -54,18 +61,17 @@ class _Following:
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         # No CLIENT SETINFO: a user need not be allowed to send it.
-        super().__init__(*arguments, **{"driver_info": None} | options)
+        super().__init__(*arguments, **options | {"driver_info": None})
 
     def read_response(self, *arguments: Any, **options: Any) -> Any:
         """The next reply."""
         try:
             return super().read_response(*arguments, **options)  # type: ignore[misc]
         except ResponseError as error:
-            moved = _moved(error)
-            if moved is None:
-                raise
-            self.disconnect()  # type: ignore[attr-defined]
-            raise moved from error
+            plain = _plain(error)
+            if isinstance(plain, Moved):
+                self.disconnect()  # type: ignore[attr-defined]
+            raise plain from None
 
 
 class FollowingConnection(_Following, redis.Connection):
@@ -131,7 +137,7 @@ class _Direct:
     """
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**{"driver_info": None} | options)  # as above
+        super().__init__(**options | {"driver_info": None})  # as above
 
     def pack_command(self, *arguments: Any) -> list[bytes]:
         """The command as it is sent."""
@@ -151,11 +157,10 @@ class _Direct:
         try:
             return await super().read_response(*arguments, **options)  # type: ignore[misc]
         except ResponseError as error:
-            moved = _moved(error)
-            if moved is None:
-                raise
-            await self.disconnect(nowait=True)  # type: ignore[attr-defined]
-            raise moved from error
+            plain = _plain(error)
+            if isinstance(plain, Moved):
+                await self.disconnect(nowait=True)  # type: ignore[attr-defined]
+            raise plain from None
 
 
 class DirectConnection(_Direct, redis.asyncio.Connection):

@@ -34,13 +34,13 @@ _PROBE = frozenset({"EVALSHA", "SCRIPT LOAD", "SET"})
 _LEDGER = frozenset({
     "BLMPOP", "DEL", "EVALSHA", "EXEC", "EXISTS", "GET", "HDEL", "HGET", "HGETALL", "HKEYS", "HMGET", "HSET",
     "HVALS", "LLEN", "MGET", "MULTI", "PING", "SET", "SUBSCRIBE", "TIME", "UNSUBSCRIBE", "ZCARD", "ZMSCORE",
-    "ZRANGE", "ZRANGEBYSCORE", "ZREM", "ZREVRANK", "SCRIPT LOAD",
+    "ZRANGE", "ZRANGEBYSCORE", "ZREM", "ZREVRANGE", "ZREVRANK", "SCRIPT LOAD",
 })  # fmt: skip
 _PUBLISHING = frozenset({"EXEC", "HGET", "HGETALL", "HSET", "GET", "INCRBY", "MULTI", "UNWATCH", "WATCH"})
 _BROKER = frozenset({
     "BRPOP", "DEL", "EVALSHA", "EXEC", "EXISTS", "HDEL", "HGET", "HSET", "LLEN", "LPUSH", "MULTI", "PEXPIRE",
     "PING", "PSUBSCRIBE", "PUBLISH", "PUNSUBSCRIBE", "RPOP", "RPUSH", "SADD", "SET", "SMEMBERS", "SREM", "TIME",
-    "UNWATCH", "WATCH", "ZADD", "ZRANGE", "ZREM", "SCRIPT LOAD",
+    "UNWATCH", "WATCH", "ZADD", "ZRANGE", "ZRANGEBYSCORE", "ZREM", "SCRIPT LOAD",
     "SCRIPT EXISTS",
 })  # fmt: skip
 """Of kombu and Celery, also for remote control and Flower."""
