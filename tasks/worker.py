@@ -19,6 +19,7 @@ from celery.signals import worker_process_init
 from celery.worker import state
 from redis.exceptions import RedisError
 
+from pipeline.broker import check_acks
 from pipeline.contracts.stages import Stage
 from pipeline.devices.health import State, Verdict
 from pipeline.health import HealthServer, Pulse, Recent, ended
@@ -196,6 +197,7 @@ def _make_step(
             watchdog.listen(consumer)
             children.meet(consumer.pool._pool)
             consumer.hub.call_repeatedly(1.0, pulse.turn)
+            consumer.hub.call_repeatedly(WATCH_S, check_acks, consumer)
             consumer.hub.call_repeatedly(WATCH_S, children.watch, consumer.pool._pool)
             if standby is not None:
                 standby.begin(consumer)

@@ -23,4 +23,4 @@ def test_every_connection_of_celery_follows_the_primary() -> None:
         for each in (connection, other.clone(), pooled):
             assert each.get_transport_cls() is StoreTransport
         assert connection.clone().as_uri() == connection.as_uri()
-        assert connection.as_uri().startswith("redis://127.0.0.1:1/")
+        assert connection.as_uri().startswith("redis://")
