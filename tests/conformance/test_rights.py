@@ -5,12 +5,14 @@ import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import kombu.transport.redis
 import pytest
 import redis
 import structlog.testing
 from redis.commands.core import CoreCommands
+from redis.exceptions import ResponseError
 
 from pipeline.contracts.problems import StoreUnavailable
 from pipeline.doctor import Check, examine
@@ -105,6 +107,20 @@ def test_a_server_that_does_not_know_a_command_is_told_apart(
     client = connect(settings)
     assert "the server does not know: NOSUCH" in lacking(client, settings, "service")
     client.close()
+
+
+class FromBefore:
+    """A client of a server that does not know a script's flags, as Redis 6.2."""
+
+    def register_script(self, _: str) -> Any:
+        def call(**_: object) -> None:
+            raise ResponseError("Error compiling script (new function): user_script:1: unexpected symbol near '#'")
+
+        return call
+
+
+def test_a_server_from_before_scripts_had_flags_is_named(settings: Settings) -> None:
+    assert "older than Redis 7.0 and Valkey 7.2" in lacking(FromBefore(), settings, "service")
 
 
 @pytest.mark.parametrize("make_ledger", ["valkey"], indirect=True)
