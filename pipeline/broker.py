@@ -9,12 +9,71 @@ from typing import Any
 from celery import Celery
 from celery.app.amqp import AMQP
 from kombu import Connection, Queue
+from kombu.transport import redis as kombu_redis
+from redis.exceptions import ConnectionError as StoreConnectionError
+from redis.exceptions import NoPermissionError, ReadOnlyError, RedisError
+from redis.maint_notifications import MaintNotificationsConfig
 
 from pipeline.contracts.stages import Stage
 from pipeline.ledger import keys
+from pipeline.ledger.direct import FollowingConnection, FollowingTlsConnection
 from pipeline.settings import Settings
 
 RECONNECT_S = 0.5
+
+
+class _ForCelery:
+    """A connection on which a refusal is an error of the connection, which Celery answers by connecting again.
+
+    After an error of a call Celery ends its worker. A right that was taken away may be given back.
+    """
+
+    def read_response(self, *arguments: Any, **options: Any) -> Any:
+        """The next reply; what went wrong within a transaction is not hidden in it."""
+        try:
+            reply = super().read_response(*arguments, **options)  # type: ignore[misc]
+            for each in reply if isinstance(reply, list) else ():
+                if isinstance(each, ReadOnlyError | NoPermissionError):
+                    raise each
+        except (ReadOnlyError, NoPermissionError) as error:
+            self.disconnect()  # type: ignore[attr-defined]
+            raise StoreConnectionError(f"{error.status_code} {error}") from error
+        return reply
+
+
+class _BrokerConnection(_ForCelery, FollowingConnection):
+    """Over TCP."""
+
+
+class _BrokerTlsConnection(_ForCelery, FollowingTlsConnection):
+    """Over TLS."""
+
+
+class _Channel(kombu_redis.Channel):
+    connection_class = _BrokerConnection
+    connection_class_ssl = _BrokerTlsConnection
+
+    refused: Exception | None = None
+    """Why an ack was not taken: with late acks and a prefetch of one, no other bell would be heard on this channel."""
+
+    def basic_ack(self, delivery_tag: str, multiple: bool = False) -> None:
+        """A bell is answered."""
+        try:
+            super().basic_ack(delivery_tag, multiple)
+        except (RedisError, OSError) as error:
+            self.refused = error
+            raise
+
+    def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:
+        # As in ledger/connection.py.
+        without = {"maint_notifications_config": MaintNotificationsConfig(enabled=False)}
+        return super()._connparams(asynchronous) | without
+
+
+class StoreTransport(kombu_redis.Transport):
+    """kombu's transport over connections that follow the primary: its own would ask a replica for bells for ever."""
+
+    Channel = _Channel
 
 
 class SteadyConnection(Connection):
@@ -24,6 +83,20 @@ class SteadyConnection(Connection):
     been away for ten and then loaded its file for three.
     """
 
+    def get_transport_cls(self) -> type:
+        """What carries bells."""
+        return StoreTransport
+
+    def _info(self, resolve: bool = True) -> tuple[tuple[str, Any], ...]:
+        """What copies are made of, and kombu's pools make their own connections."""
+        info = dict(super()._info(resolve))
+        return tuple((info if resolve else info | {"transport": StoreTransport}).items())
+
+    def _init_params(self, **params: Any) -> None:  # type: ignore[override]
+        if params["transport"] is StoreTransport:
+            params["transport"] = "redis"  # a copy: its address is shown with a scheme
+        super()._init_params(**params)
+
     def ensure_connection(self, *arguments: Any, **options: Any) -> Connection:
         """Connect, however often that has to be tried."""
         pauses = {"interval_start": RECONNECT_S, "interval_step": 0, "interval_max": RECONNECT_S}
@@ -32,6 +105,13 @@ class SteadyConnection(Connection):
 
 class _SteadyAmqp(AMQP):
     Connection = SteadyConnection
+
+
+def check_acks(consumer: Any) -> None:
+    """Let a Celery worker connect again if an ack was refused: Celery itself logs that, and waits for ever."""
+    refused = getattr(consumer.task_consumer.channel, "refused", None)
+    if refused is not None:
+        raise StoreConnectionError(f"a bell's ack was refused: {refused}")
 
 
 def make_app(settings: Settings) -> Celery:

@@ -1,18 +1,19 @@
 """The doctor: whether settings, store and models are fit to run on."""
 
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
-from redis.exceptions import RedisError
+from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
 from pipeline.contracts.failures import StageFailure
 from pipeline.contracts.problems import Problem
 from pipeline.ledger.connection import AsyncClient, connect_async
 from pipeline.ledger.releases import read_releases
+from pipeline.ledger.rights import lacking_async, needed, rule, useful_async
 from pipeline.model_store import ModelStore, Refused
 from pipeline.settings import Settings
-
-OLDEST_SERVER = (9, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,25 +31,85 @@ async def examine(settings: Settings) -> list[Check]:
     client = connect_async(settings)
     try:
         return [*await _store(client, settings), *await _cache(settings), *checks, *await _releases(client, settings)]
+    except AuthenticationError as error:
+        detail = f"{_shown(settings)} refuses this user ({error}): check the name and password in SCORELINE_STORE_URL"
+        return [Check("store", False, detail), *checks]
     except (RedisError, OSError) as error:
-        detail = f"{settings.store_url} does not answer ({error}): start it, or set SCORELINE_STORE_URL"
+        detail = f"{_shown(settings)} does not answer ({error}): start it, or set SCORELINE_STORE_URL"
         return [Check("store", False, detail), *checks]
     finally:
         await client.aclose()
 
 
+def _shown(settings: Settings) -> str:
+    """The store's address without its password."""
+    parts = urlsplit(settings.store_url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+
+
 async def _store(client: AsyncClient, settings: Settings) -> list[Check]:
-    info: dict[str, Any] = await client.info()
-    config = {
-        name.decode() if isinstance(name, bytes) else name: value.decode() if isinstance(value, bytes) else value
-        for name, value in (await client.config_get("maxmemory*", "append*", "hash-max-listpack-value")).items()
-    }
-    server = "valkey" if "valkey_version" in info else "redis"
-    version = str(info.get("valkey_version") or info["redis_version"])
-    recent = tuple(int(part) for part in version.split(".")[:2]) >= (OLDEST_SERVER if server == "valkey" else (8, 4))
-    policy, fsync = config["maxmemory-policy"], config["appendfsync"]
-    append_only = config["appendonly"] == "yes"
+    await client.ping()
+    info = await _allowed(client.info)
+    config = await _allowed(lambda: client.config_get("maxmemory*", "append*"))
+    config = {_text(name): _text(value) for name, value in config.items()}
+    checks = [
+        Check("store", True, f"{_server(info)} at {_shown(settings)}"),
+        await _rights(client, settings),
+        _eviction(config.get("maxmemory-policy") or info.get("maxmemory_policy")),
+        _durability(config, settings),
+    ]
+    if settings.durability == "replica":
+        replicas = info.get("connected_slaves")
+        advice = f"{replicas} connected" if replicas else "none is connected: nothing would be accepted"
+        if replicas is None:
+            advice = "not known: INFO is refused"
+        checks.append(Check("replicas", replicas != 0, advice))
+    return checks
+
+
+async def _allowed(call: Callable[[], Awaitable[dict[Any, Any]]]) -> dict[Any, Any]:
+    """The answer to a call that many managed services refuse; nothing if this one does."""
+    try:
+        return await call()
+    except ResponseError:
+        return {}
+
+
+def _text(value: Any) -> Any:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _server(info: Mapping[str, Any]) -> str:
+    if not info:
+        return "a server (INFO is refused: its version and memory are not known)"
+    name = "valkey" if "valkey_version" in info else "redis"
+    return f"{name} {info.get('valkey_version') or info.get('redis_version')}"
+
+
+async def _rights(client: AsyncClient, settings: Settings) -> Check:
+    lacks = await lacking_async(client, settings, "worker")
+    if lacks:
+        return Check("rights", False, lacks)
+    commands = [*needed(settings, "worker"), *await useful_async(client)]
+    line = f"ACL SETUSER scoreline on >PASSWORD resetkeys resetchannels -@all {rule(settings, 'worker', commands)}"
+    return Check("rights", True, f"all that is needed; for a user that may do no more: {line}")
+
+
+def _eviction(policy: str | None) -> Check:
+    if policy is None:
+        return Check("eviction", True, "not known: CONFIG and INFO are refused; maxmemory-policy must be noeviction")
+    right = policy == "noeviction"
+    return Check(
+        "eviction", right, f"maxmemory-policy {policy}" + ("" if right else " drops requests: set it to noeviction")
+    )
+
+
+def _durability(config: Mapping[str, Any], settings: Settings) -> Check:
     wanted = {"process": ("no", "always"), "disk": ("always",), "replica": ("always",)}[settings.durability]
+    if "appendonly" not in config or "appendfsync" not in config:
+        advice = f"not known: CONFIG is refused; SCORELINE_DURABILITY={settings.durability} needs appendonly yes and"
+        return Check("durability", True, f"{advice} appendfsync {wanted[0]}")
+    append_only, fsync = config["appendonly"] == "yes", config["appendfsync"]
     durable = append_only and fsync in wanted
     if fsync == "everysec" and append_only:
         advice = "appendfsync everysec acknowledges writes that it may lose: set it to always (disk) or no (process)"
@@ -58,21 +119,7 @@ async def _store(client: AsyncClient, settings: Settings) -> list[Check]:
         advice = f"appendonly yes, appendfsync {fsync}"
         if not durable:
             advice += f": SCORELINE_DURABILITY={settings.durability} needs appendfsync {wanted[0]}"
-    checks = [
-        Check("store", True, f"{server} {version} at {settings.store_url}"),
-        Check("store version", recent, "has MSETEX" if recent else "too old: use Valkey 9.1 or Redis 8.4 and later"),
-        Check(
-            "eviction",
-            policy == "noeviction",
-            f"maxmemory-policy {policy}" + ("" if policy == "noeviction" else " drops requests: set it to noeviction"),
-        ),
-        Check("durability", durable, advice),
-    ]
-    if settings.durability == "replica":
-        replicas = info["connected_slaves"]
-        advice = f"{replicas} connected" if replicas else "none is connected: nothing would be accepted"
-        checks.append(Check("replicas", replicas > 0, advice))
-    return checks
+    return Check("durability", durable, advice)
 
 
 async def _cache(settings: Settings) -> list[Check]:

@@ -1,11 +1,13 @@
 """Health of a process without a web server of its own: ``/livez`` and ``/readyz`` on loopback.
 
-Live: its loop has turned within ten seconds, or it is reconnecting to the store. Ready: it can take work.
+Live: its loop has turned within ten seconds, or it is reconnecting to the store, and none of its threads has ended.
+Ready: it can take work, and the store takes its writes.
 """
 
+import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import structlog
@@ -37,6 +39,31 @@ class Pulse:
     def beating(self) -> bool:
         """Whether the loop has turned lately."""
         return self._paused or time.monotonic() - self._turned < STUCK_S
+
+
+class Recent:
+    """A check whose answer holds for a second: however often health is asked for, the store is asked once."""
+
+    HOLDS_S = 1.0
+
+    def __init__(self, check: Callable[[], str]) -> None:
+        self._check = check
+        self._lock = threading.Lock()
+        self._answer, self._asked = "", -math.inf
+
+    def __call__(self) -> str:
+        """What speaks against it, in words."""
+        with self._lock:
+            if time.monotonic() - self._asked >= self.HOLDS_S:
+                self._answer = self._check()
+                self._asked = time.monotonic()
+            return self._answer
+
+
+def ended(threads: Iterable[threading.Thread]) -> str:
+    """Which of these threads, that run as long as their process, have ended for good; in words."""
+    names = [thread.name for thread in threads if thread.ident is not None and not thread.is_alive()]
+    return f"its {', '.join(names)} has ended" if names else ""
 
 
 class HealthServer:

@@ -6,10 +6,11 @@ that were stopped on their way have left is repaired.
 """
 
 import math
+import queue
 import secrets
-import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 import structlog
@@ -51,7 +52,8 @@ class Sweeper:
         self._settings = settings
         self._clock = clock
         self._name = secrets.token_hex(8)
-        self._halt = threading.Event()
+        # Told from a signal handler, which may interrupt anything: an event's lock could be held just then, for ever.
+        self._halt: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._rings: dict[str, _Rings] = {}
         self._client = client
         self._measuring = Measuring(client, settings)
@@ -67,17 +69,23 @@ class Sweeper:
         self._clock_behind = False
         self._turned = time.monotonic()
         self.leads = False
+        self.in_vain = "it has not got through a round yet"
+        """Why its latest round came to nothing; empty if it led or stood by."""
 
     def run(self) -> None:
         """Sweep every ``sweep_s`` until ``stop``; through outages of the store, keep trying."""
-        while not self._halt.is_set():
+        while self._halt.empty():
             try:
                 self.sweep()
+                self.in_vain = ""
             except (RedisError, OSError) as error:
                 log.warning("sweep_failed", error=str(error))
+                self.in_vain = f"its latest round failed: {error}"
                 self.store_was_away()
             self._turned = time.monotonic()
-            self._halt.wait(self._settings.sweep_s)
+            with suppress(queue.Empty):
+                self._halt.get(timeout=self._settings.sweep_s)
+                return
 
     @property
     def turned_s_ago(self) -> float:
@@ -85,8 +93,8 @@ class Sweeper:
         return time.monotonic() - self._turned
 
     def stop(self) -> None:
-        """Let ``run`` return after the present round."""
-        self._halt.set()
+        """Let ``run`` return after the present round. Safe in a signal handler."""
+        self._halt.put(None)
 
     def store_was_away(self) -> None:
         """This round came to nothing; the next one that does not looks how long that went."""

@@ -3,8 +3,9 @@
 import argparse
 import signal
 
-from pipeline.health import STUCK_S, HealthServer
+from pipeline.health import STUCK_S, HealthServer, Recent
 from pipeline.ledger.connection import connect
+from pipeline.ledger.rights import demand, speaks_against
 from pipeline.settings import settings
 from pipeline.sweeper import Sweeper
 from pipeline.telemetry import configure_logging
@@ -16,7 +17,10 @@ def main() -> None:
     parser.add_argument("--health-port", type=int, help="serve /livez and /readyz on this port (0: a free one)")
     options = parser.parse_args()
     configure_logging("sweeper")
+    demand(settings(), "service")
     sweeper = Sweeper(connect(settings()), settings())
+    asking = connect(settings())
+    refused = Recent(lambda: speaks_against(asking, settings(), "service"))
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sweeper.stop())
 
@@ -28,7 +32,7 @@ def main() -> None:
         health = HealthServer(
             options.health_port,
             live=stuck,
-            ready=stuck,
+            ready=lambda: stuck() or refused() or sweeper.in_vain,
         )
         print(f"health of sweeper: http://127.0.0.1:{health.port}/livez", flush=True)
     sweeper.run()

@@ -5,9 +5,10 @@ import asyncio
 import sys
 from dataclasses import asdict
 
-from pipeline.cli.console import BAD_OUTCOME, console, errors, fail, print_json, run
+from pipeline.cli.console import BAD_OUTCOME, UNREACHABLE, console, errors, fail, print_json, run
 from pipeline.contracts.failures import StageFailure
-from pipeline.ledger.connection import connect_async
+from pipeline.ledger.connection import connect_async, store_problems
+from pipeline.ledger.rights import lacking_async
 from pipeline.model_store import ModelStore
 from pipeline.publishing import Published, publish_all
 from pipeline.settings import Settings, settings
@@ -18,6 +19,10 @@ async def publish(settings: Settings) -> Published:
     """Publish what is in the model store of the settings; ArtifactMissing if it cannot be read."""
     client = connect_async(settings)
     try:
+        with store_problems():
+            lacks = await lacking_async(client, settings, "publisher")
+        if lacks:
+            fail(lacks, UNREACHABLE)
         prover = Prover(settings.model_store, settings.start_limit_s)
         return await publish_all(client, ModelStore(settings.model_store), prover)
     finally:

@@ -18,13 +18,15 @@ from celery.signals import worker_process_init
 from celery.worker import state
 from redis.exceptions import RedisError
 
+from pipeline.broker import check_acks
 from pipeline.contracts.stages import Stage
 from pipeline.devices.health import State, Verdict
 from pipeline.devices.nvml import Found
-from pipeline.health import STUCK_S, HealthServer, Pulse
+from pipeline.health import STUCK_S, HealthServer, Pulse, Recent
 from pipeline.incarnation import Heartbeat, Incarnation
 from pipeline.ledger.claiming import release_claims
 from pipeline.ledger.connection import Client, connect
+from pipeline.ledger.rights import demand, speaks_against
 from pipeline.ledger.scripts import Scripts
 from pipeline.periodic import Duty, Periodic
 from pipeline.settings import LONGER, Settings
@@ -216,6 +218,7 @@ def _make_step(
             watchdog.listen(consumer)
             children.meet(consumer.pool._pool)
             consumer.hub.call_repeatedly(1.0, pulse.turn)
+            consumer.hub.call_repeatedly(WATCH_S, check_acks, consumer)
             consumer.hub.call_repeatedly(WATCH_S, watches.do, partial(children.watch, consumer.pool._pool))
             if standby is not None:
                 standby.begin(consumer)
@@ -237,11 +240,14 @@ def _health(
     incarnation: Incarnation,
     pulse: Pulse,
     device_watch: DeviceWatch,
+    settings: Settings,
     *,
     needed: Sequence[Duty | Periodic],
     useful: Sequence[Duty | Periodic],
 ) -> HealthServer:
     """``needed``: a worker in which one of these fails for long is no use, and a new one may be; ``useful``: others."""
+    asking = connect(settings)
+    refused = Recent(lambda: speaks_against(asking, settings, "worker"))
 
     def first(what: Sequence[Duty | Periodic], for_s: float = 0.0) -> str:
         return next((fault for each in what if (fault := each.fault(for_s))), "")
@@ -251,7 +257,7 @@ def _health(
 
     def not_ready() -> str:
         loads = "" if incarnation.ready else "it loads its stage"
-        return stuck() or loads or device_watch.full or first([*needed, *useful])
+        return stuck() or loads or device_watch.full or first([*needed, *useful]) or refused()
 
     return HealthServer(port, live=stuck, ready=not_ready)
 
@@ -292,6 +298,7 @@ def run_worker(
     ``pool``: of models; ``stands_by``: see ``tasks.standby``. Both are for scoring only.
     """
     configure_logging(f"worker-{stage}")
+    demand(settings, "worker")
     with contextlib.suppress(Exception):  # the child fails on it too, says so, and ends us
         child.preload(stage)
     queue = f"{stage}.{pool}" if pool else str(stage)
@@ -328,7 +335,7 @@ def run_worker(
     useful = [device_watch, *([] if standby is None else [standby])]
     health = None
     if health_port is not None:
-        health = _health(health_port, incarnation, pulse, device_watch, needed=needed, useful=useful)
+        health = _health(health_port, incarnation, pulse, device_watch, settings, needed=needed, useful=useful)
         print(f"health of {stage}: http://127.0.0.1:{health.port}/livez", flush=True)
     try:
         app.worker_main(_celery_arguments(queue, settings))

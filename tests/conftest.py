@@ -16,7 +16,7 @@ from tenacity import retry, retry_if_not_exception_type, stop_after_delay, wait_
 from pipeline.devices.nvml import NoDriver, find
 from pipeline.settings import Settings, read_settings
 from pipeline.stack.local import LocalStack
-from pipeline.stack.store_server import server_command
+from tests.servers import EMBEDDED, SERVERS, command_of
 
 REPOSITORY = Path(__file__).parent.parent
 JOB_S = 2.0
@@ -27,6 +27,10 @@ JOB_S = 2.0
 hypothesis_settings.register_profile("same", derandomize=True)
 hypothesis_settings.register_profile("explore", max_examples=2000)
 hypothesis_settings.load_profile("same")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--server", default=EMBEDDED, choices=list(SERVERS), help="what the `valkey` fixture starts")
 
 
 def _gpu_is_there() -> bool:
@@ -73,12 +77,11 @@ def free_port() -> int:
 
 
 @pytest.fixture(scope="session")
-def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """URL of a real Valkey server of this test run."""
+def valkey(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[str]:
+    """URL of a real server of this test run: the embedded Valkey, or what ``--server`` names."""
     port = free_port()
-    process = subprocess.Popen(
-        server_command(port, tmp_path_factory.mktemp("valkey"), "process"), stdout=subprocess.DEVNULL
-    )
+    command = command_of(pytestconfig.getoption("server"), port, tmp_path_factory.mktemp("valkey"))
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     url = f"redis://127.0.0.1:{port}/0"
     eventually(lambda: redis.Redis.from_url(url).ping())
     yield url

@@ -6,6 +6,8 @@ import gc
 import uvicorn
 
 from pipeline.api.app import HotPath, create_app
+from pipeline.ledger.rights import demand
+from pipeline.settings import settings
 from pipeline.telemetry import configure_logging
 
 
@@ -16,6 +18,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000)
     options = parser.parse_args()
     configure_logging("api")
+    demand(settings(), "service")
     app = HotPath(create_app())
     gc.collect()
     gc.freeze()  # what is loaded by now stays: it need not be walked again and again (as in tasks/child.py)

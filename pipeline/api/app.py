@@ -20,6 +20,7 @@ from pipeline.contracts.problems import InvalidRequest, NotFound, Problem
 from pipeline.ledger import keys
 from pipeline.ledger.connection import store_problems
 from pipeline.ledger.letters import DeadLetters
+from pipeline.ledger.rights import lacking_async
 from pipeline.outside import Outside
 from pipeline.settings import Settings, settings
 
@@ -134,8 +135,12 @@ def create_app(configured: Settings | None = None) -> FastAPI:
 
     @app.get("/readyz", tags=["health"])
     async def readyz(request: Request) -> Response:
-        """The store answers and a model is released; 503 with the reason otherwise."""
+        """The store takes this API's writes and a model is released; 503 with the reason otherwise."""
         client, until = app.state.client, scores.answer_by(request)
+        with store_problems():
+            lacks = await scores.in_time(lacking_async(client.store, chosen, "service"), until)
+        if lacks:
+            return JsonResponse({"ready": False, "reason": lacks}, 503)
         table = await scores.in_time(client.releases(), until)
         if not table.current:
             return JsonResponse({"ready": False, "reason": "no model is released: run scoreline publish"}, 503)

@@ -8,13 +8,22 @@ import redis
 import redis.asyncio
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as StoreConnectionError
-from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
+from redis.exceptions import NoPermissionError, OutOfMemoryError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as StoreTimeoutError
 from redis.maint_notifications import MaintNotificationsConfig
 from redis.retry import Retry
 
 from pipeline.contracts.problems import Problem, StoreFull, StoreUnavailable
-from pipeline.ledger.direct import DirectAsyncClient, DirectClient, DirectConnection, Packer
+from pipeline.ledger.direct import (
+    DirectAsyncClient,
+    DirectClient,
+    DirectConnection,
+    DirectTlsConnection,
+    FollowingConnection,
+    FollowingTlsConnection,
+    Moved,
+    Packer,
+)
 from pipeline.settings import Settings
 
 # redis-py's types leave open whether replies are bytes or text, and of which shape; ours are always bytes, and of the
@@ -45,13 +54,16 @@ def _options(settings: Settings, extra_wait_s: float) -> dict[str, Any]:
 def connect(settings: Settings, *, extra_wait_s: float = 0.0) -> Client:
     """A synchronous client. ``extra_wait_s``: the longest blocking read it will make."""
     options = _options(settings, extra_wait_s) | {"retry": Retry(NoBackoff(), 0), "command_packer": Packer()}
-    return DirectClient(connection_pool=redis.ConnectionPool.from_url(settings.store_url, **options))
+    kind = FollowingTlsConnection if settings.store_url.startswith("rediss:") else FollowingConnection
+    pool = redis.ConnectionPool.from_url(settings.store_url, connection_class=kind, **options)
+    return DirectClient(connection_pool=pool)
 
 
 def connect_async(settings: Settings) -> AsyncClient:
     """An asynchronous client."""
     options = _options(settings, 0.0) | {"retry": redis.asyncio.retry.Retry(NoBackoff(), 0)}
-    pool = redis.asyncio.ConnectionPool.from_url(settings.store_url, connection_class=DirectConnection, **options)
+    kind = DirectTlsConnection if settings.store_url.startswith("rediss:") else DirectConnection
+    pool = redis.asyncio.ConnectionPool.from_url(settings.store_url, connection_class=kind, **options)
     return DirectAsyncClient(connection_pool=pool, connections=CONNECTIONS, patience_s=settings.store_timeout_s)
 
 
@@ -61,6 +73,10 @@ def as_problem(error: Exception) -> Problem:
         return StoreFull("the store has reached its memory limit; accepted requests go on, send new ones later")
     if isinstance(error, ResponseError) and "MISCONF" in str(error):
         return StoreFull("the store cannot write to its disk; free space there, then send again")
+    if isinstance(error, Moved):
+        return StoreUnavailable(str(error))
+    if isinstance(error, NoPermissionError):
+        return StoreUnavailable(f"the store's user lacks rights; scoreline doctor lists them: {error}")
     if isinstance(error, OUTAGES):
         return StoreUnavailable(f"the store did not answer in time or refused the connection: {error}")
     return StoreUnavailable(f"the store answered with an error: {error}")

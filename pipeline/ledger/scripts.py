@@ -26,6 +26,7 @@ SCRIPTS = (
     "standing",
     "scrub",
     "reopen",
+    "rights",
 )
 
 

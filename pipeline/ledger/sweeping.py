@@ -1,10 +1,11 @@
 """The sweeper's side of the ledger: everything that must happen when nobody else is there to do it."""
 
-from contextlib import suppress
+import math
+import time
 from typing import Literal, NamedTuple
 
 import structlog
-from redis.exceptions import ResponseError
+from redis.exceptions import NoPermissionError, ResponseError
 
 from pipeline.contracts.ids import to_text
 from pipeline.contracts.stages import Priority, State
@@ -26,6 +27,9 @@ MEMORY_FOR_CACHE, MEMORY_FOR_ACCEPT = 0.75, 0.85
 
 RETRY_SHARE, LEAST_RETRIES = 0.2, 10
 """Retries of a lane in ten seconds: at most this share of its first attempts, and so many in any case."""
+
+REFUSED_S = 60.0
+"""After a refusal to say how the store stands it is asked again so much later."""
 
 Shortage = Literal["", "lean", "full"]
 
@@ -50,6 +54,8 @@ class Sweeping:
         self._settings = settings
         self._scripts = Scripts(client)
         self._log_failed = False
+        self._refused = False
+        self._ask_again_at = -math.inf
 
     def lead(
         self,
@@ -71,10 +77,24 @@ class Sweeping:
         return Lead(bool(leads), bool(found), int(now_ms), int(behind_ms))
 
     def shortage(self) -> Shortage:
-        """Whether the store has used so much of its limit that what is accepted needs the rest."""
-        facts = self._client.info("memory", "persistence")
+        """Whether the store has used so much of its limit that what is accepted needs the rest.
+
+        A user that may not ask is told nothing: what remains is the bound on unfinished requests, and the store's own
+        refusal at its limit.
+        """
+        if time.monotonic() < self._ask_again_at:
+            return ""
+        try:
+            facts = self._client.info("memory", "persistence")
+        except ResponseError as error:
+            self._ask_again_at = time.monotonic() + REFUSED_S
+            if not self._refused:
+                self._refused = True
+                log.warning("memory_unknown", error=str(error), reason="INFO is refused: grant it, or watch the memory")
+            return ""
+        self._refused = False
         self._mend_log(failing=facts.get("aof_last_write_status", "ok") != "ok")
-        used, limit = facts["used_memory"], facts["maxmemory"]
+        used, limit = facts.get("used_memory", 0), facts.get("maxmemory", 0)
         if not limit or used <= MEMORY_FOR_CACHE * limit:
             return ""
         return "full" if used > MEMORY_FOR_ACCEPT * limit else "lean"
@@ -88,10 +108,15 @@ class Sweeping:
         if failing:
             self._log_failed = True
         elif self._log_failed:
-            with suppress(ResponseError):  # one is under way, perhaps from before: again when it is done
+            try:
                 self._client.bgrewriteaof()
-                self._log_failed = False
+            except ResponseError as error:
+                if not isinstance(error, NoPermissionError) and "unknown command" not in str(error):
+                    return  # one is under way, perhaps from before: again when it is done
+                log.critical("append_only_file_not_rewritten", error=str(error), reason="send BGREWRITEAOF yourself")
+            else:
                 log.warning("append_only_file_rewritten", reason="a write to it had failed")
+            self._log_failed = False
 
     def server_ms(self) -> float:
         """The server's time (Unix milliseconds), as the scripts know it."""

@@ -1,4 +1,7 @@
-"""The ledger under test: once on fakeredis, once on a real Valkey server. Both must pass every test here."""
+"""The ledger under test: once on fakeredis, once on a real server. Both must pass every test here.
+
+On the real server its three sides are a user that may do what `pipeline.ledger.rights` says, and nothing else.
+"""
 
 import asyncio
 import itertools
@@ -22,6 +25,7 @@ from pipeline.ledger.letters import DeadLetters
 from pipeline.ledger.parcels import Accepted, Submission
 from pipeline.ledger.producing import Producing
 from pipeline.ledger.releases import Release, publish
+from pipeline.ledger.rights import OPTIONAL, Role, needed, rule
 from pipeline.ledger.scripts import Scripts
 from pipeline.ledger.sweeping import Sweeping
 from pipeline.settings import Settings, read_settings
@@ -40,24 +44,29 @@ class SteppedClock:
 
 @dataclass
 class Ledger:
-    """The three sides of the ledger over one server, with short names for what the tests do all the time."""
+    """The three sides of the ledger over one server, with short names for what the tests do all the time.
+
+    ``client`` and ``async_client`` may do anything: with them tests look, and spoil. The ledger has the other two.
+    """
 
     client: Any
     async_client: Any
+    own: Any
+    own_async: Any
     settings: Settings
     runner: asyncio.Runner
     model: ModelRef = REF
     numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def __post_init__(self) -> None:
-        self.producing = Producing(self.async_client, self.settings)
-        self.letters = DeadLetters(self.async_client)
-        self.sweeping = Sweeping(self.client, self.settings)
-        self.scripts = Scripts(self.client)
+        self.producing = Producing(self.own_async, self.settings)
+        self.letters = DeadLetters(self.own_async)
+        self.sweeping = Sweeping(self.own, self.settings)
+        self.scripts = Scripts(self.own)
         release = Release(
             self.model.name, self.model.version, self.model.digest, "", {"properties": {"n": {"type": "number"}}}, 60
         )
-        self.run(publish(self.async_client, release, make_current=True))
+        self.run(publish(self.own_async, release, make_current=True))
 
     def run(self, call: Coroutine[Any, Any, Result]) -> Result:
         return self.runner.run(call)
@@ -65,7 +74,7 @@ class Ledger:
     def worker(self, name: str = "w1") -> Claims:
         """A registered worker's claims."""
         self.scripts.beat(args=[name, "{}", "1"])
-        return Claims(self.client, self.settings, lambda: name)
+        return Claims(self.own, self.settings, lambda: name)
 
     def lane(self, stage: Stage = Stage.PREPROCESS) -> Lane:
         return parse_lane(self.model.lane(stage))
@@ -129,22 +138,46 @@ LedgerMaker = Callable[..., Ledger]
 
 @pytest.fixture(params=["fakeredis", "valkey"])
 def make_ledger(request: pytest.FixtureRequest) -> Iterator[LedgerMaker]:
-    """Make a ledger with other settings, on an empty server. ``user``: ``NAME:PASSWORD`` to connect as."""
+    """Make a ledger with other settings, on an empty server."""
     with asyncio.Runner() as runner:
 
-        def make(*, user: str = "", **environment: str) -> Ledger:
+        def make(**environment: str) -> Ledger:
             values = {f"SCORELINE_{name.upper()}": value for name, value in environment.items()}
             if request.param == "fakeredis":
                 server = fakeredis.FakeServer(server_type="valkey")
                 client, async_client = fakeredis.FakeRedis(server=server), fakeredis.FakeAsyncRedis(server=server)
-                return Ledger(client, async_client, read_settings(values), runner)
+                return Ledger(client, async_client, client, async_client, read_settings(values), runner)
             url = request.getfixturevalue("valkey")
-            redis.Redis.from_url(url).flushall()
-            as_user = url.replace("//", f"//{user}@") if user else url
-            settings = read_settings(values | {"SCORELINE_STORE_URL": as_user})
-            return Ledger(connect(settings, extra_wait_s=2), connect_async(settings), settings, runner)
+            operator = redis.Redis.from_url(url, decode_responses=True)
+            operator.flushall()
+            settings = read_settings(values | {"SCORELINE_STORE_URL": url})
+            own = settings.model_copy(update={"store_url": restricted(operator, settings)})
+            clients = connect(settings, extra_wait_s=2), connect_async(settings)
+            ledger = Ledger(*clients, connect(own, extra_wait_s=2), connect_async(own), settings, runner)
+            operators.append(operator)
+            return ledger
 
+        operators: list[redis.Redis] = []
         yield make
+        for operator in operators:
+            assert denied(operator) == set(), "what no list of rights names"
+
+
+def restricted(operator: redis.Redis, settings: Settings, role: Role = "service", *, name: str = "exact") -> str:
+    """URL of a user that may do what a role needs, and what it uses besides if the server knows it; no more."""
+    names = {str(name).upper() for name in operator.command_list()}
+    known = [command for command in OPTIONAL if command.split()[0] in names]
+    commands = [*needed(settings, role), *(needed(settings, "publisher") if role == "service" else ()), *known]
+    operator.execute_command(
+        "ACL", "SETUSER", name, "reset", "on", ">secret", "-@all", *rule(settings, role, commands).split()
+    )
+    operator.acl_log_reset()
+    return settings.store_url.replace("//", f"//{name}:secret@")
+
+
+def denied(operator: redis.Redis, name: str = "exact") -> set[str]:
+    """Commands, keys and channels that a user was refused."""
+    return {entry["object"] for entry in operator.acl_log() if entry["username"] == name}
 
 
 @pytest.fixture

@@ -215,7 +215,7 @@ def test_two_deployments_on_one_server_do_not_hear_each_other(make_ledger: Ledge
     settings = ledger.settings.model_copy(update={"store_url": ledger.settings.store_url[:-1] + "3"})
     client, async_client = connect(settings), connect_async(settings)
     client.flushdb()
-    other = Ledger(client, async_client, settings, ledger.runner)
+    other = Ledger(client, async_client, client, async_client, settings, ledger.runner)
 
     async def heard() -> tuple[bool, bool]:
         ours, theirs = Endings(ledger.async_client), Endings(async_client)

@@ -103,8 +103,10 @@ def make_machine(make_ledger: LedgerMaker) -> type[RuleBasedStateMachine]:
             self.worker = self.ledger.worker(self.name)
 
         def teardown(self) -> None:
-            self.ledger.client.close()
-            self.ledger.run(self.ledger.async_client.aclose())
+            for client in (self.ledger.client, self.ledger.own):
+                client.close()
+            for client in (self.ledger.async_client, self.ledger.own_async):
+                self.ledger.run(client.aclose())
 
         def now(self) -> float:
             return self.ledger.sweeping.server_ms()

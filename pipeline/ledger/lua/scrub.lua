@@ -94,7 +94,7 @@ for n = 4, #ARGV do
   if kind and LOOK[kind] then
     local ok, reason = pcall(LOOK[kind], ARGV[n], name)
     -- One that nobody can read must not keep the others from their ends. What may not be done at all, is told.
-    if not ok and string.find(type(reason) == 'table' and reason.err or reason, 'NOPERM', 1, true) then error(reason, 0) end
+    if not ok and string.find(type(reason) == 'table' and reason.err or reason, 'permission', 1, true) then error(reason, 0) end
   end
 end
 return { astray, holders }
