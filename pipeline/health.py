@@ -7,7 +7,7 @@ Ready: it can take work, and the store takes its writes.
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import structlog
@@ -58,12 +58,6 @@ class Recent:
                 self._answer = self._check()
                 self._asked = time.monotonic()
             return self._answer
-
-
-def ended(threads: Iterable[threading.Thread]) -> str:
-    """Which of these threads, that run as long as their process, have ended for good; in words."""
-    names = [thread.name for thread in threads if thread.ident is not None and not thread.is_alive()]
-    return f"its {', '.join(names)} has ended" if names else ""
 
 
 class HealthServer:
