@@ -1,9 +1,11 @@
 """Tenants: a request is its producer's alone, as are its cached answers; and each tenant's requests are counted."""
 
+import asyncio
 from typing import Any
 
 import pytest
 
+from pipeline.client import AsyncScoringClient
 from pipeline.contracts.cache_keys import cache_keys
 from pipeline.contracts.problems import AlreadyEnded, Gone, NotFound, Problem, RateLimited
 from pipeline.contracts.stages import Stage, State
@@ -369,3 +371,27 @@ def test_an_end_already_reached_is_not_told_to_another_tenant(ledger: Ledger) ->
         cancel(ledger, ALICE, request_id)
     with pytest.raises(NotFound):
         cancel(ledger, BOB, request_id)
+
+
+@pytest.mark.parametrize("make_ledger", ["valkey"], indirect=True)
+def test_an_announced_end_is_told_to_its_tenant_only(ledger: Ledger) -> None:
+    """Every API process hears all ends, with their records."""
+    (request_id,) = ledger.accept(owner=A.owner)
+
+    async def run() -> list[Any]:
+        async with AsyncScoringClient(settings=ledger.settings) as client:
+            callers = (ALICE, BOB, OPERATOR)
+            client.listen()
+            await client._here().endings._ready.wait()  # or they look for themselves
+            waits = [asyncio.create_task(client.wait_for(request_id, 30, caller=caller)) for caller in callers]
+            waits += [asyncio.create_task(client.wait_for_all([request_id], 30, caller)) for caller in callers]  # type: ignore[arg-type]
+            await asyncio.sleep(0)  # all wait for the announcement
+            await ledger.producing.cancel(request_id, ALICE)
+            return await asyncio.gather(*waits, return_exceptions=True)
+
+    alice, bob, operator, all_of_alice, all_of_bob, all_of_operator = ledger.run(run())
+    assert alice["error"]["message"] == "cancelled by its producer"
+    assert alice == operator
+    assert all_of_alice == all_of_operator == [alice]
+    assert isinstance(bob, NotFound)
+    assert [type(each) for each in all_of_bob] == [NotFound]
