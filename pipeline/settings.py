@@ -52,6 +52,9 @@ class Settings(BaseSettings):
     idempotency_ttl: float = Field(86_400, ge=1, description="How long an idempotency key is kept after the end.")
     max_attempts: int = Field(3, ge=1, description="Starts that may fail before a request is dead-lettered.")
     max_losses: int = Field(20, ge=1, description="Times a request's worker may vanish before it is dead-lettered.")
+    share_results: bool = Field(
+        False, description="Whether API keys share flights and cached answers: each learns what others have scored."
+    )
     max_waiting: int = Field(2_000_000, ge=1, description="Unfinished requests beyond which new ones are refused.")
     key_rate: float = Field(0, ge=0, description="Requests per second that one API key may send; 0: any number.")
     key_in_flight: int = Field(0, ge=0, description="Unfinished requests that one API key may have; 0: any number.")

@@ -2,10 +2,12 @@
 
 import hashlib
 import hmac
+from collections.abc import Collection
 
 from fastapi import Request
 
 from pipeline.contracts.problems import Forbidden, Unauthorized
+from pipeline.contracts.tenants import WITHOUT_KEYS, Caller, Role, tenant_of_digest
 from pipeline.settings import Settings
 
 
@@ -15,15 +17,18 @@ class Access:
     def __init__(self, settings: Settings) -> None:
         self._producers = settings.api_keys
         self._operators = settings.operator_keys
+        self._callers = {digest: Caller(tenant_of_digest(digest), Role.PRODUCER) for digest in settings.api_keys} | {
+            digest: Caller(tenant_of_digest(digest), Role.OPERATOR) for digest in settings.operator_keys
+        }
 
-    def producer(self, request: Request) -> str:
-        """The caller's key digest ('' where no keys are set); Unauthorized. Operators may do what producers may."""
+    def caller(self, request: Request) -> Caller:
+        """Who calls a producer's route; Unauthorized. Operators may do what producers may."""
         if not self._producers:
-            return ""
+            return WITHOUT_KEYS
         digest = self._digest(request)
-        if not _among(digest, self._producers | self._operators):
+        if not _among(digest, self._callers.keys()):
             raise Unauthorized("send a known key: Authorization: Bearer KEY")
-        return digest
+        return self._callers[digest]
 
     def operator(self, request: Request) -> None:
         """Unauthorized without a key, Forbidden for a producer's."""
@@ -44,6 +49,6 @@ class Access:
         return hashlib.sha256(key.strip().encode()).hexdigest()
 
 
-def _among(digest: str, known: frozenset[str]) -> bool:
+def _among(digest: str, known: Collection[str]) -> bool:
     # Every known digest is compared, in the same time whichever fits.
     return sum(hmac.compare_digest(digest, other) for other in known) > 0

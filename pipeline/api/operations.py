@@ -20,7 +20,7 @@ router = APIRouter()
 @router.get("/v1/models", tags=["models"])
 async def models(request: Request) -> Response:
     """Every released version, its state and its input schema."""
-    request.app.state.access.producer(request)
+    request.app.state.access.caller(request)
     table = await in_time(request.app.state.client.releases(), answer_by(request))
     return JsonResponse({"models": table.documents()})
 
@@ -28,7 +28,7 @@ async def models(request: Request) -> Response:
 @router.get("/v1/stats", tags=["operations"])
 async def stats(request: Request) -> Response:
     """What waits, what is claimed, who works."""
-    request.app.state.access.producer(request)
+    request.app.state.access.caller(request)
     state = request.app.state
     overview = await in_time(read_overview(state.client.store, state.settings), answer_by(request))
     overview["breakers"] += [{**breaker, "worker": "api", "stage": None} for breaker in state.outside.states()]

@@ -14,6 +14,7 @@ from pipeline.contracts.envelope import ScoreRequest, ScoreRow, check_envelope
 from pipeline.contracts.ids import from_text
 from pipeline.contracts.problems import DeadlineExceeded, InvalidRequest, Overloaded, Problem, StoreUnavailable
 from pipeline.contracts.status import Status
+from pipeline.contracts.tenants import Caller
 from pipeline.ledger import keys
 from pipeline.ledger.parcels import Accepted, Known
 
@@ -93,19 +94,19 @@ async def in_time(call: Awaitable[Given], until: float) -> Given:
 async def submit(request: Request) -> Response:
     """Hand in one request. 202 with its status document and Location; with ``wait``, 200 if it ended in time."""
     state = request.app.state
-    scope = state.access.producer(request)
+    caller = state.access.caller(request)
     seconds, until = wait_seconds(request), answer_by(request)
     key = idempotency_key(request)
     envelope = check_envelope(await read_json(request, state.settings.max_body_bytes))
     client = _client(request)
-    accepted = await client.accept_request(envelope, key, scope=scope, no_cache=no_cache(request), by=until)
+    accepted = await client.accept_request(envelope, key, tenant=caller.tenant, no_cache=no_cache(request), by=until)
     begins = isinstance(accepted, Accepted) and not accepted.end  # who waits for it has no use for its first status
-    status = None if seconds and begins else await client.status_of(accepted, by=until)
+    status = None if seconds and begins else await client.status_of(accepted, caller=caller, by=until)
     if seconds and (status is None or not has_ended(status)):
         with contextlib.suppress(StoreUnavailable, Overloaded):  # it is accepted, and its producer has to know its id
-            status = await _wait(request, accepted.id, seconds, until) or status
+            status = await _wait(request, accepted.id, caller, seconds, until) or status
     if status is None:
-        status = await client.status_of(accepted, by=until)
+        status = await client.status_of(accepted, caller=caller, by=until)
     headers = {"Location": f"/v1/scores/{status['request_id']}"}
     return JsonResponse(status, status_code=200 if has_ended(status) else 202, headers=headers)
 
@@ -117,7 +118,7 @@ async def submit_batch(request: Request) -> Response:
     With ``wait``: the statuses once all have ended, or as they stand when the time is over.
     """
     state = request.app.state
-    scope = state.access.producer(request)
+    caller = state.access.caller(request)
     seconds = wait_seconds(request)
     rows = _rows(await read_json(request, state.settings.max_body_bytes), state.settings.max_rows)
     if no_cache(request):
@@ -126,12 +127,12 @@ async def submit_batch(request: Request) -> Response:
     answers: list[Answer] = []
 
     async def accept_all() -> None:
-        async for part in client.accept_parts(parts_of(rows, keys.SCRIPT_LIMIT), scope=scope):
+        async for part in client.accept_parts(parts_of(rows, keys.SCRIPT_LIMIT), tenant=caller.tenant):
             answers.extend(part)
 
     try:
         await in_time(accept_all(), until)
-        found = await in_time(client.standing(answers), until)
+        found = await in_time(client.standing(answers, caller), until)
     except Problem as problem:
         # The store went away in between: what was accepted before must not be unsaid.
         if not any(isinstance(answer, Accepted) for answer in answers):
@@ -139,12 +140,17 @@ async def submit_batch(request: Request) -> Response:
         answers += [problem] * (len(rows) - len(answers))
         found = {answer.id: problem for answer in answers if isinstance(answer, Known)}
     if seconds and state.waits < state.settings.max_waits:
-        found |= await _ends(request, answers, found, seconds, until)
+        found |= await _ends(request, answers, found, caller, seconds, until)
     return JsonResponse({"results": [_row(place, answer) for place, answer in enumerate(told(answers, found))]})
 
 
 async def _ends(
-    request: Request, answers: list[Answer], found: dict[bytes, Status | Problem], seconds: float, until: float
+    request: Request,
+    answers: list[Answer],
+    found: dict[bytes, Status | Problem],
+    caller: Caller,
+    seconds: float,
+    until: float,
 ) -> dict[bytes, Status | Problem]:
     """How those stand that had not ended, once all have, or when the time is over."""
     waiting = [answer.id for answer in answers if isinstance(answer, Accepted) and not answer.end]
@@ -154,7 +160,7 @@ async def _ends(
     state = request.app.state
     state.waits += 1
     try:
-        statuses = await in_time(_client(request).wait_for_all(waiting, seconds), until + seconds)
+        statuses = await in_time(_client(request).wait_for_all(waiting, seconds, caller), until + seconds)
     except (StoreUnavailable, Overloaded):
         return {}  # they are accepted, and their producer has to know their ids
     finally:
@@ -189,29 +195,29 @@ def _rows(document: Any, limit: int) -> list[Any]:
 @router.get("/{request_id}", response_model=Status, openapi_extra={"parameters": [_WAIT]})
 async def read(request: Request, request_id: str) -> Response:
     """How a request stands; with ``wait``, as soon as it has ended."""
-    request.app.state.access.producer(request)
+    caller = request.app.state.access.caller(request)
     seconds, until = wait_seconds(request), answer_by(request)
-    status = await _client(request).get(request_id, by=until)
+    status = await _client(request).get(request_id, caller=caller, by=until)
     if seconds and not has_ended(status):
-        status = await _wait(request, from_text(request_id), seconds, until) or status
+        status = await _wait(request, from_text(request_id), caller, seconds, until) or status
     return JsonResponse(status)
 
 
 @router.delete("/{request_id}", response_model=Status)
 async def cancel(request: Request, request_id: str) -> Response:
     """End a request that scoring has not begun. 409 if it has ended otherwise, or is being scored."""
-    request.app.state.access.producer(request)
-    return JsonResponse(await in_time(_client(request).cancel(request_id), answer_by(request)))
+    caller = request.app.state.access.caller(request)
+    return JsonResponse(await in_time(_client(request).cancel(request_id, caller=caller), answer_by(request)))
 
 
-async def _wait(request: Request, request_id: bytes, seconds: float, until: float) -> Status | None:
+async def _wait(request: Request, request_id: bytes, caller: Caller, seconds: float, until: float) -> Status | None:
     """The end if it comes in time, else the latest status read; None if as many wait as may. DeadlineExceeded."""
     state = request.app.state
     if state.waits >= state.settings.max_waits:
         return None
     state.waits += 1
     try:
-        status = await _client(request).wait_for(request_id, seconds, by=until + seconds)
+        status = await _client(request).wait_for(request_id, seconds, caller=caller, by=until + seconds)
     finally:
         state.waits -= 1
     if status is not None and status["state"] == "expired":

@@ -30,11 +30,12 @@ from pipeline.contracts.ids import from_text
 from pipeline.contracts.problems import InvalidRequest, Problem
 from pipeline.contracts.stages import ENDS, Priority
 from pipeline.contracts.status import Status
+from pipeline.contracts.tenants import NAMELESS, STORE, Caller, Tenant
 from pipeline.ledger import keys
 from pipeline.ledger.connection import AsyncClient
 from pipeline.ledger.endings import looks
 from pipeline.ledger.parcels import Accepted, Known, Submission, idempotency
-from pipeline.ledger.records import status_of, unpack_entry
+from pipeline.ledger.records import owner_of, status_of, unpack_entry
 from pipeline.ledger.releases import ReleaseTable
 from pipeline.outside import Outside
 from pipeline.settings import Settings, read_settings
@@ -180,39 +181,43 @@ class AsyncScoringClient:
             "allow_degraded": allow_degraded,
         }
         key = None if idempotency_key is None else check_key(idempotency_key)
-        submission = _submission(check_envelope(document), key, "", no_cache=no_cache)
+        submission = _submission(check_envelope(document), key, NAMELESS, no_cache=no_cache)
         session = self._here()
         by = session.by()
         accepted = await _accept(session, submission, by)
-        return accepted.status() if isinstance(accepted, Accepted) else await session.read(accepted.id, by)
+        return accepted.status() if isinstance(accepted, Accepted) else await session.read((accepted.id, STORE), by)
 
     async def accept_request(
         self,
         request: ScoreRequest,
         key: str | None = None,
         *,
-        scope: str = "",
+        tenant: Tenant = NAMELESS,
         no_cache: bool = False,
         by: float | None = None,
     ) -> Accepted | Known:
-        """Hand in a checked request. ``scope``: whose key it is (the digest of an API key in hex; '' for none).
+        """Hand in a checked request. ``tenant``: whose it is.
 
         ``by``: when the store must have answered (the event loop's time), here and in other methods: else
         StoreUnavailable, or Overloaded at once if it is clear that it will not.
         """
-        submission, session = _submission(request, key, scope, no_cache=no_cache), self._here()
+        submission, session = _submission(request, key, tenant, no_cache=no_cache), self._here()
         return await _accept(session, submission, by or session.by(), shed=by is not None)
 
-    async def status_of(self, accepted: Accepted | Known, *, by: float | None = None) -> Status:
+    async def status_of(self, accepted: Accepted | Known, *, caller: Caller = STORE, by: float | None = None) -> Status:
         """The status of what was just accepted."""
-        return accepted.status() if isinstance(accepted, Accepted) else await self._read(accepted.id, by)
+        return accepted.status() if isinstance(accepted, Accepted) else await self._read(accepted.id, caller, by)
 
-    async def _read(self, request_id: bytes, by: float | None) -> Status:
+    async def _read(self, request_id: bytes, caller: Caller, by: float | None) -> Status:
         session = self._here()
-        return await session.read(request_id, by or session.by(), shed=by is not None)
+        return await session.read((request_id, caller), by or session.by(), shed=by is not None)
 
     async def submit_many(
-        self, requests: Iterable[Request] | AsyncIterable[Request], *, chunk: int = keys.SCRIPT_LIMIT, scope: str = ""
+        self,
+        requests: Iterable[Request] | AsyncIterable[Request],
+        *,
+        chunk: int = keys.SCRIPT_LIMIT,
+        tenant: Tenant = NAMELESS,
     ) -> AsyncIterator[Status | Problem]:
         """Hand in any number of requests; for each, in order, its status or the problem it was refused for.
 
@@ -221,29 +226,29 @@ class AsyncScoringClient:
         What the iterable raises is raised here, after the answers to what it gave before.
         """
         try:
-            async for answers in self.submit_parts(parts_of(requests, min(chunk, keys.SCRIPT_LIMIT)), scope=scope):
+            async for answers in self.submit_parts(parts_of(requests, min(chunk, keys.SCRIPT_LIMIT)), tenant=tenant):
                 for answer in answers:
                     yield answer
         except SourceFailed as failed:
             raise failed.error from None
 
     async def submit_parts(
-        self, parts: AsyncGenerator[list[Request], None], *, scope: str = ""
+        self, parts: AsyncGenerator[list[Request], None], *, tenant: Tenant = NAMELESS
     ) -> AsyncGenerator[list[Status | Problem], None]:
         """As ``submit_many``, a part of at most ``SCRIPT_LIMIT`` requests at a time."""
-        async for answers in self.accept_parts(parts, scope=scope):
+        async for answers in self.accept_parts(parts, tenant=tenant):
             yield told(answers, await self.standing(answers))
 
-    async def standing(self, answers: Iterable[Answer]) -> dict[bytes, Status | Problem]:
+    async def standing(self, answers: Iterable[Answer], caller: Caller = STORE) -> dict[bytes, Status | Problem]:
         """How those requests stand by now that were known already, by id; one round trip."""
         known = [answer.id for answer in answers if isinstance(answer, Known)]
         if not known:
             return {}
         persistence = self._here().persistence
-        return dict(zip(known, await persistence.read(known, persistence.by()), strict=True))
+        return dict(zip(known, await persistence.read(known, persistence.by(), [caller] * len(known)), strict=True))
 
     async def accept_parts(
-        self, parts: AsyncGenerator[list[Request], None], *, scope: str = ""
+        self, parts: AsyncGenerator[list[Request], None], *, tenant: Tenant = NAMELESS
     ) -> AsyncGenerator[list[Answer], None]:
         """As ``submit_parts``, with what the ledger has answered instead of status documents."""
         # The next part is read, checked and packed while the one before is in flight, and sent once that is accepted:
@@ -269,7 +274,7 @@ class AsyncScoringClient:
                 if part is None:
                     break
                 reading = asyncio.create_task(_next(parts))
-                started = asyncio.create_task(_submit_part(persistence, part, under_way, scope))
+                started = asyncio.create_task(_submit_part(persistence, part, under_way, tenant))
                 await asyncio.sleep(0)  # pack it before the answers to the last one are handled
                 if under_way is not None:
                     yield await under_way
@@ -328,7 +333,12 @@ class AsyncScoringClient:
         return told(answers, await self._ends_of(waiting | known, math.inf, look_first=known))
 
     async def _ends_of(
-        self, request_ids: Collection[bytes], until: float, *, look_first: Collection[bytes] = ()
+        self,
+        request_ids: Collection[bytes],
+        until: float,
+        *,
+        look_first: Collection[bytes] = (),
+        caller: Caller = STORE,
     ) -> dict[bytes, Status | Problem]:
         """The statuses of requests once all have ended, or as they stand ``until`` then (the event loop's time)."""
         session = self._here()
@@ -338,7 +348,7 @@ class AsyncScoringClient:
 
         async def look(ids: list[bytes]) -> None:
             by = min(persistence.by(), until + LATE_S)
-            for request_id, status in zip(ids, await persistence.read(ids, by), strict=True):
+            for request_id, status in zip(ids, await persistence.read(ids, by, [caller] * len(ids)), strict=True):
                 found[request_id] = status
                 if isinstance(status, Problem) or has_ended(status):
                     missing.discard(request_id)
@@ -352,6 +362,8 @@ class AsyncScoringClient:
                 await look(ids)
                 break
             for request_id, record in (await endings.wait(ids, min(left, next(rely_s)))).items():
+                if not caller.sees(owner_of(record)):
+                    continue
                 found[request_id] = status_of(request_id, unpack_entry(record))
                 missing.discard(request_id)
             endings.forget(ids)
@@ -359,9 +371,12 @@ class AsyncScoringClient:
                 await look(list(missing))
         return found
 
-    async def get(self, request_id: str, *, by: float | None = None) -> Status:
-        """How a request stands; NotFound, Gone, InvalidRequest (malformed id)."""
-        return await self._read(_id(request_id), by)
+    async def get(self, request_id: str, *, caller: Caller = STORE, by: float | None = None) -> Status:
+        """How a request stands; NotFound, Gone, InvalidRequest (malformed id).
+
+        ``caller``: for whom, here and in other methods. What it must not see is answered as if it had never been.
+        """
+        return await self._read(_id(request_id), caller, by)
 
     async def get_many(self, request_ids: Sequence[str]) -> list[Status | Problem]:
         """How many requests stand, in order; NotFound or Gone in the place of those without a record."""
@@ -372,13 +387,13 @@ class AsyncScoringClient:
             answers += await persistence.read(ids[start : start + READ_LIMIT], persistence.by())
         return answers
 
-    async def cancel(self, request_id: str) -> Status:
+    async def cancel(self, request_id: str, *, caller: Caller = STORE) -> Status:
         """End a request that scoring has not begun; its status, also if it was cancelled before.
 
         NotFound, Gone, AlreadyEnded (otherwise), TooLate (it is being scored and will end by itself).
         """
         persistence = self._here().persistence
-        return await persistence.cancel(_id(request_id), persistence.by())
+        return await persistence.cancel(_id(request_id), persistence.by(), caller)
 
     async def wait(self, request_id: str, timeout_s: float = 30.0) -> Status:
         """The status once the request has ended, or as it stands when ``timeout_s`` have passed.
@@ -388,7 +403,7 @@ class AsyncScoringClient:
         request, session = _id(request_id), self._here()
         session.endings.start()
         until = session.loop_time() + timeout_s
-        status = await session.read(request, session.by(until + LATE_S))
+        status = await session.read((request, STORE), session.by(until + LATE_S))
         return status if has_ended(status) else await _end_of(session, request, until) or status
 
     async def wait_on(self, status: Status, timeout_s: float) -> Status:
@@ -397,16 +412,20 @@ class AsyncScoringClient:
             return status
         return await self.wait_for(from_text(status["request_id"]), timeout_s) or status
 
-    async def wait_for(self, request_id: bytes, timeout_s: float, *, by: float | None = None) -> Status | None:
+    async def wait_for(
+        self, request_id: bytes, timeout_s: float, *, caller: Caller = STORE, by: float | None = None
+    ) -> Status | None:
         """The same by id, for a request that has not ended; None if ``timeout_s`` pass before it was looked at."""
         session = self._here()
         session.endings.start()
-        return await _end_of(session, request_id, session.loop_time() + timeout_s, by)
+        return await _end_of(session, request_id, session.loop_time() + timeout_s, caller, by)
 
-    async def wait_for_all(self, request_ids: Sequence[bytes], timeout_s: float) -> list[Status | Problem]:
+    async def wait_for_all(
+        self, request_ids: Sequence[bytes], timeout_s: float, caller: Caller = STORE
+    ) -> list[Status | Problem]:
         """The statuses of requests once all of them have ended, or as they stand when ``timeout_s`` have passed."""
         self.listen()
-        found = await self._ends_of(request_ids, asyncio.get_running_loop().time() + timeout_s)
+        found = await self._ends_of(request_ids, asyncio.get_running_loop().time() + timeout_s, caller=caller)
         return [found[request_id] for request_id in request_ids]
 
     async def score(
@@ -416,7 +435,7 @@ class AsyncScoringClient:
         session = self._here()
         session.endings.start()
         document = {"model": model, "features": features, "priority": priority, "timeout_s": timeout_s}
-        submission = _submission(check_envelope(document), None, "", no_cache=False)
+        submission = _submission(check_envelope(document), None, NAMELESS, no_cache=False)
         until = session.loop_time() + timeout_s
         accepted = await _accept(session, submission, session.by(until + LATE_S))
         if isinstance(accepted, Accepted):
@@ -425,7 +444,7 @@ class AsyncScoringClient:
             ended = await _end_of(session, accepted.id, until + SWEEP_S)
             if ended is not None:
                 return ended
-        return await session.read(accepted.id, session.by(until + SWEEP_S + LATE_S))
+        return await session.read((accepted.id, STORE), session.by(until + SWEEP_S + LATE_S))
 
     def listen(self) -> None:
         """Begin to hear of ends. Who waits for one begins it by itself; who will, saves the first of them a look."""
@@ -437,10 +456,10 @@ class AsyncScoringClient:
         return await persistence.releases(persistence.by(), fresh=fresh)
 
 
-def _submission(request: ScoreRequest, key: str | None, scope: str, *, no_cache: bool) -> Submission:
+def _submission(request: ScoreRequest, key: str | None, tenant: Tenant, *, no_cache: bool) -> Submission:
     held = b""
     if key is not None:
-        held = idempotency(scope, key, request.model, request.features, request.priority, request.timeout_s)
+        held = idempotency(tenant.name, key, request.model, request.features, request.priority, request.timeout_s)
     return Submission(
         request.model,
         request.features,
@@ -449,7 +468,7 @@ def _submission(request: ScoreRequest, key: str | None, scope: str, *, no_cache:
         request.allow_degraded,
         held,
         no_cache,
-        bytes.fromhex(scope[:16]),
+        tenant.owner,
     )
 
 
@@ -468,17 +487,19 @@ async def _accept(session: Session, submission: Submission, by: float, *, shed: 
         return await session.persistence.after_refusal(refusal, again, by)
 
 
-async def _end_of(session: Session, request_id: bytes, until: float, by: float | None = None) -> Status | None:
+async def _end_of(
+    session: Session, request_id: bytes, until: float, caller: Caller = STORE, by: float | None = None
+) -> Status | None:
     """The status of a request once it has ended, or as it stands ``until`` then; None if it was not looked at."""
     rely_s = looks()
     status: Status | None = None
     while (status is None or not has_ended(status)) and (left := until - session.loop_time()) > 0:
         announced = await session.endings.wait([request_id], min(left, next(rely_s)))
         session.endings.forget([request_id])
-        if announced:
+        if announced and caller.sees(owner_of(announced[request_id])):
             status = status_of(request_id, unpack_entry(announced[request_id]))
         else:
-            status = await session.read(request_id, by or session.by(until + LATE_S), shed=by is not None)
+            status = await session.read((request_id, caller), by or session.by(until + LATE_S), shed=by is not None)
     return status
 
 
@@ -487,7 +508,7 @@ async def _next(parts: AsyncIterator[list[Request]]) -> list[Request] | None:
 
 
 async def _submit_part(
-    persistence: Persistence, requests: Sequence[Request], after: asyncio.Task[list[Answer]] | None, scope: str
+    persistence: Persistence, requests: Sequence[Request], after: asyncio.Task[list[Answer]] | None, tenant: Tenant
 ) -> list[Answer]:
     answers: list[Any] = []
     submissions: list[Submission] = []
@@ -495,7 +516,7 @@ async def _submit_part(
         try:
             row = request if isinstance(request, ScoreRequest) else check_row(request)
             key, no_cache = (row.idempotency_key, row.no_cache) if isinstance(row, ScoreRow) else (None, False)
-            submissions.append(_submission(row, key, scope, no_cache=no_cache))
+            submissions.append(_submission(row, key, tenant, no_cache=no_cache))
             answers.append(None)
         except Problem as problem:
             answers.append(problem)

@@ -136,7 +136,7 @@ class FakeScoringClient:
         self._check_open()
         known = self._statuses.get(request_id)
         if known is not None and not has_ended(known):
-            self._end(request_id, State.CANCELLED, None, "cancelled", "cancelled by its producer")
+            self._end(request_id, State.CANCELLED, None, "cancelled", "cancelled through the store")
         status = self.get(request_id)
         if status["state"] != "cancelled":
             raise AlreadyEnded(f"{request_id} has ended: {status['state']}")

@@ -22,6 +22,7 @@ from tenacity import (
 from pipeline.client.limits import Calls
 from pipeline.contracts.problems import Problem, StoreUnavailable
 from pipeline.contracts.status import Status
+from pipeline.contracts.tenants import STORE, Caller
 from pipeline.ledger.parcels import RECEIPT_S, Accepted, Known, Parcel, Submission
 from pipeline.ledger.producing import Producing
 from pipeline.ledger.releases import ReleaseTable
@@ -126,15 +127,17 @@ class Persistence:
             raise refusal
         return await self._again(accept, by, refusal, retry_if_exception(refused))
 
-    async def read(self, request_ids: Sequence[bytes], by: float) -> list[Status | Problem]:
-        """How requests stand, through outages."""
+    async def read(
+        self, request_ids: Sequence[bytes], by: float, callers: Sequence[Caller] | None = None
+    ) -> list[Status | Problem]:
+        """How requests stand, through outages. ``callers``: for whom each is read."""
         async with self._calls.limit(by):
-            return await self._through_outages(lambda: self._producing.read(request_ids), by)
+            return await self._through_outages(lambda: self._producing.read(request_ids, callers), by)
 
-    async def cancel(self, request_id: bytes, by: float) -> Status:
+    async def cancel(self, request_id: bytes, by: float, caller: Caller = STORE) -> Status:
         """Cancel a request, through outages: who is told that it is cancelled already may have done it."""
         async with self._calls.limit(by):
-            return await self._through_outages(lambda: self._producing.cancel(request_id), by)
+            return await self._through_outages(lambda: self._producing.cancel(request_id, caller), by)
 
     async def releases(self, by: float, *, fresh: bool) -> ReleaseTable:
         """The releases. One try."""

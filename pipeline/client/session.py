@@ -3,10 +3,13 @@
 import asyncio
 import contextlib
 import math
+from collections.abc import Sequence
 
 from pipeline.client.gathering import Gathering
 from pipeline.client.persistence import Persistence
+from pipeline.contracts.problems import Problem
 from pipeline.contracts.status import Status
+from pipeline.contracts.tenants import Caller
 from pipeline.ledger import keys
 from pipeline.ledger.connection import connect_async
 from pipeline.ledger.endings import Endings
@@ -30,7 +33,11 @@ class Session:
         self.endings = Endings(self.store)
         self.accept: Gathering[Submission, Accepted | Known]
         self.accept = Gathering(self.persistence.accept_once, keys.SCRIPT_LIMIT)
-        self.read: Gathering[bytes, Status] = Gathering(self.persistence.read, READ_LIMIT)
+        self.read: Gathering[tuple[bytes, Caller], Status] = Gathering(self._read, READ_LIMIT)
+
+    async def _read(self, asked: Sequence[tuple[bytes, Caller]], by: float) -> list[Status | Problem]:
+        request_ids, callers = zip(*asked, strict=True)
+        return await self.persistence.read(request_ids, by, callers)
 
     def loop_time(self) -> float:
         """The event loop's time."""

@@ -7,19 +7,20 @@ from typing import Any
 
 from pipeline.contracts.canonical import canonical
 from pipeline.contracts.lanes import ModelRef
+from pipeline.contracts.tenants import NOBODY
 
 PREPROCESSING_VERSION = 1
 """To be raised whenever ``preprocess`` makes something else of the same input and the same artifact."""
 
 
-def cache_keys(model: ModelRef, *, allow_degraded: bool) -> Callable[[Mapping[str, Any]], bytes]:
+def cache_keys(model: ModelRef, *, allow_degraded: bool, owner: bytes = NOBODY) -> Callable[[Mapping[str, Any]], bytes]:
     """What makes the cache keys of features for a model.
 
-    A key is 16 bytes of SHA-256 over model version, preprocessing version and canonical input; empty for features that
-    are no JSON: they stand apart. Who accepts no fallback's answer does not share the computation of those who do, for
-    it may end in one.
+    A key is 16 bytes of SHA-256 over model version, preprocessing version, owner (a tenant's bytes) and canonical
+    input; empty for features that are no JSON: they stand apart. So one tenant never learns what another has scored.
+    A request that accepts no fallback's answer does not share the computation of those that do, for it may end in one.
     """
-    begun = _begun(model, PREPROCESSING_VERSION, allow_degraded)
+    begun = _begun(model, PREPROCESSING_VERSION, allow_degraded, owner)
 
     def cache_key(features: Mapping[str, Any]) -> bytes:
         try:
@@ -34,7 +35,9 @@ def cache_keys(model: ModelRef, *, allow_degraded: bool) -> Callable[[Mapping[st
 
 
 @lru_cache(maxsize=1024)
-def _begun(model: ModelRef, preprocessing: int, allow_degraded: bool) -> "hashlib._Hash":
+def _begun(model: ModelRef, preprocessing: int, allow_degraded: bool, owner: bytes) -> "hashlib._Hash":
     """The digest of what many requests have in common. Its length is fixed: what follows cannot be taken for it."""
-    version = canonical([model.name, model.version, model.digest, model.pool, preprocessing, allow_degraded])
-    return hashlib.sha256(hashlib.sha256(version).digest())
+    common = [model.name, model.version, model.digest, model.pool, preprocessing, allow_degraded]
+    if owner != NOBODY:  # the nameless tenant's keys stay what they were before there were tenants
+        common.append(owner.hex())
+    return hashlib.sha256(hashlib.sha256(canonical(common)).digest())

@@ -40,7 +40,7 @@ class Ties(NamedTuple):
 
     ``key``: its idempotency key and the digest of its body, 16 bytes each; empty without.
     ``cache_key``: the same 16 bytes for requests that one computation answers; empty if it stands apart.
-    ``owner``: 8 bytes for the API key whose share of unfinished requests it is part of; empty if keys have no limits.
+    ``owner``: its tenant's 8 bytes; empty if a release before tenants has accepted it.
     """
 
     flight: bytes = b""

@@ -13,7 +13,18 @@ from pipeline.contracts.ids import accepted_ms
 from pipeline.contracts.lanes import Lane, parse_lane
 from pipeline.contracts.stages import ENDS, Priority, Stage, State, deadline_of
 from pipeline.contracts.status import Failure
-from pipeline.contracts.work import NO_ATTEMPTS, Attempts, Carry, Completed, Ended, Header, Outcome, RetryLater, Work
+from pipeline.contracts.work import (
+    NO_ATTEMPTS,
+    Attempts,
+    Carry,
+    Completed,
+    Ended,
+    Header,
+    Outcome,
+    RetryLater,
+    Ties,
+    Work,
+)
 from pipeline.ledger import keys
 from pipeline.ledger.connection import Client
 from pipeline.ledger.letters import pack_letter
@@ -22,6 +33,7 @@ from pipeline.ledger.records import (
     End,
     end_of,
     for_itself_alone,
+    owner_of,
     pack_attempts,
     pack_entry,
     pack_front,
@@ -362,4 +374,5 @@ def _unreadable(
     model = lane.model
     header = Header(model.name, model.version, bytes.fromhex(model.digest), model.pool, Priority.LOW, 0, 0, True)
     reason = f"its stored form cannot be read: {type(error).__name__}: {error}"
-    return Work(request_id, score, header, Carry(0), None, blob, attempts, reason, pack_front(header), left_s)
+    front = pack_front(header, Ties(owner=owner_of(blob)))
+    return Work(request_id, score, header, Carry(0), None, blob, attempts, reason, front, left_s)

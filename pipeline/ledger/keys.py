@@ -47,7 +47,7 @@ key               type    life                         what
 ``firsts``        hash    for ever                     LANE -> first attempts in ten seconds   }
 ``pace``          string  3 s, while there is one      lanes with a backlog: ``LANE RATE`` lines
 ``degraded``      string  10 s, while it is true       too few workers live: batches may take longer meanwhile
-``owned``         hash    while any is unfinished      OWNER -> unfinished requests of an API key
+``owned``         hash    while any is unfinished      OWNER -> unfinished requests of a tenant, if it has any
 ``due``           hash    for ever (few)               OWNER -> when its next request is due at its rate (ms)
 ``leader``        string  1.5 s                        the sweeper that leads
 ``audit``         string  while the proof runs         what befalls batches and requests is logged in ``events``
@@ -69,7 +69,7 @@ key               type    life                         what
 ``QUEUE``         list                                 the broker's queue of bells (kombu's format and keys)
 ================= ======= ============================ ========================================================
 
-ID is 16 bytes, OWNER 8 (of an API key's digest), INCARNATION 32 hex digits, LANE and QUEUE as in ``contracts.lanes``,
+ID is 16 bytes, OWNER 8 (a tenant's), INCARNATION 32 hex digits, LANE and QUEUE as in ``contracts.lanes``,
 FIELD ``PID:NUMBER``, WAKE ``INCARNATION:FIELD``. The cache, which may live elsewhere, has its own legend in ``cache``.
 """
 

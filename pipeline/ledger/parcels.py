@@ -11,6 +11,7 @@ from pipeline.contracts.ids import random_tails
 from pipeline.contracts.problems import InvalidRequest, Problem
 from pipeline.contracts.stages import Priority
 from pipeline.contracts.status import Status
+from pipeline.contracts.tenants import NOBODY
 from pipeline.contracts.work import Carry, Header, Ties
 from pipeline.ledger.cache import CacheReader
 from pipeline.ledger.records import (
@@ -42,20 +43,20 @@ class Submission:
     """What ``idempotency`` made of the producer's key and this request; empty without a key."""
     no_cache: bool = False
     """Compute it anew, and for this request alone."""
-    owner: bytes = b""
-    """8 bytes for the API key that it came with; empty without one."""
+    owner: bytes = NOBODY
+    """Its tenant's."""
 
 
 def idempotency(
-    scope: str, key: str, model: str, features: Mapping[str, Any], priority: str, timeout_s: float
+    tenant: str, key: str, model: str, features: Mapping[str, Any], priority: str, timeout_s: float
 ) -> bytes:
-    """A producer's idempotency key, within its scope, and the digest of the body that it stands for (16 bytes each).
+    """A tenant's idempotency key (``tenant`` is its name), and the digest of the body it stands for; 16 bytes each.
 
     Whether two bodies are the same is decided as by their RFC 8785 texts; see ``contracts.canonical``.
     """
     try:
         seconds = int(timeout_s) if timeout_s == int(timeout_s) else timeout_s  # the form that it would be given
-        return digest(scope, key) + digest(model, features, priority, seconds)
+        return digest(tenant, key) + digest(model, features, priority, seconds)
     except (TypeError, ValueError) as error:
         message = f"cannot be compared: {error}"
         raise InvalidRequest(f"features {message}", errors=[{"pointer": "/features", "message": message}]) from error
@@ -97,7 +98,7 @@ class _Row:
     record: bytes
     cache_key: bytes
     key: bytes
-    owner: bytes = b""
+    owner: bytes
     end: bytes | None = None
 
 
@@ -109,7 +110,8 @@ class _Kind(NamedTuple):
     cache_key: Callable[[Mapping[str, Any]], bytes]
 
 
-def _pin(release: Release, submission: Submission) -> _Kind:
+def _pin(release: Release, submission: Submission, *, shared: bool) -> _Kind:
+    """``shared``: all tenants share their answers."""
     header = Header(
         release.name,
         release.version,
@@ -121,7 +123,8 @@ def _pin(release: Release, submission: Submission) -> _Kind:
         submission.allow_degraded,
         release.cache_s,
     )
-    return _Kind(release, header, cache_keys(release.ref, allow_degraded=submission.allow_degraded))
+    owner = NOBODY if shared else submission.owner
+    return _Kind(release, header, cache_keys(release.ref, allow_degraded=submission.allow_degraded, owner=owner))
 
 
 class Parcel:
@@ -152,20 +155,25 @@ class Parcel:
             1000 / settings.key_rate if settings.key_rate else 0,
             settings.key_in_flight,
         ]
-        limited = bool(settings.key_rate or settings.key_in_flight)
-        kinds: dict[tuple[str, int, int, bool], _Kind] = {}
+        kinds: dict[tuple[str, int, int, bool, bytes], _Kind] = {}
         for place, (submission, tail) in enumerate(zip(self.submissions, self._tails, strict=True)):
             try:
-                kind = submission.model, submission.priority, submission.timeout_ms, submission.allow_degraded
+                kind = (
+                    submission.model,
+                    submission.priority,
+                    submission.timeout_ms,
+                    submission.allow_degraded,
+                    submission.owner,
+                )
                 if kind not in kinds:
-                    kinds[kind] = _pin(table.resolve(submission.model), submission)
+                    kinds[kind] = _pin(table.resolve(submission.model), submission, shared=settings.share_results)
                 release, header, cache_key = kinds[kind]
                 packed = pack_features(submission.features, release.feature_names)
                 shared = b"" if submission.no_cache else cache_key(submission.features)
             except Problem as problem:
                 self.refused[place] = problem
                 continue
-            owner = submission.owner if limited else b""
+            owner = submission.owner
             record = pack_front(header, Ties(b"", submission.key, shared, owner)) + packed
             cacheable = shared if release.cache_s else b""
             self.sent.append(_Row(place, header, tail, release.scoring_lane, record, cacheable, submission.key, owner))

@@ -14,12 +14,13 @@ from pipeline.contracts.problems import (
 )
 from pipeline.contracts.stages import ENDS, PRIORITY_STEP, Stage, State
 from pipeline.contracts.status import Failure, Status
+from pipeline.contracts.tenants import STORE, Caller
 from pipeline.ledger import keys
 from pipeline.ledger.cache import CacheReader
 from pipeline.ledger.connection import AsyncClient, store_problems
 from pipeline.ledger.finishing import finish_arguments, finish_head
 from pipeline.ledger.parcels import Accepted, Known, Parcel, Submission
-from pipeline.ledger.records import End, Entry, status_of, unpack_attempts, unpack_entry
+from pipeline.ledger.records import End, Entry, owner_of, status_of, unpack_attempts, unpack_entry
 from pipeline.ledger.refusals import refusal
 from pipeline.ledger.releases import ReleaseTable, read_releases
 from pipeline.ledger.scripts import Scripts
@@ -123,15 +124,16 @@ class Producing:
                 answers[place] = refusal(letter, request_id, unfinished, row.header, self._settings)
         return answers
 
-    async def cancel(self, request_id: bytes) -> Status:
+    async def cancel(self, request_id: bytes, caller: Caller = STORE) -> Status:
         """End a request that scoring has not claimed yet; its status, also if it was cancelled before.
 
-        NotFound, Gone, AlreadyEnded (otherwise), TooLate (scoring has claimed it: it will end by itself).
+        NotFound, Gone (both also for one that ``caller`` must not see), AlreadyEnded (otherwise), TooLate (scoring has
+        claimed it: it will end by itself).
         """
         while True:
             with store_problems():
                 blob = await self._client.get(keys.record(request_id))
-            if blob is None:
+            if blob is None or not caller.sees(owner_of(blob)):
                 raise (await self._absent([request_id]))[0]
             entry = unpack_entry(blob)
             if entry.ended:
@@ -140,32 +142,37 @@ class Producing:
                 with store_problems():
                     await self._confirm()
                 return status_of(request_id, entry)
-            if not await self._cancel(request_id, entry):
+            if not await self._cancel(request_id, entry, caller.cancelled(owner_of(blob))):
                 (now,) = await self.read([request_id])
                 if isinstance(now, Problem) or now["state"] in ENDS:
                     continue
                 raise TooLate(f"{to_text(request_id)} is being scored: it will end by itself")
 
-    async def _cancel(self, request_id: bytes, entry: Entry) -> bool:
+    async def _cancel(self, request_id: bytes, entry: Entry, message: str) -> bool:
         with store_problems():
             now_ms = await self._now_ms()
             tried = await self._client.hget(keys.ATTEMPTS, entry.ties.flight or request_id)
-            error = Failure(category="cancelled", stage=None, message="cancelled by its producer", retryable=False)
+            error = Failure(category="cancelled", stage=None, message=message, retryable=False)
             end = End(now_ms, None, error, unpack_attempts(tried).starts)
             head = finish_head(self._settings, State.CANCELLED, only_late=False)
             arguments = [*head, *finish_arguments(request_id, entry, State.CANCELLED, end)]
             (ended,) = await self._durably(self._scripts.finish, arguments)
             return bool(ended)
 
-    async def read(self, request_ids: Sequence[bytes]) -> list[Status | Problem]:
-        """The status documents of requests, in order; NotFound or Gone in the place of those without a record."""
+    async def read(
+        self, request_ids: Sequence[bytes], callers: Sequence[Caller] | None = None
+    ) -> list[Status | Problem]:
+        """The status documents of requests, in order; NotFound or Gone in the place of those without a record.
+
+        ``callers``: for whom each is read. What its caller must not see is answered as if there were no record.
+        """
         answers: list[Any] = [None] * len(request_ids)
         unfinished: list[_Unfinished] = []
         absent: list[int] = []
         with store_problems():
             blobs = await self._client.mget([keys.record(request_id) for request_id in request_ids])
             for place, (request_id, blob) in enumerate(zip(request_ids, blobs, strict=True)):
-                if blob is None:
+                if blob is None or (callers and not callers[place].sees(owner_of(blob))):
                     absent.append(place)
                     continue
                 entry = unpack_entry(blob)

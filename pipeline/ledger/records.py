@@ -4,7 +4,8 @@ The front is whose it is: its ties and its header. Scripts read it, too, and put
 front of another that has joined it:
 
     1 byte    flags: 1 has joined a flight, 2 has an idempotency key, 4 has a cache key, 8 its answer may be given
-              again, 16 was given the answer of another, 32 counts as its owner's
+              again, 16 was given the answer of another, 32 has an owner (none has only what was accepted before
+              there were tenants)
     16 bytes  the flight                            } each only
     32 bytes  the idempotency key and body digest   } if its flag
     16 bytes  the cache key                         } is
@@ -30,6 +31,7 @@ from pipeline.contracts.ids import accepted_ms, rfc3339, to_text
 from pipeline.contracts.problems import InvalidRequest
 from pipeline.contracts.stages import ENDS, LABELS, Stage, State
 from pipeline.contracts.status import Failure, Status
+from pipeline.contracts.tenants import OWNER_BYTES
 from pipeline.contracts.work import NO_ATTEMPTS, Attempt, Attempts, Carry, Header, Ties
 
 ACCEPTED = "accepted"
@@ -170,6 +172,14 @@ def ties_of(front: bytes) -> Ties:
     """The ties in a front."""
     flight, key, cache_key, owner = _ENDS_OF_TIES[front[0]]
     return Ties(front[1:flight], front[flight:key], front[key:cache_key], front[cache_key:owner])
+
+
+def owner_of(blob: bytes) -> bytes:
+    """The owner in a stored value's front; empty if it has none, or is no value."""
+    if not 32 <= (blob[0] if blob else 0) < 64:
+        return b""
+    owner = blob[slice(*_ENDS_OF_TIES[blob[0]][2:])]
+    return owner if len(owner) == OWNER_BYTES else b""
 
 
 def header_of(front: bytes) -> Header:

@@ -10,13 +10,13 @@ from redis.exceptions import NoPermissionError, ResponseError
 from pipeline.contracts.ids import to_text
 from pipeline.contracts.stages import Priority, State
 from pipeline.contracts.status import Failure
-from pipeline.contracts.work import Carry, Header
+from pipeline.contracts.work import Carry, Header, Ties
 from pipeline.ledger import keys
 from pipeline.ledger.claiming import fan_out, release_claims
 from pipeline.ledger.connection import Client
 from pipeline.ledger.finishing import finish_arguments, finish_head
 from pipeline.ledger.measuring import FIRSTS_S
-from pipeline.ledger.records import ACCEPTED, End, Entry, pack_front, unpack_attempts, unpack_entry
+from pipeline.ledger.records import ACCEPTED, End, Entry, owner_of, pack_front, unpack_attempts, unpack_entry
 from pipeline.ledger.roster import server_ms
 from pipeline.ledger.scripts import Scripts
 from pipeline.settings import LONGER, Settings
@@ -245,4 +245,4 @@ def _readable(blob: bytes | None) -> Entry:
         return unpack_entry(blob or b"")
     except (ValueError, TypeError):
         header = Header("unknown", "0", b"", "", Priority.LOW, 0, 0, True)
-        return Entry(ACCEPTED, header, Carry(0), None, pack_front(header))
+        return Entry(ACCEPTED, header, Carry(0), None, pack_front(header, Ties(owner=owner_of(blob or b""))))

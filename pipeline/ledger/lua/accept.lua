@@ -1,6 +1,6 @@
 -- Accept requests: record, waiting entry, deadline and bell; or what is there already for their keys.
 -- ARGV: epoch, max_waiting, receipt (16 random bytes), its life in ms, result_ttl ms, idempotency_ttl ms, the rest of the
---       record of who joins a flight, ms between two requests of one API key (0: any), unfinished requests of one API key
+--       record of who joins a flight, ms between two requests of one tenant (0: any), unfinished requests of one tenant
 --       (0: any), '1' if the parcel was sent before, then five for each request: id tail (10 bytes), scoring lane ('' if
 --       the record is its end, from the cache), priority, timeout_ms, record.
 -- Returns {'stale'} (the releases changed: resolve again), or {'ok', answers, unfinished}: for each request 17 bytes, a
@@ -240,12 +240,12 @@ for _, join in ipairs(order) do
 end
 if #keep > 1 then redis.call(unpack(keep)) end
 if fresh > 0 then redis.call(unpack(open)) end
+count_owned(owned, 1)
 if #keep_flights > 1 then redis.call(unpack(keep_flights)) end
 commit_ends(ended, ends, 'succeeded', ARGV[5], ARGV[6])
 redis.call('SET', P .. 'a:' .. ARGV[3], reply, 'PX', ARGV[4])
 for _, join in ipairs(order) do reposition(join[1], join[2]) end
 for scoring in pairs(lanes) do ring((lanes_of(scoring)), now) end
-count_owned(owned, 1)
 shares.keep()
 count('accepted', fresh + #ended)
 return { 'ok', reply, unfinished }

@@ -36,7 +36,7 @@ for i = 3, #ARGV, 5 do
     local lane = not output and preprocess or kind_of(output) == PREPROCESS and scoring or postprocess
     if live and joined then redis.call('ZADD', P .. 'm:' .. flight, score, id) end
     redis.call('ZADD', P .. 'q:' .. lane, waiting_score(flight, score) or score, flight)
-    if live then redis.call('ZADD', P .. 'open', 'NX', deadline, id) end
+    if live and redis.call('ZADD', P .. 'open', 'NX', deadline, id) == 1 then count_owned({ record }, 1) end
     if lane ~= postprocess then uncommit(flight, score) end
     tell('ZADD', P .. 'lanes', 'NX', int(now), lane)
     ring(lane, now)

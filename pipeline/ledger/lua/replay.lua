@@ -13,16 +13,17 @@ end
 local now = now_ms()
 local joined = redis.call('HEXISTS', P .. 'joined', flight) == 1 -- an earlier call has begun it
 local several = joined or ARGV[7] == '1'
-local ids, records, held, again, died = {}, {}, {}, 0, {}
+local ids, back, held, again, died = {}, {}, {}, 0, {} -- back: records of those that are not open already
 local members, open, set = { 'ZADD', P .. 'm:' .. flight }, { 'ZADD', P .. 'open' }, { 'MSET' }
 for i = 8, #ARGV, 4 do
   local id, deadline, record = ARGV[i], now + ARGV[i + 2], ARGV[i + 3]
   died[#died + 1] = id
-  if redis.call('ZSCORE', P .. 'open', id) and not end_of(redis.call('GET', P .. 'r:' .. id)) then -- by another replay
+  local is_open = redis.call('ZSCORE', P .. 'open', id)
+  if is_open and not end_of(redis.call('GET', P .. 'r:' .. id)) then -- by another replay
     again = again + 1
   elseif record ~= '' then
     ids[#ids + 1] = id
-    records[#records + 1] = record
+    if not is_open then back[#back + 1] = record end
     set[#set + 1], set[#set + 2] = P .. 'r:' .. id, record
     local key, body = key_of(record)
     if key then held[#held + 1] = { P .. 'k:' .. key, id, body } end
@@ -52,8 +53,8 @@ if #ids > 0 then
     tell('ZADD', P .. 'lanes', 'NX', int(now), lane)
   end
   redis.call(unpack(open))
+  count_owned(back, 1)
   redis.call(unpack(set))
-  count_owned(records, 1)
   count('replayed', #ids)
   if joined then reposition(flight, scoring) else ring(lane, now) end
 end

@@ -26,8 +26,8 @@ local FILL = 0.8
 -- A refusal's letter with a number of ms, in the 17 bytes of an answer.
 local function refusal(letter, ms) return letter .. string.format('%016.0f', math.min(ms, 1e12)) end
 
--- Shares of API keys. every: ms between two requests of one key (0: as many as it likes), a second's worth of which may
--- come at once (the generic cell rate algorithm, ITU-T I.371). most: its unfinished requests (0: any number).
+-- Shares of tenants. every: ms between two requests of one (0: as many as it likes), a second's worth of which may come at
+-- once (the generic cell rate algorithm, ITU-T I.371). most: its unfinished requests (0: any number).
 local function make_shares(now, every, most)
   local shares = { due = {}, owned = {} }
 

@@ -100,11 +100,13 @@ local function after_keys(value)
   return after_flight(value) + (flags % 4 >= 2 and 32 or 0) + (flags % 8 >= 4 and 16 or 0)
 end
 
--- The API key whose share of unfinished requests it is part of, or nil.
+-- The tenant of whose unfinished requests it is one, or nil: the nameless tenant's (tenants.py) are not counted.
+local NOBODY = string.rep('\0', 8)
 local function owner_of(value)
   if string.byte(value) >= 32 then
     local at = after_keys(value)
-    return string.sub(value, at, at + 7)
+    local owner = string.sub(value, at, at + 7)
+    return owner ~= NOBODY and owner or nil
   end
 end
 
@@ -149,7 +151,7 @@ local function ties_of(value)
     at = at + 16
   end
   if flags >= 32 then owner = sub(value, at, at + 7) end
-  return key, body, cache_key, owner
+  return key, body, cache_key, owner ~= NOBODY and owner or nil
 end
 
 local function count(name, n)

@@ -16,14 +16,19 @@ local function holding(held)
   return n > 0 and set or nil
 end
 
--- Requests of API keys have come (1) or ended (-1). records: any, most have no owner.
+-- Requests of tenants have come (1) or ended (-1). records: any, whoever's. It is counted whether keys have limits or not:
+-- so those can be set at any time. Called right after what it counts has been written. A tenant that has none left has no
+-- field, which also takes back what a count has missed.
 local function count_owned(records, step)
   local sums = {}
   for _, record in ipairs(records) do
     local owner = byte(record) >= 32 and owner_of(record)
     if owner then sums[owner] = (sums[owner] or 0) + step end
   end
-  for owner, sum in pairs(sums) do tell('HINCRBY', P .. 'owned', owner, sum) end
+  for owner, sum in pairs(sums) do
+    local left = tell('HINCRBY', P .. 'owned', owner, sum)
+    if type(left) == 'number' and left <= 0 then tell('HDEL', P .. 'owned', owner) end
+  end
 end
 
 -- Tell who waits for ends. A small announcement carries the records, which saves everybody who waits the look: a round

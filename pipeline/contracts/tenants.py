@@ -1,0 +1,62 @@
+"""Tenants: whose a request is, and who may see it.
+
+A tenant is whoever an API key stands for. Its requests, idempotency keys, cached answers and limits are its own. What
+comes without a key - through the store's own client, or where no keys are set - is the nameless tenant's.
+"""
+
+from enum import StrEnum
+from typing import NamedTuple
+
+OWNER_BYTES = 8
+NOBODY = bytes(OWNER_BYTES)
+"""The nameless tenant's owner bytes. It has no limits, so nothing is counted for it (see ``lua/prelude/base.lua``)."""
+
+
+class Tenant(NamedTuple):
+    """``name``: the scope of its idempotency keys. ``owner``: 8 bytes that stand for it in records and cache keys."""
+
+    name: str = ""
+    owner: bytes = NOBODY
+
+
+def tenant_of_digest(digest: str) -> Tenant:
+    """The tenant of a nameless API key, by the key's SHA-256 digest in hex."""
+    return Tenant(digest, bytes.fromhex(digest[: 2 * OWNER_BYTES]))
+
+
+class Role(StrEnum):
+    """What a caller may see. The store's own client sees what the store sees, and so does an operator."""
+
+    PRODUCER = "producer"
+    OPERATOR = "operator"
+    STORE = "store"
+
+
+class Caller(NamedTuple):
+    """Who reads or cancels: its tenant and its role."""
+
+    tenant: Tenant
+    role: Role
+
+    def sees(self, owner: bytes) -> bool:
+        """Whether it may see a request of this owner.
+
+        No owner at all is noted of what a release before tenants has accepted. Any key that knows such an id sees it,
+        as before: whoever polls for it during an upgrade gets its answer.
+        """
+        return self.role is not Role.PRODUCER or not owner or owner == self.tenant.owner
+
+    def cancelled(self, owner: bytes) -> str:
+        """By whom a request of this owner was cancelled, if this caller does it."""
+        if self.role is Role.STORE:
+            return "cancelled through the store"
+        if self.role is Role.PRODUCER or (owner or NOBODY) == self.tenant.owner:
+            return "cancelled by its producer"
+        return "cancelled by an operator"
+
+
+NAMELESS = Tenant()
+STORE = Caller(NAMELESS, Role.STORE)
+"""The store's own client."""
+WITHOUT_KEYS = Caller(NAMELESS, Role.OPERATOR)
+"""Whoever calls an API that has no keys set: it may do everything."""
