@@ -14,7 +14,8 @@ from scoring.bert import Encoder, config_of, weights_of
 from scoring.pieces import Architecture, Pieces
 
 Ids = npt.NDArray[np.uint16]
-STEP = 8
+SHORTEST = 8
+STEP = 4
 """Between the lengths, in tokens, that texts are padded to; longer ones have longer steps, of less than an eighth."""
 ROWS = 16
 """Texts in the largest block: more together are no faster on a CPU."""
@@ -23,7 +24,7 @@ ROWS = 16
 def padded(tokens: int) -> int:
     """The length that a text of so many tokens is padded to, whatever stands beside it."""
     step = max(STEP, (1 << (tokens - 1).bit_length()) // 16)
-    return max(1, -(-tokens // step)) * step
+    return max(SHORTEST, -(-tokens // step) * step)
 
 
 class Relevance(Architecture):
@@ -32,7 +33,8 @@ class Relevance(Architecture):
     A row comes as uint16 (little-endian): how many tokens the query has, then the query's ids and the passage's.
 
     A block has all its texts at one of few lengths (``padded``). The kernels for that length give a text the same bits
-    among 1, 2, 4, 8 and 16 of them: a product over all tokens of a block has a multiple of 8 rows.
+    among 1, 2, 4, 8 and 16 of them: a product over all tokens of a block has a multiple of 4 rows, 8 at least. (Of
+    fewer, and of what is left over, kernels of their own take care.)
     """
 
     rows, least = ROWS, 1
