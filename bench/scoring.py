@@ -60,7 +60,7 @@ def bare_loop(store: ModelStore, *, grouped_by_length: bool = True) -> tuple[Way
     from scoring.architectures import build
     from scoring.device import cores_given, open_device
     from scoring.model import MOST_PADDED
-    from scoring.pieces import grouped
+    from scoring.pieces import Block, blocks
 
     torch.set_num_threads(read_settings().torch_threads or cores_given())
     artifact = store.load(MODEL, "1")
@@ -73,11 +73,16 @@ def bare_loop(store: ModelStore, *, grouped_by_length: bool = True) -> tuple[Way
     @torch.inference_mode()
     def run(batch: Sequence[bytes]) -> None:
         pieces, sizes = module.pieces(batch)
-        groups = grouped(sizes, MOST_PADDED) if grouped_by_length else [list(range(len(sizes)))]
-        outputs, order = [], []
-        for group in groups:
-            outputs.append(module(*device.stage(module.stage([pieces[place] for place in group]))))
-            order += group
+        if grouped_by_length:
+            parts = list(blocks(sizes, module.rows, module.least, MOST_PADDED, varied=device.exact))
+        else:
+            parts = [Block(range(len(sizes)), max(sizes), len(sizes))]
+        outputs: list[torch.Tensor] = []
+        order: list[int] = []
+        for places, size, rows in parts:
+            arguments = device.stage(module.stage([pieces[place] for place in places], size, rows))
+            outputs.append(module(*arguments)[: len(places)])
+            order += places
         together = torch.cat(outputs)
         in_place = torch.empty_like(together)
         in_place[torch.tensor(order, device=together.device)] = together

@@ -25,6 +25,8 @@ class Device(ABC):
 
     asynchronous: bool
     """Whether this process can do something else while the device computes, at no cost."""
+    exact: bool
+    """Whether a row has the same bits at each place in blocks of one shape, and of those that an architecture names."""
 
     @abstractmethod
     def stage(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -45,7 +47,7 @@ class Device(ABC):
 class Cpu(Device):
     """The cores that this process was given."""
 
-    asynchronous = False
+    asynchronous, exact = False, True
 
     def __init__(self, name: str = "cpu") -> None:
         super().__init__(name)
@@ -68,7 +70,7 @@ class Cpu(Device):
 class Gpu(Device):
     """One CUDA device: copies travel beside the kernels, from and to pinned memory."""
 
-    asynchronous = True
+    asynchronous, exact = True, False  # kernels may divide a sum differently from one tile to the next
 
     def __init__(self, name: str) -> None:
         super().__init__(name)

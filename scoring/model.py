@@ -2,9 +2,9 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import safetensors.torch
 import structlog
@@ -16,7 +16,7 @@ from pipeline.model_store import Artifact
 from scoring.architectures import build
 from scoring.device import Device, Numbers
 from scoring.failures import kind_of
-from scoring.pieces import grouped
+from scoring.pieces import Block, blocks
 
 log = structlog.get_logger()
 DEFAULT_BATCH = 64
@@ -26,7 +26,12 @@ PACE_WEIGHT = 0.5
 FIRST_BATCH = 4
 """Where rows differ in size: from there a batch is twice as large as any before it, at most."""
 MOST_PADDED = 16_384
-"""How large a group of pieces may be, padding included (tokens, for text), if the manifest does not say."""
+"""How large a block of pieces may be, padding included (tokens, for text), if the manifest does not say."""
+NUMBERS = 64
+"""Rows whose numbers are made of their pieces' outputs together: always as many, for the same bits."""
+DECIMALS = {torch.float64: 6, torch.float32: 5, torch.bfloat16: 3, torch.float16: 3}
+"""Of a number, on a device that is not exact. (Kernels for different shapes differ by 1.2e-7 in the relevance model's
+float32, and by 8e-4 in its bfloat16; there all blocks of a size have one shape, and what is left is less.)"""
 BESIDE_S = 0.02
 """A batch of a model that computes for so long on the CPU does so beside claiming and settling others."""
 
@@ -52,8 +57,11 @@ class LoadedModel:
             raise ArtifactCorrupt(f"{artifact.folder}: the weights do not fit the architecture: {error}") from error
         dtype = getattr(torch, manifest.get("dtype", {}).get(device.place.type, "float32"))
         self._module.to(device.place, dtype).eval()
+        self._decimals = None if device.exact else DECIMALS[dtype]
+        self._varied = device.exact  # else all blocks of a size have one shape
         self._most_padded: int = manifest.get("max_padded", MOST_PADDED)
         self._example = b""
+        self._example_answer: Answer = math.nan
         self.warm_s = 0.0
         """How long the largest batch took when it was warm."""
 
@@ -70,6 +78,9 @@ class LoadedModel:
             wrong = [answer for answer in answers if isinstance(answer, OutOfMemory) or not math.isfinite(answer)]
             if wrong:
                 raise ArtifactCorrupt(f"{self.name} gives {wrong[0]} for its own example, in a batch of {size}")
+            if size == 1:
+                (self._example_answer,) = answers
+            self._compare(answers)
         self.overlaps = self.device.asynchronous or self.warm_s > BESIDE_S
         _, sizes = self._module.pieces([example])
         if max(sizes) > 1:
@@ -79,14 +90,22 @@ class LoadedModel:
             self.took(self.most, self.warm_s)
 
     def cold_sizes(self) -> list[Callable[[], None]]:
-        """Calls that run the example in batches of the sizes in between: kernels are chosen by size, at first use."""
-        return [partial(self._warm, 1 << power) for power in range(1, (self.most - 1).bit_length())]
+        """Calls that run the example in blocks of the sizes in between: kernels are chosen by size, at first use."""
+        least, rows = self._module.least, self._module.rows
+        between = range(least.bit_length(), (min(self.most, rows) - 1).bit_length()) if self._varied else ()
+        return [partial(self._warm, 1 << power) for power in between]
 
     def _warm(self, size: int) -> None:
         try:
-            self.run([self._example] * size)
+            self._compare(self.run([self._example] * size))
         except Exception as error:  # noqa: BLE001 - nobody waits for it; a real batch of that size will tell
             log.warning("warm_up_failed", model=self.name, batch=size, reason=str(error))
+
+    def _compare(self, answers: Sequence[Answer]) -> None:
+        """Blocks are of one size only from here on, if the example's answer depends on their size or its place."""
+        if self._varied and any(answer != self._example_answer for answer in answers):
+            self._varied = False
+            log.warning("answers_differ_by_block", model=self.name, device=str(self.device.place), batch=len(answers))
 
     def run(self, bodies: Sequence[bytes]) -> list[Answer]:
         """The model's own number for each encoded row, in 0..1 (or none: NaN); OutOfMemory for one that does not fit.
@@ -100,7 +119,8 @@ class LoadedModel:
     @property
     def batch_limit(self) -> int:
         """How many rows make a batch of about SLICE_S at most, by how long they have taken lately."""
-        in_time = int(SLICE_S / self._row_s) if self._row_s else self.most
+        # Fewer rows than the smallest block has take as long as it.
+        in_time = max(self._module.least, int(SLICE_S / self._row_s)) if self._row_s else self.most
         return max(1, min(self.most, self._tried, in_time))
 
     def took(self, rows: int, seconds: float) -> None:
@@ -108,72 +128,103 @@ class LoadedModel:
         self._tried = max(self._tried, 2 * rows)
         self._row_s += PACE_WEIGHT * (seconds / rows - self._row_s) if self._row_s else seconds / rows
 
-    def staged(self, bodies: Sequence[bytes]) -> tuple[list[tuple[Tensor, ...]], list[int]]:
-        """A batch on its way to the device: the arguments of each group of pieces, and the places of all pieces."""
+    def staged(self, bodies: Sequence[bytes]) -> "Staged":
+        """A batch on its way to the device."""
         pieces, sizes = self._module.pieces(bodies)
-        groups = list(grouped(sizes, self._most_padded))
-        arguments = [self.device.stage(self._module.stage([pieces[place] for place in group])) for group in groups]
-        return arguments, [place for group in groups for place in group]
+        parts = list(self._blocks(sizes))
+        arguments = [
+            self.device.stage(self._module.stage([pieces[place] for place in block.places], block.size, block.rows))
+            for block in parts
+        ]
+        return Staged(parts, arguments, len(pieces), len(bodies))
+
+    def _blocks(self, sizes: Sequence[int]) -> Iterator[Block]:
+        return blocks(sizes, self._module.rows, self._module.least, self._most_padded, varied=self._varied)
 
     @torch.inference_mode()
-    def computed(self, arguments: Sequence[tuple[Tensor, ...]], order: Sequence[int]) -> Tensor:
+    def computed(self, batch: "Staged") -> Tensor:
         """One number for each row (float64), on the device."""
-        outputs = torch.cat([self._module(*of_group) for of_group in arguments])
-        in_place = torch.empty_like(outputs)
-        in_place[torch.tensor(order, device=outputs.device)] = outputs
-        return self._module.raw(in_place)
+        outputs = [
+            self._module(*arguments)[: len(block.places)]
+            for block, arguments in zip(batch.blocks, batch.arguments, strict=True)
+        ]
+        return self._numbers(torch.cat(outputs), [place for block in batch.blocks for place in block.places], batch)
+
+    def _numbers(self, outputs: Tensor, places: Sequence[int], batch: "Staged") -> Tensor:
+        """The number of each row, from outputs of the pieces at these places; a row that lacks one has any number."""
+        each = batch.pieces // batch.rows
+        filled = -(-batch.rows // NUMBERS) * NUMBERS
+        in_place = outputs.new_zeros(filled * each, *outputs.shape[1:])
+        in_order = places == list(range(len(places)))
+        in_place[slice(len(places)) if in_order else torch.tensor(places, device=outputs.device)] = outputs
+        return torch.cat([self._module.raw(part) for part in in_place.split(NUMBERS * each)])[: batch.rows]
+
+    def rounded(self, numbers: Numbers) -> Numbers:
+        """To as many decimals as this device gives a row wherever it is computed; on a CPU as they are."""
+        return numbers if self._decimals is None else [round(number, self._decimals) for number in numbers]
 
     def piecemeal(self, bodies: Sequence[bytes]) -> list[Answer]:
         """The same when memory has run out: in halves, until what does not fit stands alone.
 
-        A size at which all halves fit is remembered: larger groups are not tried again. MemoryGone if nothing fits.
+        A size at which all halves fit is remembered: larger blocks are not tried again. MemoryGone if nothing fits.
         """
         pieces, sizes = self._module.pieces(bodies)
         outputs: dict[int, Tensor] = {}
-        for group in grouped(sizes, self._most_padded):
-            self._fit([(place, pieces[place]) for place in group], sizes[group[0]], outputs)
+        for block in self._blocks(sizes):
+            self._fit(block, pieces, outputs)
         if len(outputs) < len(pieces):
             self._check_memory()
         if not outputs:
             return [self._does_not_fit() for _ in bodies]
-        none = torch.full_like(next(iter(outputs.values())), torch.nan)
-        numbers = self._module.raw(torch.stack([outputs.get(place, none) for place in range(len(pieces))])).tolist()
+        together, batch = torch.stack(list(outputs.values())), Staged([], [], len(pieces), len(bodies))
+        with torch.inference_mode():
+            numbers = self.rounded(self._numbers(together, list(outputs), batch).tolist())
         each = len(pieces) // len(bodies)
         fits = [all(each * row + part in outputs for part in range(each)) for row in range(len(bodies))]
         return [number if fit else self._does_not_fit() for number, fit in zip(numbers, fits, strict=True)]
 
-    def _fit(self, group: Sequence[tuple[int, Any]], largest: int, outputs: dict[int, Tensor]) -> bool:
-        """Compute a group into ``outputs``, by place, in as many parts as it takes; whether all of it fitted."""
+    def _fit(self, block: Block, pieces: Sequence[Any], outputs: dict[int, Tensor]) -> bool:
+        """Compute a block into ``outputs``, by place, in as many parts as it takes; whether all of it fitted."""
+        places, size, rows = block
         try:
             with torch.inference_mode():
-                arguments = self.device.stage(self._module.stage([piece for _, piece in group]))
-                computed = self._module(*arguments).cpu()
+                arguments = self.device.stage(self._module.stage([pieces[place] for place in places], size, rows))
+                computed = self._module(*arguments)[: len(places)].cpu()
         except Exception as error:
             if kind_of(error) is not OutOfMemory:
                 raise
         else:
-            outputs.update(zip((place for place, _ in group), computed, strict=True))
+            outputs.update(zip(places, computed, strict=True))
             return True
         self.device.free_cache()
-        if len(group) == 1:
+        smaller = max(self._module.least, rows // 2)
+        if len(places) == 1 and smaller == rows:
             return False
-        middle = len(group) // 2
-        parts = [self._fit(part, largest, outputs) for part in (group[:middle], group[middle:])]
-        size = largest * (len(group) - middle)
-        if all(parts) and size < self._most_padded:
-            log.warning("batch_size_learned", model=self.name, device=str(self.device.place), padded=size)
-            self._most_padded = size
-        return all(parts)
+        middle = len(places) // 2
+        parts = [Block(part, size, smaller) for part in (places[:middle], places[middle:]) if part]
+        fit = [self._fit(part, pieces, outputs) for part in parts]
+        if all(fit) and smaller < rows and size * smaller < self._most_padded:
+            self._most_padded = size * smaller
+            log.warning("batch_size_learned", model=self.name, device=str(self.device.place), padded=self._most_padded)
+        return all(fit)
 
     def _check_memory(self) -> None:
         """If not even the model's example fits, it is not the rows' fault."""
-        pieces, _ = self._module.pieces([self._example])
-        fitted: dict[int, Tensor] = {}
-        if not self._fit([(0, pieces[0])], 1, fitted):
+        pieces, sizes = self._module.pieces([self._example])
+        if not self._fit(Block([0], sizes[0], self._module.least), pieces, {}):
             raise MemoryGone(f"{self.name}: nothing fits into the memory of {self.device.place} any more")
 
     def _does_not_fit(self) -> OutOfMemory:
         return OutOfMemory(f"this input does not fit into the memory of {self.device.place}, even alone")
+
+
+class Staged(NamedTuple):
+    """A batch on its way to the device: the arguments of each block, and how many ``pieces`` and ``rows`` it has."""
+
+    blocks: Sequence[Block]
+    arguments: Sequence[tuple[Tensor, ...]]
+    pieces: int
+    rows: int
 
 
 class Computation:
@@ -188,7 +239,7 @@ class Computation:
         self.took_s = 0.0
         """How long it took, once it is collected; 0 if it failed or came piecemeal."""
         try:
-            self._arguments, self._order = model.staged(bodies)
+            self._staged = model.staged(bodies)
         except Exception as error:  # noqa: BLE001 - raised when it is collected
             self._failure = error
 
@@ -198,7 +249,7 @@ class Computation:
             self._began = time.monotonic()
             try:
                 self._wait = self._model.device.start(
-                    lambda: self._model.computed(self._arguments, self._order), beside=self._model.overlaps
+                    lambda: self._model.computed(self._staged), beside=self._model.overlaps
                 )
             except Exception as error:  # noqa: BLE001 - raised when it is collected
                 self._failure = error
@@ -209,7 +260,7 @@ class Computation:
             if self._failure is not None:
                 raise self._failure
             assert self._wait is not None, "launch first"
-            numbers: list[Answer] = list(self._wait())
+            numbers: list[Answer] = list(self._model.rounded(self._wait()))
             self.took_s = time.monotonic() - self._began
             return numbers
         except Exception as error:

@@ -1,57 +1,78 @@
-"""What a model runs over: a row's pieces, grouped by size so that little of a batch is padding.
+"""What a model runs over: a row's pieces, in blocks of few fixed shapes.
 
 A row of numbers is one piece. A row of two texts is two, which need not be run side by side.
+
+A kernel is chosen by the shape of its input, and kernels add in different orders. So a row's number would depend on
+how many others are computed with it. Here the shape that a piece is computed in does not depend on its neighbours: its
+size follows from the piece alone, and a block has ``rows`` pieces or, where that changes no bit of the outputs, a half,
+a quarter, ... down to ``least``. A block that lacks pieces is filled up. (There are few shapes: a CUDA graph could be
+captured of each.)
 """
 
 from abc import abstractmethod
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from torch import Tensor, nn
 
 Piece = TypeVar("Piece")
-LEAST_FILLED = 0.9
-"""How much of a group must be more than padding."""
 
 
 class Pieces(NamedTuple, Generic[Piece]):
-    """The pieces of a batch, those of each row in turn, and the size of each (1 where all are the same)."""
+    """The pieces of a batch, those of each row in turn, and the size that each is padded to (1 where all are alike)."""
 
     pieces: Sequence[Piece]
     sizes: Sequence[int]
 
 
+class Block(NamedTuple):
+    """Pieces of one size that run together, by their places in the batch, and how many ``rows`` their tensors have."""
+
+    places: Sequence[int]
+    size: int
+    rows: int
+
+
 class Architecture(nn.Module):
-    """What the scoring service asks of a model. ``forward`` gives one output for each piece."""
+    """What the scoring service asks of a model. ``forward`` gives one output for each piece of a block."""
+
+    rows: int
+    """Pieces in the largest block: a power of two."""
+    least: int
+    """Pieces in the smallest block, a power of two: smaller ones may give a piece other bits."""
 
     @abstractmethod
     def pieces(self, bodies: Sequence[bytes]) -> Pieces[Any]:
-        """The pieces of a batch, as many for each body."""
+        """The pieces of a batch, as many for each body. The size of each depends on nothing but the piece."""
 
     @abstractmethod
-    def stage(self, pieces: Sequence[Any]) -> tuple[Tensor, ...]:
-        """The arguments of ``forward`` for some pieces, in the CPU's memory."""
+    def stage(self, pieces: Sequence[Any], size: int, rows: int) -> tuple[Tensor, ...]:
+        """The arguments of ``forward`` for a block of ``rows`` pieces of ``size``, in the CPU's memory."""
 
     @abstractmethod
     def raw(self, outputs: Tensor) -> Tensor:
         """One number in 0..1 (float64) for each row, from the outputs of all pieces."""
 
 
-def grouped(sizes: Sequence[int], most: int) -> Iterator[list[int]]:
-    """Places of pieces that run together: of nearly the same size, and padded no larger than ``most`` in sum.
+def blocks(sizes: Sequence[int], rows: int, least: int, most: int, *, varied: bool = True) -> Iterator[Block]:
+    """Every piece in one block: of ``rows`` pieces or, if blocks may be ``varied``, of fewer where few are left.
 
-    From the largest down, so that whatever runs out of memory does so first. A piece that is larger runs alone.
+    No block is padded larger than ``most`` in sum, unless it would have fewer than ``least`` pieces. From the largest
+    size down, so that whatever runs out of memory does so first.
     """
-    order = sorted(range(len(sizes)), key=sizes.__getitem__, reverse=True)
-    group: list[int] = []
-    filled = 0
-    for place in order:
-        if group:
-            padded = sizes[group[0]] * (len(group) + 1)
-            if padded > most or filled + sizes[place] < LEAST_FILLED * padded:
-                yield group
-                group, filled = [], 0
-        group.append(place)
-        filled += sizes[place]
-    if group:
-        yield group
+    places_of: dict[int, list[int]] = defaultdict(list)
+    for place, size in enumerate(sizes):
+        places_of[size].append(place)
+    for size in sorted(places_of, reverse=True):
+        places = places_of[size]
+        largest = rows
+        while largest > least and largest * size > most:
+            largest //= 2
+        at = 0
+        while at < len(places):
+            count = largest
+            while varied and count > least and count > len(places) - at:
+                count //= 2
+            yield Block(places[at : at + count], size, count)
+            at += count

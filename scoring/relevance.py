@@ -14,13 +14,30 @@ from scoring.bert import Encoder, config_of, weights_of
 from scoring.pieces import Architecture, Pieces
 
 Ids = npt.NDArray[np.uint16]
+SHORTEST = 8
+STEP = 4
+"""Between the lengths, in tokens, that texts are padded to; longer ones have longer steps, of less than an eighth."""
+ROWS = 16
+"""Texts in the largest block: more together are no faster on a CPU."""
+
+
+def padded(tokens: int) -> int:
+    """The length that a text of so many tokens is padded to, whatever stands beside it."""
+    step = max(STEP, (1 << (tokens - 1).bit_length()) // 16)
+    return max(SHORTEST, -(-tokens // step) * step)
 
 
 class Relevance(Architecture):
     """Each row is two texts, encoded apart from each other: a text of 10 tokens is not padded to one of 200.
 
     A row comes as uint16 (little-endian): how many tokens the query has, then the query's ids and the passage's.
+
+    A block has all its texts at one of few lengths (``padded``). The kernels for that length give a text the same bits
+    among 1, 2, 4, 8 and 16 of them: a product over all tokens of a block has a multiple of 4 rows, 8 at least. (Of
+    fewer, and of what is left over, kernels of their own take care.)
     """
+
+    rows, least = ROWS, 1
 
     def __init__(self, longest: int | None = None, **config: Any) -> None:
         """``longest``: how many tokens of a text are read; the last one always is, it says that the text ends."""
@@ -39,22 +56,23 @@ class Relevance(Architecture):
         for body in bodies:
             ids = np.frombuffer(body, dtype="<u2")
             texts += self._cut(ids[1 : 1 + ids[0]]), self._cut(ids[1 + ids[0] :])
-        return Pieces(texts, [len(text) for text in texts])
+        most = self.encoder.places.num_embeddings
+        return Pieces(texts, [min(padded(len(text)), most) for text in texts])
 
     def _cut(self, ids: Ids) -> Ids:
         return ids if len(ids) <= self._longest else np.append(ids[: self._longest - 1], ids[-1])
 
-    def stage(self, texts: Sequence[Ids]) -> tuple[Tensor, ...]:
-        """Ids padded to the longest text (int32), and lengths."""
-        lengths = torch.tensor([len(text) for text in texts], dtype=torch.int32)
-        padded = np.zeros((len(texts), int(lengths.max())), dtype=np.int32)
-        for row, text in zip(padded, texts, strict=True):
+    def stage(self, pieces: Sequence[Ids], size: int, rows: int) -> tuple[Tensor, ...]:
+        """(rows, size) ids (int32), and (rows,) lengths. A text that only fills up has one token."""
+        lengths = torch.tensor([len(text) for text in pieces] + [1] * (rows - len(pieces)), dtype=torch.int32)
+        ids = torch.zeros(rows, size, dtype=torch.int32)
+        for row, text in zip(ids.numpy(), pieces, strict=False):
             row[: len(text)] = text
-        return torch.from_numpy(padded), lengths
+        return ids, lengths
 
-    def raw(self, embeddings: Tensor) -> Tensor:
+    def raw(self, outputs: Tensor) -> Tensor:
         """(2 x rows, width) -> (rows,): the cosine; texts that have less than nothing in common are not relevant."""
-        queries, passages = embeddings[0::2], embeddings[1::2]
+        queries, passages = outputs[0::2], outputs[1::2]
         return (queries * passages).sum(1).double().clamp(0, 1)
 
 

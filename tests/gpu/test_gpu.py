@@ -66,6 +66,15 @@ def test_float32_is_within_a_ten_thousandth_of_the_reference(
     np.testing.assert_allclose(LoadedModel(exact, device).run(bodies), COSINES, atol=1e-4)
 
 
+def test_a_rows_number_is_the_same_beside_any_others(device: Gpu, artifact: Artifact, bodies: list[bytes]) -> None:
+    """Rounded to what is promised here (``scoring.model.DECIMALS``)."""
+    model = LoadedModel(artifact, device)
+    alone = [model.run([body])[0] for body in bodies]
+    assert alone == [round(number, 3) for number in alone if isinstance(number, float)]
+    assert model.run(bodies) == alone
+    assert model.run(bodies[::-1]) == alone[::-1]
+
+
 def test_with_little_memory_left_the_same_scores_come_in_smaller_batches(
     device: Gpu, artifact: Artifact, bodies: list[bytes]
 ) -> None:
