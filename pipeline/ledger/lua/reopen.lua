@@ -15,6 +15,8 @@ for i = 1, #ARGV, 5 do
     local first = redis.call('GET', P .. 'r:' .. flight)
     live = first and not end_of(first) -- else nobody is left to compute for it
     if live then
+      -- Its first member may not be open either: then its input is taken from the copy.
+      if not redis.call('ZSCORE', P .. 'open', flight) then redis.call('SET', P .. 'i:' .. flight, first) end
       redis.call('ZADD', P .. 'm:' .. flight, score, flight)
       redis.call('HSET', P .. 'joined', flight, '0')
       joined = true

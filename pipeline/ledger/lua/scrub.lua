@@ -11,7 +11,15 @@ local function is_open(id) return redis.call('ZSCORE', P .. 'open', id) end
 local function is_joined(flight) return redis.call('HEXISTS', P .. 'joined', flight) == 1 end
 local function lives_on(key) return redis.call('PTTL', key) == -1 end
 
+-- Whether nothing is left that could compute for a member of this flight.
+local function is_over(flight)
+  if is_joined(flight) then return false end
+  local first = redis.call('GET', P .. 'r:' .. flight)
+  return not first or end_of(first)
+end
+
 -- A record that has ended leaves `open`, too, and has a life. What is a member's of a joined flight is left to that.
+-- A record that was not accepted is, after all; but if its flight is over, it goes.
 local function look_at_record(key, id)
   local record, open = redis.call('GET', key), is_open(id)
   local state = end_of(record)
@@ -24,8 +32,13 @@ local function look_at_record(key, id)
     if lives_on(key) then redis.call('PEXPIRE', key, ARGV[1]) end
   elseif state and lives_on(key) then
     redis.call('PEXPIRE', key, ARGV[1])
-  elseif record and not state and not open then
-    astray[#astray + 1] = id
+  elseif record and not state and not open and lives_on(key) then
+    local flight = flight_of(record)
+    if flight and is_over(flight) then
+      redis.call('PEXPIRE', key, ARGV[1])
+    else
+      astray[#astray + 1] = id
+    end
   end
 end
 
