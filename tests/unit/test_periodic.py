@@ -159,7 +159,7 @@ def test_a_thread_that_fails_makes_its_worker_not_ready(make: Any, monkeypatch: 
     ready = SimpleNamespace(ready=True, canary=Canary())
     needed = make in (heartbeat, watchdog)
     groups = {"needed": [thread], "useful": []} if needed else {"needed": [], "useful": [thread]}
-    server = worker._health(0, ready, Pulse(), watch, **groups)  # type: ignore[arg-type]
+    server = worker._health(0, ready, Pulse(), watch, settings, **groups)  # type: ignore[arg-type]
     thread.start()
     try:
         eventually(lambda: answer(server, "/readyz")[0] == 503 and "fails" in answer(server, "/readyz")[1])

@@ -11,7 +11,6 @@ local function is_open(id) return redis.call('ZSCORE', P .. 'open', id) end
 local function is_joined(flight) return redis.call('HEXISTS', P .. 'joined', flight) == 1 end
 local function lives_on(key) return redis.call('PTTL', key) == -1 end
 
--- A record that has ended leaves `open`, too, and has a life. What is a member's of a joined flight is left to that.
 local function look_at_record(key, id)
   local record, open = redis.call('GET', key), is_open(id)
   local state = end_of(record)
@@ -24,7 +23,7 @@ local function look_at_record(key, id)
     if lives_on(key) then redis.call('PEXPIRE', key, ARGV[1]) end
   elseif state and lives_on(key) then
     redis.call('PEXPIRE', key, ARGV[1])
-  elseif record and not state and not open then
+  elseif record and not state and not open and lives_on(key) then
     astray[#astray + 1] = id
   end
 end

@@ -1,0 +1,88 @@
+"""Accepts that the server stops before they accept: what they leave is repaired, in whatever order it is come to."""
+
+from typing import Any
+
+import pytest
+import redis
+
+from chaos.checker import Claims
+from chaos.events import event_of
+from pipeline.contracts.problems import StoreUnavailable
+from pipeline.contracts.stages import Stage
+from pipeline.ledger import keys
+from pipeline.ledger.parcels import Submission
+from pipeline.ledger.repairing import Repairs
+from tests.conformance.conftest import Ledger, LedgerMaker
+
+USER = "app"
+pytestmark = pytest.mark.parametrize("make_ledger", ["valkey"], indirect=True)
+
+
+@pytest.fixture
+def admin(valkey: str) -> Any:
+    client = redis.Redis.from_url(valkey)
+    client.execute_command("ACL", "SETUSER", USER, "reset", "on", ">secret", "~*", "&*", "+@all")
+    return client
+
+
+@pytest.fixture
+def ledger(make_ledger: LedgerMaker, admin: Any) -> Ledger:
+    made = make_ledger(user=f"{USER}:secret")
+    admin.set(keys.AUDIT, "1")
+    return made
+
+
+def stop(ledger: Ledger, admin: Any, command: str, *submissions: Submission) -> list[bytes]:
+    """Submit with a command refused; the ids of what the stopped script has written, flights first."""
+    before = set(admin.scan_iter(keys.record(b"*")))
+    admin.execute_command("ACL", "SETUSER", USER, f"-{command}")
+    with pytest.raises(StoreUnavailable):
+        ledger.run(ledger.producing.accept(submissions))
+    admin.execute_command("ACL", "SETUSER", USER, "+@all")
+    written = [key[len(keys.record(b"")) :] for key in set(admin.scan_iter(keys.record(b"*"))) - before]
+    return sorted(written, key=lambda each: admin.get(keys.record(each))[0] % 2)
+
+
+def test_a_member_whose_flight_was_not_accepted_either_is_computed(ledger: Ledger, admin: Any) -> None:
+    flight, member = stop(ledger, admin, "hexists", *2 * [Submission("m", {"n": 1})])
+    assert admin.zcard(keys.OPEN) == 0
+    repairs = Repairs(ledger.client, ledger.settings)
+    assert repairs._reopen([member]) == 1  # as the walk may come to it first
+    worker = ledger.worker()
+    batch = ledger.claim(worker)
+    assert batch is not None
+    assert [(work.body, work.unreadable) for work in batch.works] == [([1], "")]
+    ledger.complete(worker, batch)
+    repairs._reopen([flight])
+    ledger.pass_stages(worker, Stage.SCORING, Stage.POSTPROCESS)
+    assert ledger.states(flight, member) == ["succeeded", "succeeded"]
+    assert not ledger.leftovers()
+
+
+def test_a_member_that_was_not_accepted_goes_when_its_flight_has_ended(ledger: Ledger, admin: Any) -> None:
+    ledger.accept(features={"n": 1})
+    (member,) = stop(ledger, admin, "hexists", Submission("m", {"n": 1}))
+    ledger.pass_stages(ledger.worker(), *Stage)
+    repairs = Repairs(ledger.client, ledger.settings)
+    assert repairs.scrub() == 0
+    assert 0 < admin.pttl(keys.record(member)) <= 1000 * ledger.settings.result_ttl
+    first = admin.pttl(keys.record(member))
+    repairs.scrub()
+    assert admin.pttl(keys.record(member)) <= first, "it does not live on with each look"
+
+
+@pytest.mark.parametrize("command", ["zremrangebyrank", "hset"])
+def test_the_log_has_each_claim_that_stands(ledger: Ledger, admin: Any, command: str) -> None:
+    """The proof reads it: a claim that was stopped behind its writing is released, and is not to look as if doubled."""
+    ledger.accept(3)
+    worker = ledger.worker()
+    admin.execute_command("ACL", "SETUSER", USER, f"-{command}")
+    with pytest.raises(redis.exceptions.ResponseError):
+        ledger.claim(worker)
+    admin.execute_command("ACL", "SETUSER", USER, "+@all")
+    stood = admin.hlen(keys.claims("w1"))
+    worker.give_back()
+    claims = Claims(event_of(*entry) for entry in admin.xrange(keys.EVENTS))
+    assert (claims.doubled, claims.stuck) == ([], [])
+    events = [entry[b"what"] for _, entry in admin.xrange(keys.EVENTS)]
+    assert events.count(b"claimed") == events.count(b"released") == stood
