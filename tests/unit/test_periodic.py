@@ -159,7 +159,7 @@ def test_a_thread_that_fails_makes_its_worker_not_ready(make: Any, monkeypatch: 
     ready = SimpleNamespace(ready=True, canary=Canary())
     needed = make in (heartbeat, watchdog)
     groups = {"needed": [thread], "useful": []} if needed else {"needed": [], "useful": [thread]}
-    server = worker._health(0, ready, Pulse(), watch, settings, **groups)  # type: ignore[arg-type]
+    server = worker._health(0, ready, Pulse(), watch, SETTINGS, **groups)  # type: ignore[arg-type]
     thread.start()
     try:
         eventually(lambda: answer(server, "/readyz")[0] == 503 and "fails" in answer(server, "/readyz")[1])
@@ -176,7 +176,9 @@ def test_the_loops_own_duties_are_known_as_well() -> None:
     """What runs in the worker's event loop again and again: Celery's hub would only log what it raises."""
     calls: list[Any] = []
     hub = SimpleNamespace(call_repeatedly=lambda _, call, *arguments: calls.append((call, arguments)))
-    consumer = SimpleNamespace(hub=hub, pool=SimpleNamespace(_pool=SimpleNamespace(_pool=[])))
+    bells = SimpleNamespace(channel=SimpleNamespace(refused=None))
+    pool = SimpleNamespace(_pool=SimpleNamespace(_pool=[]))
+    consumer = SimpleNamespace(hub=hub, pool=pool, task_consumer=bells)
     children = SimpleNamespace(meet=lambda _: None, watch=failing)
     dog = SimpleNamespace(listen=lambda _: None)
     step, duties = worker._make_step(children, dog, Pulse(), None, SETTINGS)  # type: ignore[arg-type]
