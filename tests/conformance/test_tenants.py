@@ -287,7 +287,7 @@ def test_a_request_that_is_reopened_is_counted_once(ledger: Ledger) -> None:
     deadline = ledger.client.zscore(f"{TAG}open", ids[1])
     lane = ledger.lane(Stage.SCORING).name
     for _ in range(2):
-        arguments = [ids[0], ids[0], lane, int(score), int(deadline)]  # type: ignore[arg-type]
+        arguments = [86_400_000, 86_400_000, ids[0], ids[0], lane, int(score), int(deadline)]  # type: ignore[arg-type]
         assert ledger.scripts.reopen(args=arguments) == 1
         assert owned(ledger) == {A.owner: 2}
 
