@@ -17,6 +17,8 @@ for i = 3, #ARGV, 5 do
     local first = redis.call('GET', P .. 'r:' .. flight)
     local ended = end_of(first)
     if first and not ended then
+      -- Its first member may not be open either: then its input is taken from the copy.
+      if not redis.call('ZSCORE', P .. 'open', flight) then redis.call('SET', P .. 'i:' .. flight, first) end
       redis.call('ZADD', P .. 'm:' .. flight, score, flight)
       redis.call('HSET', P .. 'joined', flight, '0')
       joined = true

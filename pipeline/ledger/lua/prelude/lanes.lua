@@ -134,6 +134,9 @@ function take(incarnation, field, lane, limit, now)
 
   redis.call('HSET', P .. 'c:' .. incarnation, field,
     lane .. '|' .. int(now) .. '|' .. table.concat(scores, ',') .. '|' .. table.concat(ids))
+  if audited then -- at once: from here on the claim stands, whatever comes of the rest
+    audit('what', 'claimed', 'incarnation', incarnation, 'field', field, 'lane', lane, 'ids', table.concat(ids))
+  end
   if stage == 'scoring' then
     -- The point of no return for expiry and cancelling.
     local past = { 'ZADD', P .. 'open', 'XX' }
@@ -159,9 +162,6 @@ function take(incarnation, field, lane, limit, now)
     redis.call('ZREMRANGEBYRANK', waiting, 0, #front / 2 - 1)
   end
 
-  if audited then
-    audit('what', 'claimed', 'incarnation', incarnation, 'field', field, 'lane', lane, 'ids', table.concat(ids))
-  end
   count(stage .. ':claimed', #ids)
   if redis.call('ZCARD', waiting) > 0 then ring(lane, now) end
   return { int(now), field, ids, scores, blobs, attempts }
