@@ -26,8 +26,8 @@ from pipeline.contracts.envelope import (
     check_key,
     check_row,
 )
-from pipeline.contracts.ids import from_text
-from pipeline.contracts.problems import InvalidRequest, Problem
+from pipeline.contracts.ids import from_text, to_text
+from pipeline.contracts.problems import InvalidRequest, Overloaded, Problem, StoreUnavailable
 from pipeline.contracts.stages import ENDS, Priority
 from pipeline.contracts.status import Status
 from pipeline.ledger import keys
@@ -205,7 +205,12 @@ class AsyncScoringClient:
 
     async def status_of(self, accepted: Accepted | Known, *, by: float | None = None) -> Status:
         """The status of what was just accepted."""
-        return accepted.status() if isinstance(accepted, Accepted) else await self._read(accepted.id, by)
+        if isinstance(accepted, Accepted):
+            return accepted.status()
+        try:
+            return await self._read(accepted.id, by)
+        except Overloaded as error:  # of the look alone: to the producer it would say that nothing was accepted
+            raise StoreUnavailable(f"{to_text(accepted.id)} is accepted, but could not be read: {error}") from None
 
     async def _read(self, request_id: bytes, by: float | None) -> Status:
         session = self._here()
