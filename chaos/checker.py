@@ -58,6 +58,7 @@ class Commit:
     state: str = "succeeded"
     result: Mapping[str, Any] | None = None
     scored_by: str | None = None
+    error: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,8 +182,8 @@ def check(
         if any(document != one.read[0] for document in one.read):
             wrong.append(f"{one.request_id}: its end has changed after it was read")
         document = json.loads(one.read[-1])
-        end = Commit("", 0, b"", document["state"], document["result"], document["scored_by"])
-        reason = _wrong(one, end, expected.get(one.key), document["error"])
+        end = Commit("", 0, b"", document["state"], document["result"], document["scored_by"], document["error"])
+        reason = _wrong(one, end, expected.get(one.key))
         if document["degraded"] != (document["scored_by"] not in (None, f"{one.model}@1")):
             reason = f"degraded is {document['degraded']}, and it was scored by {document['scored_by']}"
         if reason is None and document["state"] == "dead":
@@ -241,13 +242,17 @@ def _named(claim: tuple[str, str]) -> str:
 
 
 def _unheard(sent: Sequence[Sent], commits: Sequence[Commit], expected: Mapping[bytes, Expected]) -> list[str]:
-    """Wrong ends of requests whose acceptance nobody heard: they have no document, but their commit has a result."""
+    """Wrong ends of requests whose acceptance nobody heard: they have no document, but their commit has a result.
+
+    And ends of those that were refused: to be told so is to be told that nothing was accepted.
+    """
     unheard = {one.key: one for one in sent if one.answer != "accepted"}
     found = []
     for commit in commits:
         one = unheard.get(commit.key)
         if one is not None:
-            reason = _wrong(one, commit, expected.get(commit.key))
+            refused = f"was refused ({one.standing}), and ended as {commit.state}" if one.answer == "refused" else None
+            reason = refused or _wrong(one, commit, expected.get(commit.key))
             if reason:
                 found.append(f"{commit.request_id}: {reason}")
     return found
@@ -265,7 +270,7 @@ def _wrong_letter(poison: str, attempts: Sequence[Mapping[str, Any]]) -> str | N
     return None
 
 
-def _wrong(one: Sent, end: Commit, expected: Expected | None, error: Any = None) -> str | None:
+def _wrong(one: Sent, end: Commit, expected: Expected | None) -> str | None:
     """Why an end is not what it must be; None if it is."""
     instead = expected.instead if expected is not None and one.degrades else None
     if instead is not None and end.scored_by == instead.name:
@@ -273,7 +278,7 @@ def _wrong(one: Sent, end: Commit, expected: Expected | None, error: Any = None)
     elif one.poison:
         return None if end.state == "dead" else f"was poison, and ended as {end.state} by {end.scored_by}"
     if end.state != "succeeded" or end.result is None:
-        return f"ended as {end.state}: {error}"
+        return f"ended as {end.state}: {end.error}"
     if expected is None or expected.result is None:
         return None
     for name, value in expected.result.items():

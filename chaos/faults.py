@@ -14,6 +14,7 @@ from chaos.checker import Poison, Sent
 from chaos.ground import TURNABLE, WORKERS
 from chaos.load import Producer, request_id_of
 from chaos.recovery import Strike
+from chaos.rights import Rights
 from chaos.victims import Victims, Worker, now_ms, until
 from pipeline.contracts.stages import Stage
 from tasks.device_watch import EX_DRAIN
@@ -39,13 +40,14 @@ class Faults:
     ``strikes``: what was done. ``unmet``: what should have come of it, and did not.
     """
 
-    def __init__(self, victims: Victims, producer: Producer, seed: int) -> None:
+    def __init__(self, victims: Victims, producer: Producer, rights: Rights, seed: int) -> None:
         self._victims = victims
         self._producer = producer
+        self._rights = rights
         self._ground = victims.ground
         self._rngs = {
             name: random.Random(f"{seed}:{name}")
-            for name in ("worker", "child", "kill", "pause", "way", "turn", "device")
+            for name in ("worker", "child", "kill", "pause", "way", "turn", "device", "rights")
         }
         self.strikes: list[Strike] = []
         self.unmet: list[str] = []
@@ -66,6 +68,8 @@ class Faults:
             await self._victims.worker(worker.name, after=None if fault == "pause" else worker)
         elif fault in ("partition", "slow-net"):
             await self._network(fault, group)
+        elif fault == "abort-script":
+            await self._abort_script(group)
         elif fault == "clock":
             await self._clock(next(name for name in TURNABLE if name.startswith(group)))
         elif fault in ("poison", "hang"):
@@ -160,6 +164,26 @@ class Faults:
             if fault == "partition":
                 await self._victims.led_by_another(leader)
             self.strikes.append(Strike(fault, began))
+
+    async def _abort_script(self, group: str) -> None:
+        """A command that scripts send is refused to one service for a while: they stop there, half done."""
+        if group == "api":
+            await self._rights.refuse(group, ["api"])
+            allowed = now_ms()
+            await until(self._victims.api_is_ready)
+            self.strikes.append(Strike("abort-script", allowed, took_s=(now_ms() - allowed) / 1000))
+        elif group == "sweeper":
+            name, _ = await self._victims.leader()
+            await self._rights.refuse(group, [name])
+            allowed = now_ms()
+            await self._victims.leader()
+            self.strikes.append(Strike("abort-script", allowed, took_s=(now_ms() - allowed) / 1000))
+        else:
+            worker = await self._victims.worker(self._rngs["rights"].choice(WORKERS[Stage(group)]))
+            began = now_ms()
+            await self._rights.refuse(group, [worker.name])
+            self._struck("abort-script", worker, began)
+            await self._victims.worker(worker.name)
 
     async def _clock(self, name: str) -> None:
         """A running worker's wall clock jumps by a minute, forward or back, and some seconds later back again."""

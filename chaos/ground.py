@@ -1,4 +1,4 @@
-"""The stack that is struck: a network of its own for each process, and clocks that can be turned."""
+"""The stack that is struck: a network and a user of its own for each process, and clocks that can be turned."""
 
 import importlib.util
 import json
@@ -11,6 +11,7 @@ from typing import Self
 from urllib.parse import urlsplit
 
 from chaos.proxy import ProxyProcess
+from chaos.rights import PASSWORD, write_users
 from pipeline.contracts.stages import Stage
 from pipeline.settings import Durability, read_settings
 from pipeline.stack.local import LocalStack
@@ -19,6 +20,8 @@ from pipeline.stack.programs import names_of
 WORKERS = {stage: names_of(stage, 2) for stage in Stage}
 SWEEPERS = names_of("sweeper", 2)
 PROGRAMS = [*(name for names in WORKERS.values() for name in names), *SWEEPERS, "api"]
+USERS = [*PROGRAMS, "flower"]
+"""Each is a user of the store."""
 TURNABLE = [WORKERS[stage][1] for stage in (Stage.PREPROCESS, Stage.POSTPROCESS)]
 """Workers whose clock can be turned; beside each there is one whose clock is right. libfaketime has a lock of its own:
 3 of 25 children that a busy process with threads forked under it hung from their first look at the time (0 of 300
@@ -40,10 +43,13 @@ class Ground:
         """``clocks``: whether those of some workers can be turned. ``logs``: where all logs are left in the end."""
         self._logs = logs
         self.folder = Path(tempfile.mkdtemp(prefix="scoreline-chaos-"))
-        self.proxy = ProxyProcess(PROGRAMS)
+        self.proxy = ProxyProcess(USERS)
         environments = {}
-        for name in PROGRAMS:
-            environments[name] = {"SCORELINE_STORE_URL": f"redis://127.0.0.1:{self.proxy.ports[name]}/0"}
+        for name in USERS:
+            at = f"{name}:{PASSWORD}@127.0.0.1:{self.proxy.ports[name]}"
+            environments[name] = {"SCORELINE_STORE_URL": f"redis://{at}/0"}
+        users = self.folder / "users.acl"
+        write_users(users, USERS)
         for names in WORKERS.values():
             for name in names:
                 self.failpoints(name).mkdir(parents=True)
@@ -63,6 +69,7 @@ class Ground:
             sweepers=2,
             environment=LIMITS,
             environments=environments,
+            store_options=["--aclfile", str(users)],
         )
         self.proxy.target(urlsplit(self.stack.store_url).port or 0)
 

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import aiohttp
 import orjson
 
-from chaos.checker import Poison, Sent
+from chaos.checker import Answer, Poison, Sent
 from chaos.victims import now_ms
 from pipeline.client.asynchronous import AsyncScoringClient
 from pipeline.contracts.ids import from_text
-from pipeline.contracts.problems import Problem
+from pipeline.contracts.problems import Problem, StoreUnavailable
 from pipeline.contracts.stages import ENDS
 from pipeline.credit_data import read_applications
 from pipeline.ledger.parcels import idempotency
@@ -29,6 +29,9 @@ MOST_CALLS = 512
 LONGEST = 10
 READ_AGAIN = 1000
 PART = 512
+FAILED = "failed"
+"""An answer that is no problem's document: the API itself has failed."""
+UNSURE = (StoreUnavailable.slug, FAILED)
 REPEATED = 0.1
 """The share of requests whose input was sent a moment ago: they join its flight, or get its result."""
 READ_AT_ONCE = 0.2
@@ -155,13 +158,14 @@ class Producer:
             return one
         except (aiohttp.ClientError, TimeoutError, ValueError):
             return one  # unknown: it may have arrived
-        one.answer = "accepted" if status in (200, 202) else "refused"
+        slug = "" if status in (200, 202) else _slug(document)
+        one.answer = answer_of(slug)
         if one.answer == "accepted":
             one.request_id = document["request_id"]
             if document["state"] in ENDS:
                 one.read.append(_text(document))
         else:
-            one.standing = document["type"].rsplit(":", 1)[1]
+            one.standing = slug
         return one
 
     async def read(self, one: Sent, wait: float) -> None:
@@ -173,7 +177,7 @@ class Producer:
         if status == 200 and document["state"] in ENDS:
             one.read.append(_text(document))
         else:
-            one.standing = document["state"] if status == 200 else document["type"].rsplit(":", 1)[1]
+            one.standing = document["state"] if status == 200 else _slug(document)
 
     async def settle(self, client: AsyncScoringClient, seconds: float) -> None:
         """Read every accepted request until it has ended, for up to ``seconds``; some of them over HTTP once more."""
@@ -197,7 +201,7 @@ class Producer:
         left = []
         for one, status in zip(part, await client.get_many([one.request_id or "" for one in part]), strict=True):
             if isinstance(status, Problem):
-                one.standing = status.document()["type"].rsplit(":", 1)[1]
+                one.standing = status.slug
             elif status["state"] in ENDS:
                 one.read.append(_text(dict(status)))
                 continue
@@ -227,6 +231,20 @@ class Producer:
 def request_id_of(one: Sent) -> bytes | None:
     """Its id as the ledger has it."""
     return from_text(one.request_id) if one.request_id else None
+
+
+def answer_of(slug: str) -> Answer:
+    """What a submit has come to. ``slug``: its problem's, '' if it has none.
+
+    A problem says that nothing was accepted, but for those that say that nobody knows.
+    """
+    if slug in ("", *UNSURE):
+        return "unknown" if slug else "accepted"
+    return "refused"
+
+
+def _slug(document: dict[str, Any]) -> str:
+    return str(document.get("type", FAILED)).rsplit(":", 1)[-1]
 
 
 def _text(document: dict[str, Any]) -> bytes:

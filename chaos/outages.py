@@ -1,4 +1,4 @@
-"""Faults that strike all at once: the store, its bells, its memory, its disk, and SIGTERM to everything."""
+"""Faults that strike all at once: the store, its bells, its memory, its disk, its users, and SIGTERM to everything."""
 
 import asyncio
 import os
@@ -11,9 +11,10 @@ from pathlib import Path
 
 import psutil
 
-from chaos.ground import WORKERS
+from chaos.ground import USERS, WORKERS
 from chaos.load import Producer
 from chaos.recovery import WATCHED_MS, Strike
+from chaos.rights import Rights
 from chaos.victims import POLL_S, Victims, now_ms, until
 from pipeline.contracts.stages import Stage
 from pipeline.ledger import keys
@@ -37,9 +38,10 @@ with open(sys.argv[1], "wb") as file:
 class Outages:
     """What can be done to all at once. ``strikes``: what was done; ``unmet``: what did not come of it."""
 
-    def __init__(self, victims: Victims, producer: Producer) -> None:
+    def __init__(self, victims: Victims, producer: Producer, rights: Rights) -> None:
         self._victims = victims
         self._producer = producer
+        self._rights = rights
         self._stack = victims.ground.stack
         self._store = victims.store
         self.strikes: list[Strike] = []
@@ -81,6 +83,12 @@ class Outages:
         await self._store.delete(*(keys.TAG + stage for stage in Stage))
         self.strikes.append(Strike("drop-bells", began, lanes=lanes))
         await asyncio.sleep(WATCHED_MS / 1000 + 1)  # nobody else is to be the reason that a lane is not claimed from
+
+    async def _abort_script(self) -> None:
+        """A command that scripts send is refused to all services for a while."""
+        lanes = await self._served_lanes()
+        await self._rights.refuse("store", USERS)
+        await self._since("abort-script", now_ms(), lanes)
 
     async def _restart_store(self) -> None:
         """``kill -9`` of the store, ten seconds without it, with a process that keeps the disk busy all the while."""

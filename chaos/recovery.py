@@ -101,7 +101,8 @@ def recovery(strike: Strike, log: Log) -> Recovery:
                 None,
             )
             again += started is not None
-            ends = [at for at in (started, log.ends.get(request_id)) if at is not None and at >= since]
+            # A settle that was stopped has ended some already when its claim is released.
+            ends = [at for at in (started, log.ends.get(request_id)) if at is not None]
             struck_at = claimed.at if strike.poison else strike.at
             seconds.append((min(ends, default=log.until) - struck_at) / 1000)
     return Recovery(max(0.0, *seconds), struck, again)

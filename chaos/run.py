@@ -5,6 +5,7 @@ import random
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import structlog
@@ -13,11 +14,13 @@ from chaos.checker import Witness, check
 from chaos.events import Released
 from chaos.faults import Faults
 from chaos.ground import REPLACED_S, Ground
+from chaos.leftovers import Repairing, leftovers
 from chaos.load import Producer
 from chaos.offline import Offline
 from chaos.outages import Outages
 from chaos.recovery import outages
 from chaos.report import document_of
+from chaos.rights import Rights
 from chaos.schedule import FAULTS, GROUPS, Arena, Plan
 from chaos.tail import Tail
 from chaos.victims import GIVE_UP_S, Victims
@@ -66,9 +69,12 @@ async def prove(ground: Ground, options: Options) -> dict[str, Any]:
         began = time.monotonic()
         faults, alone = await _under_load(ground, store, producer, rate, options)
         seconds = time.monotonic() - began
+        # A script that was stopped on its way may leave what the sweeper repairs. Nothing else leaves anything.
+        repairing = Repairing(stack.settings) if "abort-script" in options.names else None
         await producer.settle(client, options.settle_s)
         letters = await _letters(store, producer)
-        left = await leftovers(store)
+        look = partial(leftovers, store)
+        left = await (repairing.until_clean(look, options.settle_s) if repairing else look())
         following.cancel()
         await tail.catch_up()
         offline = Offline(read_settings().model_copy(update={"model_store": stack.settings.model_store}))
@@ -82,6 +88,7 @@ async def prove(ground: Ground, options: Options) -> dict[str, Any]:
             "saturation_per_s": saturation and round(saturation),
             "rate_per_s": round(rate),
             "held_back": producer.held_back,
+            "repaired": repairing.repaired if repairing else [],
             "longest_calls": [call._asdict() for call in producer.longest],
         }
         await store.aclose()
@@ -92,7 +99,8 @@ async def _under_load(
     ground: Ground, store: AsyncClient, producer: Producer, rate: float, options: Options
 ) -> tuple[Faults, Outages]:
     victims = Victims(ground, store)
-    faults, alone = Faults(victims, producer, options.seed), Outages(victims, producer)
+    rights = Rights(store, options.seed)
+    faults, alone = Faults(victims, producer, rights, options.seed), Outages(victims, producer, rights)
     over = asyncio.Event()
 
     async def strikes() -> None:
@@ -171,11 +179,3 @@ async def _letters(store: AsyncClient, producer: Producer) -> dict[str, list[dic
             except Problem:
                 continue  # the checker says so
     return found
-
-
-async def leftovers(store: AsyncClient) -> list[str]:
-    """What stands in the ledger after everything should have ended."""
-    left = [f"{await store.zcard(keys.OPEN)} unfinished"] if await store.zcard(keys.OPEN) else []
-    for kind in ("q:", "c:", "m:", "e:", "i:", "o:", "joined", "fanout", "later", "attempts"):
-        left += [key.decode(errors="replace") async for key in store.scan_iter(f"{keys.TAG}{kind}*")]
-    return left

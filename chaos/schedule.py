@@ -3,6 +3,7 @@
 Whatever can be struck independently is a group of its own and is struck by a loop of its own, side by side with the
 others: each stage's pair of workers, the API, the sweepers. What strikes all at once (the store, its bells, its disk,
 SIGTERM to everything) comes alone: how fast a worker's work recovers while there is no store says nothing about either.
+A command that is refused is both: to one service, beside all else, and to all at once.
 """
 
 import asyncio
@@ -40,8 +41,10 @@ FAULTS: dict[str, tuple[int, float, tuple[str, ...]]] = {
     "term": (1, 14, ("store",)),
     "store-full": (1, 10, ("store",)),
     "disk-full": (1, 15, ("store",)),
+    "abort-script": (12, 3, GROUPS),
 }
-
+SPREAD = frozenset({"abort-script"})
+"""Dealt to all of its groups alike, whatever else those have to do: what a group's scripts do, no other's do."""
 
 LONG_S = 12
 """What takes so long is not waited for by what strikes all: nothing else would be struck meanwhile."""
@@ -55,6 +58,7 @@ class Plan:
         self._rng = rng
         self._dealt: dict[str, deque[str]] = {group: deque() for group in GROUPS}
         self._load = dict.fromkeys(GROUPS, 0.0)
+        self._spread: dict[str, deque[str]] = {}
 
     def of(self, group: str) -> Iterator[str]:
         """The faults of one group; none if no chosen fault can strike it."""
@@ -71,10 +75,18 @@ class Plan:
         self._rng.shuffle(rest)
         for name in (*first, *rest):
             _, seconds, groups = FAULTS[name]
-            least = min(self._load[group] for group in groups)
-            group = self._rng.choice([group for group in groups if self._load[group] == least])
+            group = self._next_of(name, groups) if name in SPREAD else self._least(groups)
             self._load[group] += seconds
             self._dealt[group].append(name)
+
+    def _least(self, groups: Sequence[str]) -> str:
+        least = min(self._load[group] for group in groups)
+        return self._rng.choice([group for group in groups if self._load[group] == least])
+
+    def _next_of(self, name: str, groups: Sequence[str]) -> str:
+        if not self._spread.get(name):
+            self._spread[name] = deque(self._rng.sample(groups, len(groups)))
+        return self._spread[name].popleft()
 
 
 class Arena:

@@ -49,4 +49,4 @@ class Tail:
                 record = unpack_entry(blob)
                 end = End(*record.body)
                 ids = to_text(request_id), record.header.generation, record.ties.key[:16]
-                self.commits.append(Commit(*ids, record.kind, end.result, end.scored_by))
+                self.commits.append(Commit(*ids, record.kind, end.result, end.scored_by, end.error))

@@ -10,7 +10,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -54,8 +54,12 @@ class LocalStack:
         chaos_model: bool = False,
         environment: Mapping[str, str] | None = None,
         environments: Mapping[str, Mapping[str, str]] | None = None,
+        store_options: Sequence[str] = (),
     ) -> None:
-        """``environment`` is added to that of all programs, ``environments`` to that of the program named."""
+        """``environment`` is added to that of all programs, ``environments`` to that of the program named.
+
+        ``store_options`` is added to the server's command line.
+        """
         self.durability: Durability = durability or settings.durability
         self.refused: list[Refused] = []
         """What stands in the model store and was not released, and why."""
@@ -90,6 +94,7 @@ class LocalStack:
             scoring_workers=scoring_workers,
             other_workers=other_workers,
             sweepers=sweepers,
+            store_options=store_options,
         )
         self._supervision = Supervision(
             [replace(program, environment=(environments or {}).get(program.name, {})) for program in every],

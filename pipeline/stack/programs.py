@@ -65,9 +65,17 @@ def names_of(kind: str, copies: int) -> list[str]:
 
 
 def programs(
-    ports: Ports, data_dir: Path, durability: Durability, *, scoring_workers: int, other_workers: int, sweepers: int
+    ports: Ports,
+    data_dir: Path,
+    durability: Durability,
+    *,
+    scoring_workers: int,
+    other_workers: int,
+    sweepers: int,
+    store_options: Sequence[str] = (),
 ) -> list[Program]:
     """Everything a local stack runs; ``other_workers``: for each of the other stages."""
+    store = [*server_command(ports.store, data_dir, durability), *store_options]
     python = sys.executable
     health = iter(ports.health)
 
@@ -82,7 +90,7 @@ def programs(
         copies = scoring_workers if stage is Stage.SCORING else other_workers
         workers += watched(stage, copies, "tasks", stage, prefix=NICE)
     return [
-        Program("store", server_command(ports.store, data_dir, durability), group="store", stop_s=30),
+        Program("store", store, group="store", stop_s=30),
         *workers,
         *watched("sweeper", sweepers, "pipeline.sweeper_service"),
         Program(

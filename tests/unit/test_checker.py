@@ -8,6 +8,7 @@ import pytest
 
 from chaos.checker import TOLD, Claims, Commit, Expected, Sent, Verdict, Witness, check
 from chaos.events import Claimed, Event, Released, Settled
+from chaos.load import answer_of
 from pipeline.contracts.ids import to_text
 
 RESULT = {"score": 0.25, "decision": "approve", "raw": 0.5}
@@ -153,6 +154,23 @@ def test_the_result_of_a_request_whose_acceptance_nobody_heard_is_checked_in_its
     assert check(sent, commits, expected).clean
     for wrong in (replace(commits[0], result=RESULT | {"score": 0.9}), replace(commits[0], state="dead")):
         assert faults(check(sent, [wrong, *commits[1:]], expected)) == {"wrong": 1}
+
+
+def test_one_that_was_refused_must_not_have_been_accepted() -> None:
+    sent, commits, expected = history()
+    sent[0].answer, sent[0].request_id, sent[0].read, sent[0].standing = "refused", None, [], "store-full"
+    assert check(sent, commits[1:], expected).clean
+    verdict = check(sent, commits, expected)
+    assert faults(verdict) == {"wrong": 1}
+    assert "was refused (store-full)" in verdict.findings[0]
+
+
+@pytest.mark.parametrize(
+    ("slug", "answer"),
+    [("", "accepted"), ("store-unavailable", "unknown"), ("failed", "unknown"), ("store-full", "refused")],
+)
+def test_an_answer_is_a_refusal_only_if_it_says_so(slug: str, answer: str) -> None:
+    assert answer_of(slug) == answer
 
 
 def test_a_call_that_took_too_long_and_a_fault_without_its_answer_are_found() -> None:

@@ -33,6 +33,12 @@ def test_what_ended_is_under_way_no_longer() -> None:
     assert felt(Strike("kill-child", 1000, ["a"]), *events) == Recovery(1.5, 1, 0)
 
 
+def test_what_a_stopped_settle_has_ended_is_under_way_no_longer() -> None:
+    """Its claim stands until it is released: nobody begins what is in it again."""
+    events = (claimed(900, "a", "1:1", ONE), Ended(1200, {ONE: b""}), Released(4000, "a", "1:1", "none"))
+    assert felt(Strike("abort-script", 1000, ["a"]), *events) == Recovery(0.2, 1, 0)
+
+
 def test_those_sent_along_feel_it_from_their_acceptance_to_their_end() -> None:
     early, late = (at.to_bytes(6, "big") + bytes(10) for at in (1000, 1500))
     strike = Strike("oom", 400, ending=[early, late])

@@ -28,6 +28,20 @@ def test_each_fault_has_its_turn_early_and_strikes_only_what_it_can(seed: int) -
         assert all(group in FAULTS[fault][2] for fault in faults)
 
 
+def test_what_is_to_be_spread_strikes_all_groups_alike() -> None:
+    plan = Plan(list(FAULTS), random.Random(3))
+    dealt = {group: list(itertools.islice(plan.of(group), 60)) for group in GROUPS}
+    rounds = {group: faults.count("abort-script") for group, faults in dealt.items()}
+    assert set(FAULTS["abort-script"][2]) == set(GROUPS)
+    assert min(rounds.values()) > 0
+    alone = Plan(["abort-script"], random.Random(3))
+    counted = dict.fromkeys(GROUPS, 0)
+    for group in GROUPS:
+        next(alone.of(group))
+        counted[group] = len(alone._dealt[group]) + 1
+    assert max(counted.values()) - min(counted.values()) <= 2
+
+
 def test_a_group_that_no_chosen_fault_can_strike_has_none() -> None:
     plan = Plan(["kill-api"], random.Random(1))
     assert list(plan.of("store")) == []
