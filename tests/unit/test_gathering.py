@@ -5,9 +5,11 @@ from collections.abc import Sequence
 
 import pytest
 
-from pipeline.client import patience
+from pipeline.client import AsyncScoringClient, patience
 from pipeline.client.gathering import Gathering
 from pipeline.contracts.problems import Overloaded, StoreUnavailable
+from pipeline.ledger.parcels import Known
+from pipeline.settings import read_settings
 
 
 class Held:
@@ -75,5 +77,24 @@ def test_while_a_call_has_waited_for_too_long_others_are_refused_at_once(monkeyp
         assert await first == 1
         assert await patient == 3
         assert await gathering(4, by, shed=True) == 4
+
+    asyncio.run(check())
+
+
+def test_a_shed_look_at_what_was_accepted_does_not_say_that_nothing_was_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "BEHIND_S", -1)
+
+    async def check() -> None:
+        held = Held()
+        client = AsyncScoringClient(settings=read_settings({}))
+        client._here().read = Gathering(held.send, 10)  # type: ignore[arg-type]
+        by = asyncio.get_running_loop().time() + 60
+        first = asyncio.create_task(client.status_of(Known(bytes(16)), by=by))
+        await held.under_way.wait()
+        with pytest.raises(StoreUnavailable, match="is accepted"):
+            await client.status_of(Known(bytes([1]) * 16), by=by)
+        held.release.set()
+        await first
+        await client.close()
 
     asyncio.run(check())
