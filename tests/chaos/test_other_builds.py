@@ -18,6 +18,7 @@ from pipeline.settings import REPOSITORY
 
 PARTS = ("pipeline", "preprocess", "scoring", "postprocess", "tasks", "chaos", "models", "data", "tests/chaos/models")
 COUNTS = [name for name in BAD if name != "hung"]  # how long calls take is asked of a machine that does nothing else
+SCRIPTS_SEED = 217
 CLEAN = dict.fromkeys(COUNTS, 0)
 pytestmark = pytest.mark.timeout(300)
 
@@ -37,10 +38,22 @@ def change(file: Path, old: str, new: str) -> None:
     file.write_text(text.replace(old, new))
 
 
-def chaos(build: Path, faults: str) -> tuple[int, dict[str, Any]]:
+def chaos(build: Path, faults: str, seed: int = 7) -> tuple[int, dict[str, Any]]:
     """Run the proof of a build."""
     result = build / "chaos.json"
-    command = [sys.executable, "-m", "chaos", "--seconds", "12", "--rate", "60", "--seed", "7", "--faults", faults]
+    command = [
+        sys.executable,
+        "-m",
+        "chaos",
+        "--seconds",
+        "12",
+        "--rate",
+        "60",
+        "--seed",
+        str(seed),
+        "--faults",
+        faults,
+    ]
     run = subprocess.run(
         [*command, "--settle", "20", "--no-goals", "--json", str(result)],
         cwd=build,
@@ -83,8 +96,20 @@ def test_a_build_whose_sweeper_does_nothing_fails(build: Path) -> None:
     assert any(finding.startswith("stuck: left in the ledger") for finding in document["findings"])
 
 
+def test_a_build_whose_settle_takes_its_claim_away_first_fails(build: Path) -> None:
+    """What is stopped behind that stands nowhere. With this seed the first that preprocess may not send is MSET."""
+    change(
+        build / "pipeline" / "ledger" / "lua" / "settle.lua",
+        "if redis.call('HEXISTS', claims, field) == 0 then return { 'lost' } end",
+        "if redis.call('HDEL', claims, field) == 0 then return { 'lost' } end",
+    )
+    code, document = chaos(build, "abort-script", seed=SCRIPTS_SEED)
+    assert code == 1
+    assert document["stuck"] > 0
+
+
 def test_the_unbroken_build_passes_what_the_broken_ones_fail(build: Path) -> None:
-    code, document = chaos(build, "pause,kill-worker")
+    code, document = chaos(build, "pause,kill-worker,abort-script", seed=SCRIPTS_SEED)
     assert (code, counts(document)) == (0, CLEAN), document["findings"]
     assert document["accepted"] == document["ended"] > 300
 
