@@ -7,7 +7,6 @@ rights: it connects as the server's default user.
 import asyncio
 import itertools
 import random
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -16,22 +15,20 @@ from redis.exceptions import RedisError
 
 from chaos.schedule import GROUPS
 from pipeline.ledger.connection import AsyncClient
-from pipeline.ledger.scripts import SCRIPTS, source
+from pipeline.ledger.rights import scripted
 
 log = structlog.get_logger()
 PASSWORD = "chaos"  # noqa: S105 - of a server on loopback that lives as long as the run
 REFUSED_S = (0.2, 1.5)
 """How long a command is refused: seconds, at least and at most. Short of a lease."""
 AGAIN_S = 0.1
-_SENT = re.compile(r"(?:call|tell)\('([A-Z]+)'|\{ '([A-Z]{3,})'")
 _OWN_LOG = "XADD"
 """Writes the log that the check reads (see events.py): without it nobody would know what became of a claim."""
 
 
 def commands() -> list[str]:
     """What the ledger's scripts send to the server, but for the proof's own log."""
-    sent = {one or other for name in SCRIPTS for one, other in _SENT.findall(source(name))}
-    return sorted(sent - {_OWN_LOG})
+    return sorted(scripted() - {_OWN_LOG})
 
 
 def write_users(file: Path, names: Iterable[str]) -> None:

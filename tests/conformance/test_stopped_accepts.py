@@ -53,7 +53,7 @@ def stop(ledger: Ledger, admin: Any, command: str, *submissions: Submission) -> 
 def test_a_member_whose_flight_was_not_accepted_either_is_computed(ledger: Ledger, admin: Any) -> None:
     flight, member = stop(ledger, admin, "hexists", *2 * [Submission("m", {"n": 1})])
     assert admin.zcard(keys.OPEN) == 0
-    repairs = Repairs(ledger.client, ledger.settings)
+    repairs = Repairs(ledger.own, ledger.settings)
     assert repairs._reopen([member]) == 1  # as the walk may come to it first
     worker = ledger.worker()
     batch = ledger.claim(worker)
@@ -70,7 +70,7 @@ def test_a_member_that_was_not_accepted_has_the_answer_if_its_flight_has_one(led
     ledger.accept(features={"n": 1})
     (member,) = stop(ledger, admin, "hexists", Submission("m", {"n": 1}))
     ledger.pass_stages(ledger.worker(), *Stage)
-    assert Repairs(ledger.client, ledger.settings).scrub() == 0
+    assert Repairs(ledger.own, ledger.settings).scrub() == 0
     assert ledger.states(member) == ["succeeded"]
     assert 0 < admin.pttl(keys.record(member)) <= 1000 * ledger.settings.result_ttl
 
@@ -79,7 +79,7 @@ def test_a_member_that_was_not_accepted_goes_if_its_flight_has_no_answer(ledger:
     (first,) = ledger.accept(features={"n": 1})
     (member,) = stop(ledger, admin, "hexists", Submission("m", {"n": 1}))
     ledger.run(ledger.producing.cancel(first))
-    assert Repairs(ledger.client, ledger.settings).scrub() == 0
+    assert Repairs(ledger.own, ledger.settings).scrub() == 0
     assert ledger.states(first, member) == ["cancelled", "not-found"]
 
 
