@@ -119,7 +119,9 @@ class DirectClient(redis.Redis):
             except (RedisError, OSError):
                 pass
             connection.disconnect()
-        return self.connection_pool.make_connection()
+        # Not by the pool's own way, which allows a hundred in all: it counts what it made, not what is left of that.
+        pool = self.connection_pool
+        return pool.connection_class(**pool.connection_kwargs)
 
     def close(self) -> None:
         """Close this thread's connection, and those of pipelines."""

@@ -59,6 +59,12 @@ def test_a_connection_that_the_server_has_closed_is_replaced_unnoticed(client: A
     assert client.client_id() != before
 
 
+def test_a_client_outlives_any_number_of_connections(client: Any, operator: Any) -> None:
+    for _ in range(2 * client.connection_pool.max_connections):
+        operator.client_kill_filter(_id=str(client.client_id()))
+    assert client.ping()
+
+
 def test_the_reply_of_an_interrupted_call_is_nobody_elses(client: Any, operator: Any) -> None:
     class Interrupted(Exception):
         pass
