@@ -9,11 +9,15 @@ from redis.exceptions import AuthenticationError, RedisError, ResponseError
 
 from pipeline.contracts.failures import StageFailure
 from pipeline.contracts.problems import Problem
+from pipeline.ledger import keys
 from pipeline.ledger.connection import AsyncClient, connect_async
 from pipeline.ledger.releases import read_releases
 from pipeline.ledger.rights import lacking_async, needed, rule, useful_async
 from pipeline.model_store import ModelStore, Refused
 from pipeline.settings import Settings
+
+CLOCK_BEHIND_MS = 1000
+"""So far the server's clock may be behind the ledger's time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +59,7 @@ async def _store(client: AsyncClient, settings: Settings) -> list[Check]:
     checks = [
         Check("store", True, f"{_server(info)} at {_shown(settings)}"),
         await _rights(client, settings),
+        await _clock(client),
         _eviction(config.get("maxmemory-policy") or info.get("maxmemory_policy")),
         _durability(config, settings),
     ]
@@ -93,6 +98,17 @@ async def _rights(client: AsyncClient, settings: Settings) -> Check:
     commands = [*needed(settings, "worker"), *await useful_async(client)]
     line = f"ACL SETUSER scoreline on >PASSWORD resetkeys resetchannels -@all {rule(settings, 'worker', commands)}"
     return Check("rights", True, f"all that is needed; for a user that may do no more: {line}")
+
+
+async def _clock(client: AsyncClient) -> Check:
+    try:
+        behind_ms = int(await client.get(keys.OFFSET) or 0)
+    except ResponseError:
+        return Check("clock", True, "not known: GET is refused")
+    if behind_ms <= CLOCK_BEHIND_MS:
+        return Check("clock", True, "the server's clock is the ledger's time")
+    advice = "times in documents are ahead by that much; it is taken back, a fifth of the time that passes"
+    return Check("clock", False, f"the server's clock went back by {behind_ms / 1000:g} s: {advice}")
 
 
 def _eviction(policy: str | None) -> Check:

@@ -136,6 +136,22 @@ def test_doctor_refuses_a_store_that_may_lose_requests(valkey: str, setting: str
     assert any(said in detail for detail in wrong), wrong
 
 
+def test_doctor_says_that_the_stores_clock_went_back(valkey: str) -> None:
+    store = redis.Redis.from_url(valkey)
+    store.set(keys.OFFSET, 7_200_000)
+    try:
+        environment = {"PATH": "/bin", "SCORELINE_STORE_URL": valkey}
+        done = subprocess.run(
+            [SCORELINE, "doctor", "--json"], check=False, capture_output=True, text=True, env=environment
+        )
+    finally:
+        store.delete(keys.OFFSET)
+    assert done.returncode == 1
+    (clock,) = [check for check in json.loads(done.stdout) if check["name"] == "clock"]
+    assert not clock["ok"]
+    assert "went back by 7200 s" in clock["detail"]
+
+
 def test_doctor_without_a_store_says_what_to_do() -> None:
     environment = {"PATH": "/bin", "SCORELINE_STORE_URL": f"redis://127.0.0.1:{free_port()}/0", "COLUMNS": "200"}
     done = subprocess.run([SCORELINE, "doctor"], check=False, capture_output=True, text=True, env=environment)
