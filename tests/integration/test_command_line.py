@@ -15,6 +15,7 @@ import pytest
 import redis
 
 from pipeline.credit_data import FEATURES, read_applications, split
+from pipeline.ledger import keys
 from tests.conftest import REPOSITORY, eventually, free_port
 from tests.integration.test_http import APPLICATION, submit
 
