@@ -148,7 +148,7 @@ def test_doctor_says_that_the_stores_clock_went_back(valkey: str) -> None:
     finally:
         store.delete(keys.OFFSET)
     assert done.returncode == 1
-    (clock,) = [check for check in json.loads(done.stdout) if check["name"] == "clock"]
+    (clock,) = [check for check in json.loads(done.stdout) if check["check"] == "clock"]
     assert not clock["ok"]
     assert "went back by 7200 s" in clock["detail"]
 
