@@ -7,6 +7,7 @@ import asyncio
 import itertools
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, TypeVar
 
 import fakeredis
@@ -165,7 +166,7 @@ def make_ledger(request: pytest.FixtureRequest) -> Iterator[LedgerMaker]:
 
 def restricted(operator: redis.Redis, settings: Settings, role: Role = "service", *, name: str = "exact") -> str:
     """URL of a user that may do what a role needs, and what it uses besides if the server knows it; no more."""
-    names = {str(name).upper() for name in operator.command_list()}
+    names = _commands_of(settings.store_url)
     known = [command for command in OPTIONAL if command.split()[0] in names]
     commands = [*needed(settings, role), *(needed(settings, "publisher") if role == "service" else ()), *known]
     operator.execute_command(
@@ -173,6 +174,12 @@ def restricted(operator: redis.Redis, settings: Settings, role: Role = "service"
     )
     operator.acl_log_reset()
     return settings.store_url.replace("//", f"//{name}:secret@")
+
+
+@cache
+def _commands_of(url: str) -> frozenset[str]:
+    """The commands that a server knows."""
+    return frozenset(str(name).upper() for name in redis.Redis.from_url(url, decode_responses=True).command_list())
 
 
 def denied(operator: redis.Redis, name: str = "exact") -> set[str]:
