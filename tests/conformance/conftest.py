@@ -120,8 +120,8 @@ class Ledger:
 
     def leftovers(self) -> set[bytes]:
         """Keys that only unfinished work may have."""
-        kinds = ("open", "later", "attempts", "q:", "o:", "c:")
-        return {key for kind in kinds for key in self.client.scan_iter(f"{TAG}{kind}*".encode())}
+        kinds = tuple(f"{TAG}{kind}".encode() for kind in ("open", "later", "attempts", "q:", "o:", "c:"))
+        return {key for key in self.client.scan_iter(f"{TAG}*", count=1000) if key.startswith(kinds)}
 
 
 FAILURE = Failure(category="unknown", stage="scoring", message="boom", retryable=True)

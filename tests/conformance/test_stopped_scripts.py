@@ -129,6 +129,7 @@ class Scene:
             woken = worker.linger(self.ledger.lane(stage), 64, 0.001)
             if isinstance(woken, Batch):
                 self.complete(worker, woken)
+        self.waiting.clear()  # they have left
         for round_ in range(8):
             self.sweeper.sweep()
             if round_ > 1 and not self.ledger.leftovers():
@@ -165,12 +166,12 @@ class Scene:
             assert self.unsure or ended == set(self.ids), "an end of what was not accepted"
         letters = {died for letter in self.ledger.run(self.ledger.letters.page())[0] for died in letter.died}
         assert {each for each, state in states.items() if state == "dead"} <= letters, "dead without a letter"
-        left = set()
-        for key in self.admin.scan_iter(f"{TAG}*"):
-            name = key.removeprefix(TAG.encode())
-            if self.admin.pttl(key) == -1 and name.decode("latin-1") not in MAY_STAY:
-                left.add(name)
-        assert not left
+        names = list(self.admin.scan_iter(f"{TAG}*", count=1000))
+        pipe = self.admin.pipeline(transaction=False)
+        for name in names:
+            pipe.pttl(name)
+        staying = {name for name, life in zip(names, pipe.execute(), strict=True) if life == -1}
+        assert staying <= {f"{TAG}{name}".encode() for name in MAY_STAY}
         kept = self.admin.hgetall(f"{TAG}xs")
         assert int(kept.pop(b"", 0)) == sum(map(int, kept.values())), "the cache's count of bytes has drifted"
 
