@@ -13,11 +13,9 @@ from pipeline.ledger import keys
 from pipeline.ledger.connection import AsyncClient, connect_async
 from pipeline.ledger.releases import read_releases
 from pipeline.ledger.rights import lacking_async, needed, rule, useful_async
+from pipeline.ledger.roster import CLOCK_BEHIND_MS
 from pipeline.model_store import ModelStore, Refused
 from pipeline.settings import Settings
-
-CLOCK_BEHIND_MS = 1000
-"""So far the server's clock may be behind the ledger's time."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,14 +20,13 @@ from pipeline.ledger import keys
 from pipeline.ledger.connection import OUTAGES, Client
 from pipeline.ledger.measuring import Measuring
 from pipeline.ledger.repairing import Repairs
+from pipeline.ledger.roster import CLOCK_BEHIND_MS
 from pipeline.ledger.sweeping import Lead, Sweeping
 from pipeline.settings import LONGER, Settings
 
 log = structlog.get_logger()
 MAX_PAUSE_S = 30.0
 MEASURE_S = 1.0
-CLOCK_BEHIND_MS = 1000
-"""From here on it is worth a warning that the server's clock is behind the ledger's time."""
 WEAK_S = 3.0
 """For so long too few workers must live before the mode is degraded."""
 

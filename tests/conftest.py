@@ -90,6 +90,15 @@ def valkey(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
 
 
 @pytest.fixture
+def operator(valkey: str) -> Iterator[redis.Redis]:
+    """A client of an empty server that may do anything, and gives text."""
+    client = redis.Redis.from_url(valkey, decode_responses=True)
+    client.flushall()
+    yield client
+    client.close()
+
+
+@pytest.fixture
 def settings() -> Settings:
     return read_settings({})
 

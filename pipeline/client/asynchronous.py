@@ -72,7 +72,7 @@ class AsyncScoringClient:
     ``retry_for_s`` is the time of a whole call, however the store behaves; with less than the setting
     ``store_timeout_s``, one try may take that. In calls that read or stream many requests, each round trip has it.
 
-    It begins anew in a forked process, and in another event loop once the one before is closed. RuntimeError in an
+    It starts again in a forked process, and in another event loop once the one before is closed. RuntimeError in an
     event loop beside one that is open, and after ``close``.
     """
 

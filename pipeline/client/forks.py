@@ -1,4 +1,4 @@
-"""Forks: a child process begins anew, and leaves alone what its parent has open.
+"""Forks: a child process starts again, and leaves alone what its parent has open.
 
 A child has no thread of its parent's but the one that forked, and shares its sockets and what the kernel watches for
 its event loops. Whatever is sent, closed or unregistered there, is so for the parent too.

@@ -55,7 +55,7 @@ class Gathering(Generic[Item, Answer]):
         return await future
 
     async def close(self) -> None:
-        """Send no more: RuntimeError for all who wait."""
+        """Send no more: RuntimeError for every waiting call."""
         self._closed = True
         await abandon(self._sender)
         for wait in self._waits():

@@ -17,8 +17,8 @@ Item = TypeVar("Item")
 class SourceFailed(Exception):
     """The caller's iterable raised ``error``, whatever that is.
 
-    Carried apart: in a task, an exit or interrupt would stop the event loop, and who waits for one that raises
-    CancelledError would take it for cancelled.
+    Carried apart: in a task, an exit or interrupt would stop the event loop, and a caller that waits for one that
+    raises CancelledError would take it for cancelled.
     """
 
     def __init__(self, error: BaseException) -> None:

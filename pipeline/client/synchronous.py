@@ -29,7 +29,7 @@ class ScoringClient:
     """Safe to share between threads: calls made at the same time share round trips.
 
     Every method does and raises what its namesake in ``AsyncScoringClient`` does. A forked process may use it, too: it
-    begins anew there. The thread begins with the first call.
+    starts again there. The thread begins with the first call.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Tenants: whose a request is, and who may see it.
+"""Tenants: which key a request belongs to, and which callers may see it.
 
 A tenant is whoever an API key stands for. Its requests, idempotency keys, cached answers and limits are its own. What
 comes without a key - through the store's own client, or where no keys are set - is the nameless tenant's.
@@ -33,7 +33,7 @@ class Role(StrEnum):
 
 
 class Caller(NamedTuple):
-    """Who reads or cancels: its tenant and its role."""
+    """The reader or canceller of a request: its tenant and its role."""
 
     tenant: Tenant
     role: Role

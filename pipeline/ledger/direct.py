@@ -95,7 +95,7 @@ class DirectClient(redis.Redis):
         try:
             connection.send_command(*arguments)
             reply = self.parse_response(connection, arguments[0], **options)
-        except NoPermissionError:  # another server, or rights that were taken away: its user may be known anew
+        except NoPermissionError:  # another server, or rights that were taken away: its user may be known there
             connection.disconnect()
             raise
         except ResponseError:

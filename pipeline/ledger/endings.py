@@ -55,7 +55,7 @@ class Endings:
             self._listener = asyncio.create_task(self._listen(), name="endings")
 
     async def stop(self) -> None:
-        """Stop listening: nobody who waits is told any more, so all are woken."""
+        """Stop listening: waiting calls are told nothing any more, so all are woken."""
         await abandon(self._listener)
         self._listener = None
         self._wake_all()

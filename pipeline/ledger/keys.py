@@ -15,7 +15,7 @@ key               type    life                         what
 ``e:ID``          string  until all have it            its outcome: the first member's record as ended
 ``fanout``        hash    until all have it            ID of such a flight -> state
 ``k:KEY``         string  until ended, + idempot._ttl  an idempotency key (16 bytes of SHA-256) -> ID, body digest
-``a:RECEIPT``     string  2 min                        what one accept answered: for those who did not hear it; while
+``a:RECEIPT``     string  2 min                        what one accept answered: for clients that did not hear it; while
                                                        it has not answered, the time that its ids begin with
 ``open``          zset    while anything is unfinished ids without an end; score: deadline (ms), +inf once
                                                        scoring has claimed it. Leaving it *is* the one commit

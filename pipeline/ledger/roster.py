@@ -8,6 +8,9 @@ from pipeline.contracts.stages import Stage
 from pipeline.ledger import keys
 from pipeline.ledger.connection import Client
 
+CLOCK_BEHIND_MS = 1000
+"""From here on it is worth a warning that the server's clock is behind the ledger's time."""
+
 
 def server_ms(client: Client) -> float:
     """The store's clock in milliseconds, which the ledger counts by; tests of clocks shift it."""

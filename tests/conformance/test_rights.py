@@ -3,7 +3,6 @@
 import asyncio
 import inspect
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +23,6 @@ from pipeline.sweeper import Sweeper
 from tests.conformance.conftest import Ledger, LedgerMaker, restricted
 
 REPOSITORY = Path(__file__).parent.parent.parent
-
-
-@pytest.fixture
-def operator(valkey: str) -> Iterator[redis.Redis]:
-    client = redis.Redis.from_url(valkey, decode_responses=True)
-    client.flushall()
-    yield client
-    client.close()
 
 
 @pytest.fixture

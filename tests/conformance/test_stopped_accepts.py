@@ -17,7 +17,7 @@ from pipeline.ledger.repairing import Repairs
 from tests.conformance.conftest import Ledger, LedgerMaker
 
 USER = "exact"
-"""Who may do what the ledger needs, and no more (see conftest.py)."""
+"""The user that may do what the ledger needs, and no more (see conftest.py)."""
 pytestmark = pytest.mark.parametrize("make_ledger", ["valkey"], indirect=True)
 
 

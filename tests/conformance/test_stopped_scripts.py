@@ -38,7 +38,7 @@ from pipeline.sweeper import Sweeper
 from tests.conformance.conftest import Ledger, LedgerMaker, SteppedClock, dead
 
 USER = "exact"
-"""Who may do what the ledger needs, and no more (see conftest.py)."""
+"""The user that may do what the ledger needs, and no more (see conftest.py)."""
 MAY_STAY = {
     "audit", "beats", "bells", "clock", "confirm", "counts", "dead", "due", "epoch", "events", "firsts", "lanes",
     "medians", "offset", "paces", "postprocess", "preprocess", "rates", "releases", "retried", "rung", "scoring",

@@ -4,7 +4,6 @@ import asyncio
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -21,14 +20,6 @@ from tests.integration.conftest import StartService, become_ready
 from tests.integration.test_http import APPLICATION
 
 STAGES = ("preprocess", "scoring", "postprocess")
-
-
-@pytest.fixture
-def operator(valkey: str) -> Iterator[redis.Redis]:
-    client = redis.Redis.from_url(valkey, decode_responses=True)
-    client.flushall()
-    yield client
-    client.close()
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 -- Accept requests: record, waiting entry, deadline and bell; or what is there already for their keys.
 -- ARGV: epoch, max_waiting, receipt (16 random bytes), its life in ms, result_ttl ms, idempotency_ttl ms, the rest of the
---       record of who joins a flight, ms between two requests of one tenant (0: any), unfinished requests of one tenant
+--       record of a request that joins a flight, ms between two requests of one tenant (0: any), unfinished requests of one tenant
 --       (0: any), '1' if the parcel was sent before, then five for each request: id tail (10 bytes), scoring lane ('' if
 --       the record is its end, from the cache), priority, timeout_ms, record.
 -- Returns {'stale'} (the releases changed: resolve again), or {'ok', answers, unfinished}: for each request 17 bytes, a
@@ -9,7 +9,7 @@
 -- many are unfinished as may), s short of memory, d degraded (low priority is refused), and with ms in the place of the
 -- id: l its API key's rate is used up (until then), c its API key has as many unfinished as it may, u its deadline cannot
 -- be met (so long would it wait).
--- The same receipt gives the same answers: who did not hear them sends again. It is written twice: first with the time
+-- The same receipt gives the same answers: a client that did not hear them sends again. It is written twice: first with the time
 -- that all ids of the parcel begin with, so that a parcel that was stopped on its way is accepted once for all that; at
 -- the end with the answers. `open` is where a request is accepted. What is written before stands for nothing until then,
 -- and a key or a flight that stands for nothing is not believed.
@@ -127,6 +127,14 @@ end
 -- Requests that come together mostly have the same priority and time: their scores are made once.
 local priority, timeout, deadline, score, deadline_text
 local open_n, records_n, keep_n, keep_flights_n = #open, #records, #keep, #keep_flights
+
+-- From here on an idempotency key stands for a request: {id, digest of the body}.
+local function keep_key(key, value)
+  held[key] = value
+  keep[keep_n + 1], keep[keep_n + 2] = key, value
+  keep_n = keep_n + 2
+end
+
 for i = FIRST, #ARGV, 5 do
   local scoring, record, owner = ARGV[i + 1], ARGV[i + 4], owners[i]
   local key, flight_key, body = requests_by[i], flights_by[i], bodies[i]
@@ -138,11 +146,7 @@ for i = FIRST, #ARGV, 5 do
       ended[#ended + 1] = id
       ends[#ends + 1] = ended_before[i]
     end
-    if key and not old then
-      held[key] = id .. body
-      keep[keep_n + 1], keep[keep_n + 2] = key, held[key]
-      keep_n = keep_n + 2
-    end
+    if key and not old then keep_key(key, id .. body) end
   elseif old then
     local same = sub(old, 17) == body
     answers[#answers + 1] = same and 'o' .. sub(old, 1, 16) or 'm' .. none
@@ -165,11 +169,7 @@ for i = FIRST, #ARGV, 5 do
     if not refused and not state and not answered then -- it would have to be computed
       refused = known[4] and priority == '2' and 'd' .. none or unreachable(scoring, score, tonumber(timeout))
     end
-    if key and not refused then
-      held[key] = id .. body
-      keep[keep_n + 1], keep[keep_n + 2] = key, held[key]
-      keep_n = keep_n + 2
-    end
+    if key and not refused then keep_key(key, id .. body) end
     if owner and not refused then
       shares.charge(owner, answered)
       owned[#owned + 1] = record

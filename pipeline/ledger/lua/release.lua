@@ -13,7 +13,7 @@ local older_ms, category, running, queue = tonumber(ARGV[6]), ARGV[8], ARGV[9], 
 local LIMIT, KEPT_ERRORS = 128, 20
 local now = now_ms()
 if ARGV[7] == '1' then redis.call('ZADD', P .. 'beats', int(-now), incarnation) end
-if queue ~= '' then -- first: or another script would claim for who is gone
+if queue ~= '' then -- first: or another script would claim for a worker that is gone
   local idle, name = P .. 'idle:' .. queue, incarnation .. ' ' .. prefix
   for _, entry in ipairs(redis.call('LRANGE', idle, 0, -1)) do
     if string.sub(entry, 1, #name) == name then redis.call('LREM', idle, 0, entry) end

@@ -64,7 +64,7 @@ local function ring(lane, now) pcall(ring_now, lane, now) end
 
 -- Claim the next batch of a lane: the most urgent `limit` requests, written as one field of the incarnation's claims.
 -- Returns nil if nothing waits, else {now, field, ids, scores, blobs, attempts}.
--- They leave the waiting set last. Who still finds one there that is claimed, or done with this stage, does no harm: its
+-- They leave the waiting set last. A worker that still finds one there which is claimed, or done with this stage, does no harm: its
 -- input says which stage made it (see Batch in claiming.py), and a request has one end, whoever settles it.
 function take(incarnation, field, lane, limit, now)
   local stage = string.match(lane, '^%l+')
