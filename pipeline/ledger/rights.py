@@ -25,7 +25,7 @@ from pipeline.settings import Settings
 
 log = structlog.get_logger()
 Role = Literal["service", "worker", "publisher"]
-"""The asking process: a service that uses the ledger (the API, a sweeper), a worker (it hears bells, too), `publish`."""
+"""What asks: a service that uses the ledger (the API, a sweeper), a worker (it hears bells, too), or `publish`."""
 
 OPTIONAL = frozenset({"MSETEX", "INFO", "CONFIG GET", "BGREWRITEAOF"})
 """What the ledger uses where it may, and does without where it may not."""
