@@ -19,13 +19,13 @@ from pipeline.contracts.lanes import ModelRef, parse_lane
 from pipeline.contracts.stages import Stage
 from pipeline.contracts.work import Completed, Output
 from pipeline.ledger import keys
-from pipeline.ledger.claiming import Claims
-from pipeline.ledger.connection import connect, connect_async
-from pipeline.ledger.parcels import Submission
-from pipeline.ledger.producing import Producing
+from pipeline.ledger.producers.accept import Producing
+from pipeline.ledger.producers.submissions import Submission
 from pipeline.ledger.scripts import Scripts
-from pipeline.model_store import ModelStore
+from pipeline.ledger.workers.claims import Claims
+from pipeline.models.folder import ModelStore
 from pipeline.settings import REPOSITORY, Settings, read_settings
+from pipeline.store.connection import connect, connect_async
 from preprocess.service import Preprocess
 
 MODEL = "relevance-minilm"
@@ -63,14 +63,14 @@ class Backlog:
         self._bodies = itertools.cycle(bodies)
         self._numbers = itertools.count()
         self._claims = Claims(self._client, settings, lambda: "bench")
-        Scripts(self._client).beat(args=["bench", "{}", "1"])
+        Scripts(self._client).heartbeat(args=["bench", "{}", "1"])
 
     def fill(self, rows: int) -> None:
         """Have so many more wait."""
         asyncio.run(self._accept(rows))
         left = rows
         while left:
-            came, _ = self.pass_on(min(STEP, left))
+            came, _ = self.ring_successor(min(STEP, left))
             left -= came
 
     async def _accept(self, rows: int) -> None:
@@ -82,12 +82,12 @@ class Backlog:
         await store.aclose()
 
     def accept(self, rows: int) -> None:
-        """Have so many wait for ``pass_on``, a stage before."""
+        """Have so many wait for ``ring_successor``, a stage before."""
         asyncio.run(self._accept(rows))
 
-    def pass_on(self, rows: int) -> tuple[int, float]:
+    def ring_successor(self, rows: int) -> tuple[int, float]:
         """Let so many of them come to the scoring stage; how many came, and when they began to (monotonic)."""
-        Scripts(self._client).beat(args=["bench", "{}", "1"])
+        Scripts(self._client).heartbeat(args=["bench", "{}", "1"])
         batch = self._claims.claim(parse_lane(self._ref.lane(Stage.PREPROCESS)), rows, answers_bell=True)
         assert batch is not None
         outcomes = [Completed(Output(next(self._bodies))) for _ in batch.works]
@@ -131,7 +131,7 @@ def worker() -> Iterator[subprocess.Popen[bytes]]:
 @contextmanager
 def store_with_model() -> Iterator[Settings]:
     """A server and a model store of this run's own; the processes that are started find both by their environment."""
-    from tasks.import_minilm import import_minilm
+    from training.relevance_minilm import import_minilm
 
     with tempfile.TemporaryDirectory(prefix="scoreline-bench-") as folder:
         import_minilm(Path(folder) / "models")

@@ -13,9 +13,9 @@ from celery.signals import worker_process_init
 
 from pipeline.contracts.stages import Stage
 from pipeline.contracts.work import Output
-from pipeline.model_store import ModelStore
-from pipeline.runner import StageService
+from pipeline.models.folder import ModelStore
 from pipeline.settings import settings
+from pipeline.stage.protocols import StageService
 from tasks.child import load_stage
 
 URL = os.environ.get("BENCH_CHAIN_URL", "redis://127.0.0.1:6379/0")

@@ -20,9 +20,9 @@ from datetime import datetime
 from typing import Any
 
 from pipeline.client import AsyncScoringClient
-from pipeline.client.asynchronous import has_ended
+from pipeline.client.core import has_ended
 from pipeline.contracts.problems import Problem
-from pipeline.credit_data import read_applications
+from pipeline.samples.credit_data import read_applications
 from pipeline.settings import read_settings
 from pipeline.stack.local import LocalStack
 

@@ -17,7 +17,7 @@ import redis
 from bench.processes import Baseline
 from pipeline.contracts.stages import Stage
 from pipeline.contracts.work import Output
-from pipeline.model_store import ModelStore
+from pipeline.models.folder import ModelStore
 from pipeline.settings import settings
 from tasks.child import load_stage
 

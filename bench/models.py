@@ -8,9 +8,9 @@ from typing import Any
 import torch
 
 from pipeline.contracts.lanes import ModelRef
-from pipeline.model_store import write_artifact
+from pipeline.models.folder import write_artifact
 from scoring.architectures import build
-from scoring.training import weights_file
+from training.fitting import weights_file
 
 HIDDEN = [64, 32]
 """As credit-default has them."""

@@ -17,7 +17,7 @@ import psutil
 
 from pipeline.client import AsyncScoringClient
 from pipeline.contracts.stages import Stage
-from pipeline.credit_data import read_applications
+from pipeline.samples.credit_data import read_applications
 from pipeline.settings import read_settings
 from pipeline.stack.local import LocalStack
 from pipeline.stack.supervision import START_S

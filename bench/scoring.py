@@ -34,7 +34,7 @@ from rich.table import Table
 from bench.backlog import MODEL, STEP, Backlog, encoded_rows, store_with_model, worker
 from pipeline.client import AsyncScoringClient
 from pipeline.contracts.problems import Problem
-from pipeline.model_store import ModelStore
+from pipeline.models.folder import ModelStore
 from pipeline.settings import Settings, read_settings
 from pipeline.stack.local import LocalStack
 
@@ -188,7 +188,7 @@ def measure_latency(rounds: int, seconds: float) -> dict[str, Any]:
 
 def _passed_ms(waiting: Backlog) -> float:
     before = waiting.scored()
-    _, began = waiting.pass_on(1)
+    _, began = waiting.ring_successor(1)
     while waiting.scored() == before:
         time.sleep(0.0002)
     took = time.monotonic() - began

@@ -14,10 +14,10 @@ import redis
 
 from bench.processes import start_store
 from pipeline.contracts.stages import Stage
-from pipeline.ledger.connection import connect_async
-from pipeline.model_store import ModelStore
-from pipeline.publishing import publish_all
+from pipeline.models.folder import ModelStore
+from pipeline.releases.publishing import publish_all
 from pipeline.settings import Settings, read_settings
+from pipeline.store.connection import connect_async
 
 
 async def publish_models(settings: Settings) -> None:
@@ -55,7 +55,7 @@ class Services:
 
     def start(self) -> None:
         """A worker for each stage, and a sweeper; they may take seconds until they serve."""
-        for arguments in (["pipeline.sweeper_service"], *(["tasks", stage] for stage in Stage)):
+        for arguments in (["pipeline.sweeper"], *(["tasks", stage] for stage in Stage)):
             self._running.append(
                 subprocess.Popen(
                     [sys.executable, "-m", *arguments], env=self._environment, stdout=self._log, stderr=self._log

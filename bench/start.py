@@ -29,7 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pipeline.contracts.stages import Stage
-from pipeline.credit_data import read_applications
+from pipeline.samples.credit_data import read_applications
 from pipeline.stack.programs import choose_ports
 
 SCORELINE = str(Path(sys.executable).parent / "scoreline")

@@ -29,7 +29,7 @@ from pipeline.client import AsyncScoringClient
 from pipeline.contracts.lanes import ModelRef
 from pipeline.contracts.stages import Stage
 from pipeline.ledger import keys
-from pipeline.ledger.parcels import RECEIPT_S
+from pipeline.ledger.producers.submissions import DEDUP_TOKEN_S
 from pipeline.settings import Settings
 
 FEATURES = 30
@@ -158,7 +158,7 @@ def measure_return(ref: ModelRef, models: Path, count: int) -> dict[str, Any]:
         asyncio.run(accept(services.settings, requests, count))
         waited = services.memory() - before
         drain()
-        until = time.monotonic() + RESULT_TTL_S + RECEIPT_S
+        until = time.monotonic() + RESULT_TTL_S + DEDUP_TOKEN_S
         while int(services.store.dbsize()) > entries and time.monotonic() < until:
             time.sleep(1)
         left = services.memory() - before

@@ -14,8 +14,8 @@ from bench.processes import Chain, Cpu
 from bench.rows import Row
 from pipeline.client import AsyncScoringClient
 from pipeline.contracts.stages import Stage
-from pipeline.credit_data import read_applications
-from pipeline.ledger.overview import read_overview
+from pipeline.ledger.operators.stats import read_overview
+from pipeline.samples.credit_data import read_applications
 from pipeline.stack.local import LocalStack
 
 MODEL = "credit-default"

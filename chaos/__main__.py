@@ -14,7 +14,7 @@ from chaos.ground import Ground
 from chaos.report import BAD, show
 from chaos.run import Options, prove
 from chaos.schedule import FAULTS
-from pipeline.result_file import result_path, write_whole
+from pipeline.cli.result_file import result_path, write_whole
 
 NEVER = 2**31 - 1
 

@@ -29,7 +29,7 @@ without). Where children hang and are replaced on purpose, at scoring, that woul
 LIMITS = {
     "SCORELINE_SOFT_LIMIT_S": "4",
     "SCORELINE_HARD_LIMIT_S": "6",
-    "SCORELINE_JOB_S": "2",
+    "SCORELINE_BELL_S": "2",
     "SCORELINE_START_LIMIT_S": "20",  # see TURNABLE
 }
 REPLACED_S = 6 + 2 + 5
@@ -102,7 +102,7 @@ class Ground:
         self._clock(name).write_text(f"{seconds:+d}\n")
 
     def say_device(self, name: str, *, lost: bool = False) -> None:
-        """What the driver says of this scoring worker's device (see ``tasks/stub_nvml.py``)."""
+        """What the driver says of this scoring worker's device (see ``pipeline/testing/stub_nvml.py``)."""
         gpu = {"name": "Stub", "uuid": f"GPU-{name}", "memory": [1 << 30, 80 << 30], "lost": lost}
         whole = self.failpoints(name) / ".nvml"
         whole.write_text(json.dumps({"gpus": [gpu]}))

@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable
 import structlog
 
 from pipeline.ledger import keys
-from pipeline.ledger.connection import AsyncClient, connect
-from pipeline.ledger.repairing import Repairs
+from pipeline.ledger.sweeper.repairs import Repairs
 from pipeline.settings import Settings
+from pipeline.store.connection import AsyncClient, connect
 
 log = structlog.get_logger()
 WORK = ("q:", "c:", "m:", "e:", "i:", "o:", "joined", "fanout", "later", "attempts")

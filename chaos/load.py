@@ -17,9 +17,9 @@ from chaos.victims import now_ms
 from pipeline.client.asynchronous import AsyncScoringClient
 from pipeline.contracts.ids import from_text
 from pipeline.contracts.problems import Problem, StoreUnavailable
-from pipeline.contracts.stages import ENDS
-from pipeline.credit_data import read_applications
-from pipeline.ledger.parcels import idempotency
+from pipeline.contracts.stages import FINAL_STATES
+from pipeline.ledger.producers.submissions import idempotency
+from pipeline.samples.credit_data import read_applications
 
 CALL_S = 35.0
 """How long a call is waited for at all."""
@@ -162,7 +162,7 @@ class Producer:
         one.answer = answer_of(slug)
         if one.answer == "accepted":
             one.request_id = document["request_id"]
-            if document["state"] in ENDS:
+            if document["state"] in FINAL_STATES:
                 one.read.append(_text(document))
         else:
             one.standing = slug
@@ -174,7 +174,7 @@ class Producer:
             status, document = await self._call("GET", f"/v1/scores/{one.request_id}?wait={wait:g}", wait)
         except (aiohttp.ClientError, TimeoutError, ValueError):
             return
-        if status == 200 and document["state"] in ENDS:
+        if status == 200 and document["state"] in FINAL_STATES:
             one.read.append(_text(document))
         else:
             one.standing = document["state"] if status == 200 else _slug(document)
@@ -202,7 +202,7 @@ class Producer:
         for one, status in zip(part, await client.get_many([one.request_id or "" for one in part]), strict=True):
             if isinstance(status, Problem):
                 one.standing = status.slug
-            elif status["state"] in ENDS:
+            elif status["state"] in FINAL_STATES:
                 one.read.append(_text(dict(status)))
                 continue
             else:

@@ -10,7 +10,7 @@ from chaos.checker import Expected, Sent
 from pipeline.contracts.lanes import ModelRef
 from pipeline.contracts.stages import Stage
 from pipeline.contracts.work import Output
-from pipeline.model_store import ModelStore
+from pipeline.models.folder import ModelStore
 from pipeline.settings import Settings
 from tasks.child import load_stage
 

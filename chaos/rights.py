@@ -14,8 +14,8 @@ import structlog
 from redis.exceptions import RedisError
 
 from chaos.schedule import GROUPS
-from pipeline.ledger.connection import AsyncClient
 from pipeline.ledger.rights import scripted
+from pipeline.store.connection import AsyncClient
 
 log = structlog.get_logger()
 PASSWORD = "chaos"  # noqa: S105 - of a server on loopback that lives as long as the run

@@ -28,9 +28,9 @@ from pipeline.client.asynchronous import AsyncScoringClient
 from pipeline.contracts.ids import from_text
 from pipeline.contracts.problems import Problem
 from pipeline.ledger import keys
-from pipeline.ledger.connection import AsyncClient, connect_async
-from pipeline.ledger.letters import DeadLetters
+from pipeline.ledger.operators.dead_letters import DeadLetters
 from pipeline.settings import read_settings
+from pipeline.store.connection import AsyncClient, connect_async
 
 log = structlog.get_logger()
 SATURATION_S = 5.0

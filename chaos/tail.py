@@ -10,8 +10,8 @@ from chaos.events import PAGE, Ended, event_of
 from chaos.recovery import Log
 from pipeline.contracts.ids import to_text
 from pipeline.ledger import keys
-from pipeline.ledger.connection import AsyncClient
 from pipeline.ledger.records import End, unpack_entry
+from pipeline.store.connection import AsyncClient
 
 LOOK_S = 0.1
 
@@ -48,5 +48,5 @@ class Tail:
             for request_id, blob in event.records.items():
                 record = unpack_entry(blob)
                 end = End(*record.body)
-                ids = to_text(request_id), record.header.generation, record.ties.key[:16]
+                ids = to_text(request_id), record.header.generation, record.links.key[:16]
                 self.commits.append(Commit(*ids, record.kind, end.result, end.scored_by, end.error))

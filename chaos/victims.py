@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 from chaos.ground import SWEEPERS, Ground
 from pipeline.contracts.problems import Problem
 from pipeline.ledger import keys
-from pipeline.ledger.connection import AsyncClient
+from pipeline.store.connection import AsyncClient
 
 POLL_S = 0.02
 GIVE_UP_S = 60.0

@@ -18,6 +18,17 @@ Durability = Literal["process", "disk", "replica"]
 LONGER = 2
 """Batches' time limits in degraded mode, times the usual: fewer and perhaps weaker workers have to cope."""
 REPOSITORY = Path(__file__).resolve().parent.parent
+SHIPPED_MODELS = Path(__file__).resolve().parent / "samples" / "models"
+
+
+RENAMED = {
+    "SCORELINE_STAY_S": "SCORELINE_LANE_SLICE_S",
+    "SCORELINE_JOB_S": "SCORELINE_BELL_S",
+    "SCORELINE_LINGER_S": "SCORELINE_PARK_S",
+    "SCORELINE_KEY_RATE": "SCORELINE_TENANT_RATE",
+    "SCORELINE_KEY_IN_FLIGHT": "SCORELINE_TENANT_IN_FLIGHT",
+}
+"""What settings were called before 0.2.0. A value that nobody reads is worse than a process that does not start."""
 
 
 class SettingsError(ValueError):
@@ -34,9 +45,9 @@ class Settings(BaseSettings):
         None, description="A cache's own server; without it the store finds its own results again."
     )
     cache_max_bytes: int = Field(256 << 20, ge=0, description="What results that may be given again may take, about.")
-    model_store: Path = Field(REPOSITORY / "models", description="Folder of model artifacts, MODEL/VERSION/.")
+    model_store: Path = Field(SHIPPED_MODELS, description="Folder of model artifacts, MODEL/VERSION/.")
     chaos_model: bool = Field(False, description="Whether the model that fails on demand exists.")
-    failpoints: Path | None = Field(None, description="For tests only: a folder; see `tasks/failpoints.py`.")
+    failpoints: Path | None = Field(None, description="For tests only: a folder; see `pipeline/testing/failpoints.py`.")
     device: str = Field(
         "auto",
         pattern=r"^(auto|cpu|cuda:\d+)$",
@@ -56,8 +67,8 @@ class Settings(BaseSettings):
         False, description="Whether API keys share flights and cached answers: each learns what others have scored."
     )
     max_waiting: int = Field(2_000_000, ge=1, description="Unfinished requests beyond which new ones are refused.")
-    key_rate: float = Field(0, ge=0, description="Requests per second that one API key may send; 0: any number.")
-    key_in_flight: int = Field(0, ge=0, description="Unfinished requests that one API key may have; 0: any number.")
+    tenant_rate: float = Field(0, ge=0, description="Requests per second that one API key may send; 0: any number.")
+    tenant_in_flight: int = Field(0, ge=0, description="Unfinished requests that one API key may have; 0: any number.")
     expected_scoring_workers: int = Field(
         0, ge=0, description="With fewer than half of them alive, low priority is refused; 0: nobody counts."
     )
@@ -75,9 +86,9 @@ class Settings(BaseSettings):
     lease_ttl_s: float = Field(3.0, gt=0, description="Silence after which a worker's claims are released.")
     sweep_s: float = Field(0.25, gt=0, description="How often the sweeper looks.")
     lane_idle_s: float = Field(1.0, gt=0, description="A lane with waiting work and no claim for so long is rung.")
-    stay_s: float = Field(0.5, gt=0, description="How long a worker stays on a lane before it lets others in.")
-    job_s: float = Field(2.0, gt=0, description="How long one bell may keep a worker, lingering included.")
-    linger_s: float = Field(0.15, gt=0, le=4, description="How long a worker waits on an empty lane before it leaves.")
+    lane_slice_s: float = Field(0.5, gt=0, description="How long a worker stays on a lane before it lets others in.")
+    bell_s: float = Field(2.0, gt=0, description="How long one bell may keep a worker, parking included.")
+    park_s: float = Field(0.15, gt=0, le=4, description="How long a worker waits on an empty lane before it leaves.")
     backoff_base_s: float = Field(0.5, gt=0, description="Upper bound of the first retry's delay.")
     backoff_cap_s: float = Field(30, gt=0, description="Upper bound of every retry's delay.")
     store_timeout_s: float = Field(2.0, gt=0, description="How long a call to the store may take.")
@@ -105,12 +116,12 @@ class Settings(BaseSettings):
             (self.soft_limit_s < self.hard_limit_s, "SOFT_LIMIT_S < HARD_LIMIT_S"),
             (
                 # Two batches in one job, their limits doubled in degraded mode.
-                2 * LONGER * self.hard_limit_s + self.job_s < self.visibility_timeout_s,
-                f"{2 * LONGER} x HARD_LIMIT_S + JOB_S < VISIBILITY_TIMEOUT_S",
+                2 * LONGER * self.hard_limit_s + self.bell_s < self.visibility_timeout_s,
+                f"{2 * LONGER} x HARD_LIMIT_S + BELL_S < VISIBILITY_TIMEOUT_S",
             ),
             (self.idempotency_ttl <= self.result_ttl, "IDEMPOTENCY_TTL <= RESULT_TTL"),
             (self.backoff_base_s <= self.backoff_cap_s, "BACKOFF_BASE_S <= BACKOFF_CAP_S"),
-            (self.stay_s <= self.job_s < self.soft_limit_s, "STAY_S <= JOB_S < SOFT_LIMIT_S"),
+            (self.lane_slice_s <= self.bell_s < self.soft_limit_s, "LANE_SLICE_S <= BELL_S < SOFT_LIMIT_S"),
         ]
         broken = [text for holds, text in relations if not holds]
         if broken:
@@ -124,6 +135,8 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
     known = {PREFIX + name.upper() for name in Settings.model_fields}
     given: dict[str, Any] = {name: value for name, value in environment.items() if name.startswith(PREFIX)}
     for name in sorted(given.keys() - known):
+        if name in RENAMED:
+            raise SettingsError(f"{name} is called {RENAMED[name]} since Scoreline 0.2.0: set that instead")
         close = difflib.get_close_matches(name, known, n=1)
         raise SettingsError(f"unknown setting {name}" + (f": did you mean {close[0]}?" if close else ""))
     if "SCORELINE_RESULT_TTL" in given and "SCORELINE_IDEMPOTENCY_TTL" not in given:

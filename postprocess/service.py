@@ -8,8 +8,8 @@ from pipeline.contracts.failures import ArtifactCorrupt
 from pipeline.contracts.lanes import ModelRef
 from pipeline.contracts.stages import Stage
 from pipeline.contracts.work import Output
-from pipeline.manifests import check_decision
-from pipeline.model_store import ModelStore
+from pipeline.models.folder import ModelStore
+from pipeline.models.manifests import check_decision
 
 BATCH = 128
 _EDGE = 1e-7

@@ -7,9 +7,9 @@ from pipeline.contracts.failures import ArtifactCorrupt, InvalidInput
 from pipeline.contracts.features import feature_names, with_names
 from pipeline.contracts.lanes import ModelRef
 from pipeline.contracts.stages import Stage
+from pipeline.contracts.strict_json import parse
 from pipeline.contracts.work import Output
-from pipeline.model_store import Artifact, ModelStore
-from pipeline.strict_json import parse
+from pipeline.models.folder import Artifact, ModelStore
 from preprocess.encoding import Encoder
 from preprocess.text import TextPair
 from preprocess.validation import InputSchema

@@ -14,7 +14,7 @@ import structlog
 import torch
 
 from pipeline.contracts.failures import NotNow, describe
-from pipeline.periodic import Periodic
+from pipeline.service.periodic import Periodic
 from scoring.device import Device
 from scoring.failures import kind_of
 

@@ -7,14 +7,14 @@ from functools import partial
 import structlog
 import torch
 
+from pipeline.breakers.calls import Breakers
+from pipeline.breakers.window import Breaker
 from pipeline.contracts.failures import ArtifactCorrupt, NotNow, OutOfMemory, describe
 from pipeline.contracts.lanes import ModelRef
 from pipeline.contracts.stages import Stage
 from pipeline.contracts.work import Work
-from pipeline.isolation import Performed, ends_process
-from pipeline.model_store import Artifact, ModelStore
-from pipeline.outside import Outside
-from scoring.breaker import Breaker
+from pipeline.models.folder import Artifact, ModelStore
+from pipeline.stage.isolation import Performed, ends_process
 from scoring.canary import Canary, Told
 from scoring.device import Cpu, Device, cores_given
 from scoring.model import DEFAULT_BATCH, LoadedModel
@@ -33,7 +33,7 @@ class Scoring:
         store: ModelStore,
         example_of: Callable[[Artifact], bytes],
         device: Device | None = None,
-        outside: Outside | None = None,
+        breakers: Breakers | None = None,
         told: Told | None = None,
         *,
         pool: str = "",
@@ -48,7 +48,7 @@ class Scoring:
         self._store = store
         self._example_of = example_of
         self._device = device or Cpu()
-        self._outside = outside or Outside()
+        self._breakers = breakers or Breakers()
         self._canary: Canary | None = None
         self._told = told
         self._cold: deque[Callable[[], None]] = deque()
@@ -79,7 +79,7 @@ class Scoring:
             serving = self._served[ref] = Serving(
                 model,
                 fallback if isinstance(fallback, LoadedModel) else None,
-                Breaker(partial(self._outside.changed, f"model {ref.name}@{ref.version}")),
+                Breaker(partial(self._breakers.changed, f"model {ref.name}@{ref.version}")),
                 artifact.manifest.get("slow_batch_s", float("inf")),
                 self._canary,
             )

@@ -15,11 +15,11 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from pipeline.breakers.window import Breaker
 from pipeline.contracts.failures import ArtifactCorrupt, NotNow, NumericFailure, OutOfMemory, StageFailure
 from pipeline.contracts.stages import Stage
 from pipeline.contracts.work import Output, Work
-from pipeline.isolation import Performed, ends_process, isolate
-from scoring.breaker import Breaker
+from pipeline.stage.isolation import Performed, ends_process, isolate
 from scoring.canary import Canary
 from scoring.model import Answer, Computation, LoadedModel
 

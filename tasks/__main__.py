@@ -4,11 +4,11 @@ import argparse
 import sys
 
 from pipeline.contracts.stages import Stage
-from pipeline.devices.nvml import NoDriver
 from pipeline.settings import settings
+from pipeline.testing.stub_nvml import StubNvml
+from pipeline.worker.devices.nvml import NoDriver
 from tasks.app import app
 from tasks.each_device import one_for_each, several
-from tasks.stub_nvml import StubNvml
 from tasks.worker import run_worker
 
 

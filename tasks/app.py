@@ -7,8 +7,8 @@ Flower and every worker load this module; none of it imports torch. A stage's ow
 from dataclasses import asdict
 from typing import Any
 
-from pipeline.broker import make_app
 from pipeline.settings import settings
+from tasks.broker import make_app
 from tasks.child import answer
 
 app = make_app(settings())

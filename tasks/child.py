@@ -9,24 +9,25 @@ import threading
 
 import structlog
 from billiard.common import terminate_handler_fired
-from redis.exceptions import RedisError
 from tenacity import retry, retry_if_exception_type, wait_random_exponential
 
+from pipeline.breakers.calls import Breakers
 from pipeline.contracts.failures import SoftLimit, describe
 from pipeline.contracts.lanes import parse_lane
 from pipeline.contracts.stages import Stage
-from pipeline.incarnation import Incarnation
-from pipeline.ledger.cache import CacheFiller
-from pipeline.ledger.claiming import Claims, Fenced
-from pipeline.ledger.connection import Client, connect
-from pipeline.model_store import ModelStore
-from pipeline.outside import Outside
-from pipeline.runner import TOO_LONG, Runner, Served, StageService, Unfit
+from pipeline.ledger.result_cache import CacheFiller
+from pipeline.ledger.workers.claims import Claims, Fenced
+from pipeline.models.folder import ModelStore
 from pipeline.settings import Settings
-from tasks.failpoints import failpoints
+from pipeline.stage.protocols import StageService
+from pipeline.store.connection import Client, connect
+from pipeline.store.errors import StoreError
+from pipeline.testing.failpoints import failpoints
+from pipeline.worker.incarnation import Incarnation
+from pipeline.worker.runner import TOO_LONG, Runner, Served, Unfit
 
 log = structlog.get_logger()
-_OUTAGE = retry_if_exception_type((RedisError, OSError))
+_OUTAGE = retry_if_exception_type(StoreError)
 _PAUSE = wait_random_exponential(multiplier=0.1, max=1)
 
 
@@ -34,14 +35,14 @@ class _Child:
     """What a child of the pool holds."""
 
     def __init__(self, stage: Stage, incarnation: Incarnation, settings: Settings, pool: str) -> None:
-        client = connect(settings, extra_wait_s=settings.linger_s + 1)
+        client = connect(settings, extra_wait_s=settings.park_s + 1)
         self.claims = Claims(client, settings, lambda: incarnation.name)
         incarnation.child_begins(os.getpid())
-        outside = Outside(incarnation.tell)
-        cache = CacheFiller(settings.cache_url, settings, outside) if settings.cache_url else None
-        service = load_stage(stage, settings, outside, incarnation, pool)
-        reached = failpoints(settings.failpoints)
-        self.runner = Runner(service, self.claims, cache, settings, incarnation, reached, terminate_handler_fired)
+        breakers = Breakers(incarnation.tell)
+        cache = CacheFiller(settings.cache_url, settings, breakers) if settings.cache_url else None
+        service = load_stage(stage, settings, breakers, incarnation, pool)
+        failpoint = failpoints(settings.failpoints)
+        self.runner = Runner(service, self.claims, cache, settings, incarnation, failpoint, terminate_handler_fired)
         self.overran = incarnation.overran
         self.debt = Debt(self.claims)
         self._hears = False
@@ -72,12 +73,12 @@ _child: _Child | None = None
 def load_stage(
     stage: Stage,
     settings: Settings,
-    outside: Outside | None = None,
+    breakers: Breakers | None = None,
     incarnation: Incarnation | None = None,
     pool: str = "",
 ) -> StageService:
     """A stage's service. Imported here, by need: only a scoring child ever loads torch."""
-    store = ModelStore(settings.model_store, outside)
+    store = ModelStore(settings.model_store, breakers)
     if stage is Stage.PREPROCESS:
         from preprocess.service import Preprocess
 
@@ -89,7 +90,7 @@ def load_stage(
 
         device = open_device(incarnation.child_device if incarnation else "cpu")
         example_of = Preprocess(store).example
-        return Scoring(store, example_of, device, outside, incarnation, pool=pool, threads=settings.torch_threads)
+        return Scoring(store, example_of, device, breakers, incarnation, pool=pool, threads=settings.torch_threads)
     from postprocess.service import Postprocess
 
     return Postprocess(store)
@@ -124,7 +125,7 @@ def answer(lane: str) -> Served:
     except Fenced:
         # The parent takes a new name within a heartbeat; the lane has been rung again by the sweeper.
         return Served()
-    except (RedisError, OSError):
+    except StoreError:
         _child.debt.owe()
         raise
     except Unfit as reason:
@@ -157,7 +158,7 @@ class Debt:
         self._owed = True
         try:
             self.pay()
-        except (RedisError, OSError) as error:
+        except StoreError as error:
             log.warning("claims_owed", error=str(error))
             threading.Thread(target=self._pay_when_possible, name="give-back", daemon=True).start()
 

@@ -14,11 +14,11 @@ from typing import Any
 import psutil
 import structlog
 
-from pipeline.devices.health import Health, State, Verdict
-from pipeline.devices.nvml import Found, Gpu, GpuLost, NoDriver, Reading, find
-from pipeline.incarnation import Incarnation
-from pipeline.periodic import Periodic
+from pipeline.service.periodic import Periodic
 from pipeline.settings import Settings
+from pipeline.worker.devices.health import Health, State, Verdict
+from pipeline.worker.devices.nvml import Found, Gpu, GpuLost, NoDriver, Reading, find
+from pipeline.worker.incarnation import Incarnation
 
 log = structlog.get_logger()
 LOOK_S = 1.0

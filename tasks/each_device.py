@@ -9,8 +9,8 @@ from collections.abc import Sequence
 
 import structlog
 
-from pipeline.devices.nvml import Found, NoDriver, find
 from pipeline.settings import Settings
+from pipeline.worker.devices.nvml import Found, NoDriver, find
 from tasks.device_watch import EX_DRAIN
 
 log = structlog.get_logger()

@@ -18,8 +18,8 @@ import jsonschema_rs
 from pipeline.contracts.failures import ArtifactCorrupt, StageFailure
 from pipeline.contracts.lanes import ModelRef
 from pipeline.contracts.work import Output
-from pipeline.model_store import Artifact, ModelStore, write_artifact
-from pipeline.telemetry import configure_logging
+from pipeline.models.folder import Artifact, ModelStore, write_artifact
+from pipeline.telemetry.logs import configure_logging
 
 NEARLY = 1e-5
 """How far a number of the example's result may be from the one that the manifest states: processors differ."""

@@ -7,11 +7,12 @@ from dataclasses import asdict
 
 from pipeline.cli.console import BAD_OUTCOME, UNREACHABLE, console, errors, fail, print_json, run
 from pipeline.contracts.failures import StageFailure
-from pipeline.ledger.connection import connect_async, store_problems
 from pipeline.ledger.rights import lacking_async
-from pipeline.model_store import ModelStore
-from pipeline.publishing import Published, publish_all
+from pipeline.models.folder import ModelStore
+from pipeline.releases.publishing import Published, publish_all
 from pipeline.settings import Settings, settings
+from pipeline.store.connection import connect_async
+from pipeline.store.errors import store_problems
 from tasks.proof import Prover
 
 

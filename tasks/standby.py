@@ -7,13 +7,13 @@ What wakes it is the queue's own consumer, taken up and put down; a bell that it
 from typing import Any
 
 import structlog
-from redis.exceptions import RedisError
 
-from pipeline.incarnation import Incarnation
-from pipeline.ledger.connection import Client
-from pipeline.ledger.roster import living, regular_scoring_workers, server_ms
-from pipeline.periodic import Periodic
+from pipeline.ledger.registry import living, regular_scoring_workers, server_ms
+from pipeline.service.periodic import Periodic
 from pipeline.settings import Settings
+from pipeline.store.connection import Client
+from pipeline.store.errors import StoreError
+from pipeline.worker.incarnation import Incarnation
 
 log = structlog.get_logger()
 LOOK_S = 0.5
@@ -36,7 +36,7 @@ class Standby(Periodic):
         """Count once. While the store is away nobody knows better than before."""
         try:
             queues = regular_scoring_workers(living(self._client, server_ms(self._client), self._silent_s))
-        except (RedisError, OSError):
+        except StoreError:
             return
         # Who is expected is one number for all pools: a pool without a worker is short of one in any case.
         needed = len(queues) < self._expected or self._queue not in queues

@@ -15,13 +15,13 @@ from typing import Any, Protocol
 
 import structlog
 from celery.worker import state
-from redis.exceptions import RedisError
 
-from pipeline.health import Pulse
 from pipeline.ledger import keys
-from pipeline.ledger.connection import Client
-from pipeline.periodic import Periodic
+from pipeline.service.health import Pulse
+from pipeline.service.periodic import Periodic
 from pipeline.settings import LONGER, Settings
+from pipeline.store.connection import Client
+from pipeline.store.errors import StoreError
 
 log = structlog.get_logger()
 LOOK_S = 1.0
@@ -82,7 +82,7 @@ class Watchdog(Periodic):
         super().__init__("watchdog", LOOK_S)
         self._client = client
         self._queue = queue
-        self._longest_job_s = 2 * LONGER * settings.hard_limit_s + settings.job_s  # two batches, in degraded mode
+        self._longest_job_s = 2 * LONGER * settings.hard_limit_s + settings.bell_s  # two batches, in degraded mode
         self._pulse = pulse
         self._children = children
         self._end = end
@@ -122,5 +122,5 @@ class Watchdog(Periodic):
             return False
         try:
             return bool(self._client.llen(keys.TAG + self._queue))
-        except (RedisError, OSError):
+        except StoreError:
             return False  # nobody hears anything

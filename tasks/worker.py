@@ -16,22 +16,22 @@ from billiard.pool import EX_RECYCLE
 from celery import Celery, bootsteps
 from celery.signals import worker_process_init
 from celery.worker import state
-from redis.exceptions import RedisError
 
-from pipeline.broker import check_acks
 from pipeline.contracts.stages import Stage
-from pipeline.devices.health import State, Verdict
-from pipeline.devices.nvml import Found
-from pipeline.health import STUCK_S, HealthServer, Pulse, Recent
-from pipeline.incarnation import Heartbeat, Incarnation
-from pipeline.ledger.claiming import release_claims
-from pipeline.ledger.connection import Client, connect
+from pipeline.ledger.recovery import release_claims
 from pipeline.ledger.rights import demand, speaks_against
 from pipeline.ledger.scripts import Scripts
-from pipeline.periodic import Duty, Periodic
+from pipeline.service.health import STUCK_S, HealthServer, Pulse, Recent
+from pipeline.service.periodic import Duty, Periodic
 from pipeline.settings import LONGER, Settings
-from pipeline.telemetry import configure_logging
+from pipeline.store.connection import Client, connect
+from pipeline.store.errors import StoreError
+from pipeline.telemetry.logs import configure_logging
+from pipeline.worker.devices.health import State, Verdict
+from pipeline.worker.devices.nvml import Found
+from pipeline.worker.incarnation import Heartbeat, Incarnation
 from tasks import child
+from tasks.broker import check_acks
 from tasks.device_watch import EX_DRAIN, DeviceWatch, chosen
 from tasks.standby import Standby
 from tasks.watchdog import Watchdog, last_resort
@@ -177,7 +177,7 @@ class Children:
                     running=running or "none",
                     queue=self._queue,
                 )
-            except (RedisError, OSError):
+            except StoreError:
                 return  # the store is away: the next look tries again
             del self._unreleased[pid]
             self._ended_by_us.pop(pid, None)
@@ -229,7 +229,7 @@ def _make_step(
             watchdog.pause()
             if consumer.blueprint.state != bootsteps.RUN:  # for good, not to connect again
                 told = state.should_stop is not None or state.should_terminate is not None
-                limit_s = settings.job_s + STOP_S + (settings.hard_limit_s if told else 0)
+                limit_s = settings.bell_s + STOP_S + (settings.hard_limit_s if told else 0)
                 last_resort(limit_s, children.pids)
 
     return Watch, [watches, hears]

@@ -13,13 +13,13 @@ import redis
 from hypothesis import settings as hypothesis_settings
 from tenacity import retry, retry_if_not_exception_type, stop_after_delay, wait_fixed
 
-from pipeline.devices.nvml import NoDriver, find
 from pipeline.settings import Settings, read_settings
 from pipeline.stack.local import LocalStack
+from pipeline.worker.devices.nvml import NoDriver, find
 from tests.servers import EMBEDDED, SERVERS, command_of
 
 REPOSITORY = Path(__file__).parent.parent
-JOB_S = 2.0
+BELL_S = 2.0
 """How long a bell is answered at most, in the shared stack: tests that look at jobs wait for that."""
 
 # Each run of a commit tries the same cases, so that it passes or fails by what changed, not by chance.
@@ -111,7 +111,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
         "SCORELINE_BACKOFF_BASE_S": "0.05",
         "SCORELINE_SOFT_LIMIT_S": "3",
         "SCORELINE_HARD_LIMIT_S": "5",
-        "SCORELINE_JOB_S": str(JOB_S),
+        "SCORELINE_BELL_S": str(BELL_S),
     }
     with LocalStack(read_settings({}), data_dir=folder, chaos_model=True, environment=environment) as running:
         yield running

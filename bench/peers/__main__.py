@@ -24,7 +24,7 @@ from bench.peers.peer import System
 from bench.peers.ray_serve import RayServe
 from bench.peers.scoreline import Scoreline
 from bench.peers.tuned_celery import TunedCelery
-from pipeline.result_file import result_path, write_whole
+from pipeline.cli.result_file import result_path, write_whole
 from pipeline.settings import REPOSITORY, Durability
 
 SYSTEMS: dict[str, Callable[[Durability], System]] = {

@@ -20,7 +20,7 @@ from chaos.stock.producer import Producer
 from chaos.stock.stack import StockStack
 from chaos.stock.standing import read_standing
 from chaos.stock.verdict import LATE_S, Kill, Kind, Sent, Standing, ended, judge
-from pipeline.result_file import result_path, write_whole
+from pipeline.cli.result_file import result_path, write_whole
 
 PAUSE_S = (1.0, 4.0)
 """Between two kills: at least, and at most."""
@@ -53,7 +53,7 @@ def schedule(kinds: list[Kind], seconds: float, rng: random.Random) -> list[Stri
 
 
 def strike(stack: StockStack, strikes: list[Strike], kills: list[Kill]) -> None:
-    """Carry out the kills, each at its time."""
+    """Progress out the kills, each at its time."""
     began = time.monotonic()
     for one in strikes:
         time.sleep(max(0.0, began + one.after_s - time.monotonic()))

@@ -16,7 +16,7 @@ from chaos.stock.app import make_app, task_name
 from chaos.stock.notes import read_notes
 from chaos.stock.verdict import Sent, ended
 from pipeline.contracts.stages import Stage
-from pipeline.credit_data import read_applications
+from pipeline.samples.credit_data import read_applications
 
 FAILURES = (OperationalError, RedisError, OSError)
 """What a send raises while the store is away."""

@@ -13,9 +13,9 @@ from chaos.stock.app import make_app, task_name
 from chaos.stock.notes import Notebook
 from pipeline.contracts.stages import Stage
 from pipeline.contracts.work import Output
-from pipeline.model_store import ModelStore
-from pipeline.runner import StageService
+from pipeline.models.folder import ModelStore
 from pipeline.settings import settings
+from pipeline.stage.protocols import StageService
 from tasks.child import load_stage
 
 app = make_app(os.environ["STOCK_URL"], json.loads(os.environ["STOCK_OPTIONS"]))

@@ -8,7 +8,7 @@ import uvicorn
 from pipeline.api.app import HotPath, create_app
 from pipeline.ledger.rights import demand
 from pipeline.settings import settings
-from pipeline.telemetry import configure_logging
+from pipeline.telemetry.logs import configure_logging
 
 
 def main() -> None:

@@ -14,15 +14,15 @@ from starlette.types import Receive, Scope, Send
 from pipeline.api import operations, scores
 from pipeline.api.access import Access
 from pipeline.api.bodies import JsonResponse, problem_response
+from pipeline.breakers.calls import Breakers
 from pipeline.client.asynchronous import AsyncScoringClient
 from pipeline.contracts.envelope import pointer
 from pipeline.contracts.problems import InvalidRequest, NotFound, Problem
 from pipeline.ledger import keys
-from pipeline.ledger.connection import store_problems
-from pipeline.ledger.letters import DeadLetters
+from pipeline.ledger.operators.dead_letters import DeadLetters
 from pipeline.ledger.rights import lacking_async
-from pipeline.outside import Outside
 from pipeline.settings import Settings, settings
+from pipeline.store.errors import store_problems
 
 log = structlog.get_logger()
 
@@ -76,11 +76,11 @@ def _our_fault(error: Exception) -> Response:
 def create_app(configured: Settings | None = None) -> FastAPI:
     """The API over the store that the settings name."""
     chosen = configured or settings()
-    outside = Outside()
+    breakers = Breakers()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with AsyncScoringClient(settings=chosen, retry_for_s=0, outside=outside) as client:
+        async with AsyncScoringClient(settings=chosen, retry_for_s=0, breakers=breakers) as client:
             client.listen()
             app.state.client = client
             app.state.letters = DeadLetters(client.store)
@@ -97,7 +97,7 @@ def create_app(configured: Settings | None = None) -> FastAPI:
     )
     patch_fastapi(app)  # /docs
     app.state.settings = chosen
-    app.state.outside = outside
+    app.state.breakers = breakers
     app.state.waits = 0
     app.state.access = Access(chosen)
     app.include_router(scores.router)

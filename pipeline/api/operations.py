@@ -12,7 +12,7 @@ from pipeline.api.bodies import JsonResponse
 from pipeline.api.scores import answer_by, in_time
 from pipeline.contracts.ids import from_text
 from pipeline.contracts.problems import InvalidRequest
-from pipeline.ledger.overview import read_overview
+from pipeline.ledger.operators.stats import read_overview
 
 router = APIRouter()
 

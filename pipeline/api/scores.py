@@ -8,15 +8,15 @@ from typing import Any, TypeVar
 from fastapi import APIRouter, Request, Response
 
 from pipeline.api.bodies import JsonResponse, idempotency_key, no_cache, read_json, wait_seconds
-from pipeline.client.asynchronous import Answer, AsyncScoringClient, has_ended, told
-from pipeline.client.reading import parts_of
+from pipeline.client.asynchronous import AsyncScoringClient
+from pipeline.client.core import Accepted, Answer, Known, has_ended, told
+from pipeline.client.input_chunks import chunks_of
 from pipeline.contracts.envelope import ScoreRequest, ScoreRow, check_envelope
 from pipeline.contracts.ids import from_text
 from pipeline.contracts.problems import DeadlineExceeded, InvalidRequest, Overloaded, Problem, StoreUnavailable
 from pipeline.contracts.status import Status
 from pipeline.contracts.tenants import Caller
 from pipeline.ledger import keys
-from pipeline.ledger.parcels import Accepted, Known
 
 router = APIRouter(prefix="/v1/scores", tags=["scores"])
 
@@ -127,8 +127,8 @@ async def submit_batch(request: Request) -> Response:
     answers: list[Answer] = []
 
     async def accept_all() -> None:
-        async for part in client.accept_parts(parts_of(rows, keys.SCRIPT_LIMIT), tenant=caller.tenant):
-            answers.extend(part)
+        async for chunk in client.accept_chunks(chunks_of(rows, keys.SCRIPT_LIMIT), tenant=caller.tenant):
+            answers.extend(chunk)
 
     try:
         await in_time(accept_all(), until)

@@ -4,7 +4,7 @@ import asyncio
 import json
 import sys
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, NoReturn, TypeVar
 
 import typer
 from rich.console import Console
@@ -40,7 +40,7 @@ def run(cli: Callable[[], Any]) -> None:
         fail("interrupted", 130)
 
 
-def fail(message: str, code: int) -> None:
+def fail(message: str, code: int) -> NoReturn:
     """Say what is wrong and exit."""
     errors.print(f"scoreline: {message}", style="red", markup=False, highlight=False)
     sys.exit(code)

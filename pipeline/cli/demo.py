@@ -14,7 +14,7 @@ from rich.table import Table
 
 from pipeline.cli.console import BAD_OUTCOME, AsJson, console, errors, print_json
 from pipeline.cli.services import checked_durability
-from pipeline.credit_data import Application, read_applications, split
+from pipeline.samples.credit_data import Application, read_applications, split
 from pipeline.settings import read_settings
 
 MODEL = "credit-default"

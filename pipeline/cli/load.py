@@ -10,13 +10,13 @@ from typing import Annotated, Any, cast, get_args
 import typer
 from rich.table import Table
 
-from pipeline.cli.console import BAD_OUTCOME, AsJson, console, errors, print_json
-from pipeline.cli.offering import Offering, Tally
-from pipeline.cli.targets import NO_ANSWER, api_target, store_target
+from pipeline.cli.console import BAD_OUTCOME, UNREACHABLE, AsJson, console, errors, fail, print_json
 from pipeline.contracts.envelope import PriorityName
 from pipeline.contracts.problems import StoreUnavailable
-from pipeline.credit_data import read_applications
-from pipeline.strict_json import NotStrict, parse
+from pipeline.contracts.strict_json import NotStrict, parse
+from pipeline.load.generator import LoadGenerator, Tally
+from pipeline.load.targets import NO_ANSWER, ApiUnusable, api_target, store_target
+from pipeline.samples.credit_data import read_applications
 
 UNKNOWN = (StoreUnavailable.slug, NO_ANSWER)
 """Submits that failed so may have been accepted all the same."""
@@ -51,10 +51,13 @@ def load(
 
     async def run() -> tuple[Tally, bool]:
         async with store_target(*chosen) if api is None else api_target(api, api_key, *chosen) as target:
-            offering = Offering(target, rows, rate=rate, timeout_s=timeout_s, seed=seed)
-            return await _watched(offering, seconds), offering.interrupted
+            generator = LoadGenerator(target, rows, rate=rate, timeout_s=timeout_s, seed=seed)
+            return await _watched(generator, seconds), generator.interrupted
 
-    tally, interrupted = asyncio.run(run())
+    try:
+        tally, interrupted = asyncio.run(run())
+    except ApiUnusable as error:
+        fail(str(error), UNREACHABLE)
     document = {
         "to": api or "store",
         "model": model,
@@ -90,16 +93,16 @@ def unique_rows() -> Iterator[Mapping[str, Any]]:
         yield rows[number % len(rows)] | {"Price": 100 + number / 1000}
 
 
-async def _watched(offering: Offering, seconds: float) -> Tally:
-    """Run it with a line of progress; the first Ctrl-C stops the offering, the second the waiting too."""
+async def _watched(generator: LoadGenerator, seconds: float) -> Tally:
+    """Run it with a line of progress; the first Ctrl-C stops the generator, the second the waiting too."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, offering.stop)
-    running = asyncio.create_task(offering.run(seconds))
+        loop.add_signal_handler(number, generator.stop)
+    running = asyncio.create_task(generator.run(seconds))
     with errors.status("starting") as line:
         while not running.done():
-            tally = offering.tally
-            state = "waiting for the ends (Ctrl-C: do not wait)" if offering.interrupted else "running"
+            tally = generator.tally
+            state = "waiting for the ends (Ctrl-C: do not wait)" if generator.interrupted else "running"
             line.update(
                 f"{state}: offered {tally.offered}, accepted {tally.accepted}, refused {tally.refused.total()}, "
                 f"unfinished {tally.unfinished}"

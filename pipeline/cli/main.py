@@ -2,7 +2,8 @@
 
 import typer
 
-from pipeline.cli import letters, operators, producers, services
+from pipeline.cli import dead_letters as letters
+from pipeline.cli import operators, producers, services
 from pipeline.cli.demo import demo
 from pipeline.cli.load import load
 

@@ -8,7 +8,7 @@ from rich.table import Table
 from pipeline.cli.console import AsJson, console, print_json, with_client
 from pipeline.client.asynchronous import AsyncScoringClient
 from pipeline.contracts.stages import Stage
-from pipeline.ledger.overview import read_overview
+from pipeline.ledger.operators.stats import read_overview
 from pipeline.settings import read_settings
 
 

@@ -14,12 +14,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from pipeline.cli.console import BAD_OUTCOME, USAGE, AsJson, console, errors, fail, print_json, with_client
+from pipeline.cli.result_file import CannotWrite, ResultFile
 from pipeline.cli.rows import BadFile, open_rows
 from pipeline.cli.submitting import Sending
 from pipeline.client.asynchronous import AsyncScoringClient
 from pipeline.contracts.problems import Problem
 from pipeline.contracts.status import Status
-from pipeline.result_file import CannotWrite, ResultFile
 from pipeline.settings import read_settings
 
 

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO, Self
 from pipeline.cli.cells import LEFT_OUT, BadCell, Cell, cell_of
 from pipeline.contracts.envelope import ScoreRequest, ScoreRow, check_row
 from pipeline.contracts.problems import InvalidRequest
-from pipeline.strict_json import NotStrict, parse
+from pipeline.contracts.strict_json import NotStrict, parse
 
 LONGEST_LINE = 16 << 20
 """Characters of a line. What is longer is no row: the file has other line ends, or none."""

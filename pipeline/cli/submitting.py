@@ -13,8 +13,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from pipeline.client.asynchronous import AsyncScoringClient, has_ended
-from pipeline.client.reading import parts_of
+from pipeline.client.asynchronous import AsyncScoringClient
+from pipeline.client.core import has_ended
+from pipeline.client.input_chunks import chunks_of
 from pipeline.contracts.ids import from_text
 from pipeline.contracts.problems import Problem
 from pipeline.contracts.status import Status
@@ -102,8 +103,9 @@ class Sending:
         telling = asyncio.create_task(self._tell_all(client))
         telling.add_done_callback(lambda _: self.stop())
         try:
-            async with contextlib.aclosing(client.submit_parts(parts_of(self._until_stopped(), SCRIPT_LIMIT))) as parts:
-                async for answers in parts:
+            answering = client.submit_chunks(chunks_of(self._until_stopped(), SCRIPT_LIMIT))
+            async with contextlib.aclosing(answering) as submitting:
+                async for answers in submitting:
                     self._answered += len(answers)
                     self._untold.append(answers)
                     self._news.set()

@@ -11,11 +11,12 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-from pipeline.abandoning import abandon
+from pipeline.breakers.calls import Breakers
 from pipeline.client import forks
+from pipeline.client.core import Answer, has_ended, told
+from pipeline.client.input_chunks import SourceFailed, chunks_of
 from pipeline.client.limits import CLOSED
-from pipeline.client.persistence import Persistence
-from pipeline.client.reading import SourceFailed, parts_of
+from pipeline.client.retrying import Retrying
 from pipeline.client.session import READ_LIMIT, Session
 from pipeline.contracts.envelope import (
     DEFAULT_TIMEOUT_S,
@@ -28,37 +29,23 @@ from pipeline.contracts.envelope import (
 )
 from pipeline.contracts.ids import from_text, to_text
 from pipeline.contracts.problems import InvalidRequest, Overloaded, Problem, StoreUnavailable
-from pipeline.contracts.stages import ENDS, Priority
+from pipeline.contracts.releases import ReleaseTable
+from pipeline.contracts.stages import Priority
 from pipeline.contracts.status import Status
 from pipeline.contracts.tenants import NAMELESS, STORE, Caller, Tenant
 from pipeline.ledger import keys
-from pipeline.ledger.connection import AsyncClient
-from pipeline.ledger.endings import looks
-from pipeline.ledger.parcels import Accepted, Known, Submission, idempotency
-from pipeline.ledger.records import owner_of, status_of, unpack_entry
-from pipeline.ledger.releases import ReleaseTable
-from pipeline.outside import Outside
+from pipeline.ledger.producers.notifications import looks
+from pipeline.ledger.producers.submissions import Accepted, Known, Submission, idempotency
+from pipeline.ledger.records import status_of, tenant_of, unpack_entry
+from pipeline.service.cancellation import abandon
 from pipeline.settings import Settings, read_settings
+from pipeline.store.connection import AsyncClient
 
 Request = ScoreRequest | Mapping[str, Any]
-Answer = Accepted | Known | Problem
 LATE_S = 0.5
 """By so much a last look may overrun the time that a caller waits for an end."""
 SWEEP_S = 5.0
 """Within so long after its deadline the sweeper ends a request."""
-
-
-def has_ended(status: Status) -> bool:
-    """Whether the status is an end: it will not change any more, except by a replay."""
-    return status["state"] in ENDS
-
-
-def told(answers: Iterable[Answer], found: Mapping[bytes, Status | Problem]) -> list[Status | Problem]:
-    """What to tell of each answer: what was found of its request, or how one that was just accepted begins."""
-    return [
-        answer if isinstance(answer, Problem) else found.get(answer.id) or answer.status()  # type: ignore[union-attr]
-        for answer in answers
-    ]
 
 
 class AsyncScoringClient:
@@ -82,16 +69,16 @@ class AsyncScoringClient:
         *,
         settings: Settings | None = None,
         retry_for_s: float = 30.0,
-        outside: Outside | None = None,
+        breakers: Breakers | None = None,
     ) -> None:
         settings = settings or read_settings()
         if store_url is not None:
             settings = settings.model_copy(update={"store_url": store_url})
-        self._make = partial(Session, settings, retry_for_s, outside)
+        self._make = partial(Session, settings, retry_for_s, breakers)
         self._session: Session | None = self._make()
         self._closed = False
         self._lock = threading.Lock()
-        forks.watch(self, AsyncScoringClient._begin_anew)
+        forks.watch(self, AsyncScoringClient._start_after_fork)
 
     async def __aenter__(self) -> Self:
         self._here()
@@ -127,7 +114,7 @@ class AsyncScoringClient:
             session.loop = loop
             return session
 
-    def _begin_anew(self) -> object:
+    def _start_after_fork(self) -> object:
         """In a forked process: leave to the parent what it has open."""
         left, self._session, self._lock = self._session, None, threading.Lock()
         return left
@@ -153,7 +140,7 @@ class AsyncScoringClient:
 
     def give_up(self) -> None:
         """Try nothing again from now on: calls under way come to their end, whatever it is."""
-        self._here().persistence.give_up()
+        self._here().retrying.give_up()
 
     async def submit(
         self,
@@ -231,17 +218,17 @@ class AsyncScoringClient:
         What the iterable raises is raised here, after the answers to what it gave before.
         """
         try:
-            async for answers in self.submit_parts(parts_of(requests, min(chunk, keys.SCRIPT_LIMIT)), tenant=tenant):
+            async for answers in self.submit_chunks(chunks_of(requests, min(chunk, keys.SCRIPT_LIMIT)), tenant=tenant):
                 for answer in answers:
                     yield answer
         except SourceFailed as failed:
             raise failed.error from None
 
-    async def submit_parts(
-        self, parts: AsyncGenerator[list[Request], None], *, tenant: Tenant = NAMELESS
+    async def submit_chunks(
+        self, chunks: AsyncGenerator[list[Request], None], *, tenant: Tenant = NAMELESS
     ) -> AsyncGenerator[list[Status | Problem], None]:
-        """As ``submit_many``, a part of at most ``SCRIPT_LIMIT`` requests at a time."""
-        async for answers in self.accept_parts(parts, tenant=tenant):
+        """As ``submit_many``, a chunk of at most ``SCRIPT_LIMIT`` requests at a time."""
+        async for answers in self.accept_chunks(chunks, tenant=tenant):
             yield told(answers, await self.standing(answers))
 
     async def standing(self, answers: Iterable[Answer], caller: Caller = STORE) -> dict[bytes, Status | Problem]:
@@ -249,19 +236,19 @@ class AsyncScoringClient:
         known = [answer.id for answer in answers if isinstance(answer, Known)]
         if not known:
             return {}
-        persistence = self._here().persistence
-        return dict(zip(known, await persistence.read(known, persistence.by(), [caller] * len(known)), strict=True))
+        retrying = self._here().retrying
+        return dict(zip(known, await retrying.read(known, retrying.by(), [caller] * len(known)), strict=True))
 
-    async def accept_parts(
-        self, parts: AsyncGenerator[list[Request], None], *, tenant: Tenant = NAMELESS
+    async def accept_chunks(
+        self, chunks: AsyncGenerator[list[Request], None], *, tenant: Tenant = NAMELESS
     ) -> AsyncGenerator[list[Answer], None]:
-        """As ``submit_parts``, with what the ledger has answered instead of status documents."""
-        # The next part is read, checked and packed while the one before is in flight, and sent once that is accepted:
+        """As ``submit_chunks``, with what the ledger has answered instead of status documents."""
+        # The next chunk is read, checked and packed while the one before is in flight, and sent once that is accepted:
         # a stream's requests are accepted in its order. A source that has nothing yet keeps no answers back.
-        persistence = self._here().persistence
+        retrying = self._here().retrying
         under_way: asyncio.Task[list[Answer]] | None = None
         started: asyncio.Task[list[Answer]] | None = None
-        reading = asyncio.create_task(_next(parts))
+        reading = asyncio.create_task(_next(chunks))
         failure: Exception | None = None
         try:
             while True:
@@ -272,14 +259,14 @@ class AsyncScoringClient:
                     under_way = None
                     continue
                 try:
-                    part = reading.result()
+                    chunk = reading.result()
                 except Exception as error:  # noqa: BLE001 - the caller's; raised after the answers
                     failure = error
                     break
-                if part is None:
+                if chunk is None:
                     break
-                reading = asyncio.create_task(_next(parts))
-                started = asyncio.create_task(_submit_part(persistence, part, under_way, tenant))
+                reading = asyncio.create_task(_next(chunks))
+                started = asyncio.create_task(_submit_chunk(retrying, chunk, under_way, tenant))
                 await asyncio.sleep(0)  # pack it before the answers to the last one are handled
                 if under_way is not None:
                     yield await under_way
@@ -290,7 +277,7 @@ class AsyncScoringClient:
                 raise failure
         finally:
             await abandon(reading, under_way, started)
-            await parts.aclose()
+            await chunks.aclose()
 
     async def score_many(
         self, requests: Iterable[Request] | AsyncIterable[Request], *, window: int = 8192
@@ -300,23 +287,23 @@ class AsyncScoringClient:
         About ``window`` requests are unfinished at once, at most.
         """
         try:
-            async for answers in self.score_parts(parts_of(requests, keys.SCRIPT_LIMIT), window=window):
+            async for answers in self.score_chunks(chunks_of(requests, keys.SCRIPT_LIMIT), window=window):
                 for answer in answers:
                     yield answer
         except SourceFailed as failed:
             raise failed.error from None
 
-    async def score_parts(
-        self, parts: AsyncGenerator[list[Request], None], *, window: int = 8192
+    async def score_chunks(
+        self, chunks: AsyncGenerator[list[Request], None], *, window: int = 8192
     ) -> AsyncGenerator[list[Status | Problem], None]:
-        """As ``score_many``, a part of at most ``SCRIPT_LIMIT`` requests at a time."""
+        """As ``score_many``, a chunk of at most ``SCRIPT_LIMIT`` requests at a time."""
         self.listen()
         accepted: asyncio.Queue[list[Answer] | None] = asyncio.Queue()
         room = asyncio.Semaphore(max(1, window // keys.SCRIPT_LIMIT))
 
         async def submit() -> None:
-            async with contextlib.aclosing(self.accept_parts(parts)) as chunks:
-                async for answers in chunks:
+            async with contextlib.aclosing(self.accept_chunks(chunks)) as accepting:
+                async for answers in accepting:
                     accepted.put_nowait(answers)
                     await room.acquire()
 
@@ -347,13 +334,13 @@ class AsyncScoringClient:
     ) -> dict[bytes, Status | Problem]:
         """The statuses of requests once all have ended, or as they stand ``until`` then (the event loop's time)."""
         session = self._here()
-        persistence, endings, time = session.persistence, session.endings, asyncio.get_running_loop().time
+        retrying, notifications, time = session.retrying, session.notifications, asyncio.get_running_loop().time
         found: dict[bytes, Status | Problem] = {}
         missing = set(request_ids)
 
         async def look(ids: list[bytes]) -> None:
-            by = min(persistence.by(), until + LATE_S)
-            for request_id, status in zip(ids, await persistence.read(ids, by, [caller] * len(ids)), strict=True):
+            by = min(retrying.by(), until + LATE_S)
+            for request_id, status in zip(ids, await retrying.read(ids, by, [caller] * len(ids)), strict=True):
                 found[request_id] = status
                 if isinstance(status, Problem) or has_ended(status):
                     missing.discard(request_id)
@@ -366,12 +353,12 @@ class AsyncScoringClient:
             if left <= 0:
                 await look(ids)
                 break
-            for request_id, record in (await endings.wait(ids, min(left, next(rely_s)))).items():
-                if not caller.sees(owner_of(record)):
+            for request_id, record in (await notifications.wait(ids, min(left, next(rely_s)))).items():
+                if not caller.sees(tenant_of(record)):
                     continue
                 found[request_id] = status_of(request_id, unpack_entry(record))
                 missing.discard(request_id)
-            endings.forget(ids)
+            notifications.forget(ids)
             if missing:
                 await look(list(missing))
         return found
@@ -386,10 +373,10 @@ class AsyncScoringClient:
     async def get_many(self, request_ids: Sequence[str]) -> list[Status | Problem]:
         """How many requests stand, in order; NotFound or Gone in the place of those without a record."""
         ids = [_id(request_id) for request_id in request_ids]
-        persistence = self._here().persistence
+        retrying = self._here().retrying
         answers: list[Status | Problem] = []
         for start in range(0, len(ids), READ_LIMIT):
-            answers += await persistence.read(ids[start : start + READ_LIMIT], persistence.by())
+            answers += await retrying.read(ids[start : start + READ_LIMIT], retrying.by())
         return answers
 
     async def cancel(self, request_id: str, *, caller: Caller = STORE) -> Status:
@@ -397,8 +384,8 @@ class AsyncScoringClient:
 
         NotFound, Gone, AlreadyEnded (otherwise), TooLate (it is being scored and will end by itself).
         """
-        persistence = self._here().persistence
-        return await persistence.cancel(_id(request_id), persistence.by(), caller)
+        retrying = self._here().retrying
+        return await retrying.cancel(_id(request_id), retrying.by(), caller)
 
     async def wait(self, request_id: str, timeout_s: float = 30.0) -> Status:
         """The status once the request has ended, or as it stands when ``timeout_s`` have passed.
@@ -406,7 +393,7 @@ class AsyncScoringClient:
         StoreUnavailable if the store does not tell by then.
         """
         request, session = _id(request_id), self._here()
-        session.endings.start()
+        session.notifications.start()
         until = session.loop_time() + timeout_s
         status = await session.read((request, STORE), session.by(until + LATE_S))
         return status if has_ended(status) else await _end_of(session, request, until) or status
@@ -422,7 +409,7 @@ class AsyncScoringClient:
     ) -> Status | None:
         """The same by id, for a request that has not ended; None if ``timeout_s`` pass before it was looked at."""
         session = self._here()
-        session.endings.start()
+        session.notifications.start()
         return await _end_of(session, request_id, session.loop_time() + timeout_s, caller, by)
 
     async def wait_for_all(
@@ -438,7 +425,7 @@ class AsyncScoringClient:
     ) -> Status:
         """Submit and wait: the end of the request, within its timeout; the sweeper may take a few seconds more."""
         session = self._here()
-        session.endings.start()
+        session.notifications.start()
         document = {"model": model, "features": features, "priority": priority, "timeout_s": timeout_s}
         submission = _submission(check_envelope(document), None, NAMELESS, no_cache=False)
         until = session.loop_time() + timeout_s
@@ -453,12 +440,12 @@ class AsyncScoringClient:
 
     def listen(self) -> None:
         """Begin to hear of ends. Who waits for one begins it by itself; who will, saves the first of them a look."""
-        self._here().endings.start()
+        self._here().notifications.start()
 
     async def releases(self, *, fresh: bool = True) -> ReleaseTable:
         """Which models and versions can be asked for."""
-        persistence = self._here().persistence
-        return await persistence.releases(persistence.by(), fresh=fresh)
+        retrying = self._here().retrying
+        return await retrying.releases(retrying.by(), fresh=fresh)
 
 
 def _submission(request: ScoreRequest, key: str | None, tenant: Tenant, *, no_cache: bool) -> Submission:
@@ -473,7 +460,7 @@ def _submission(request: ScoreRequest, key: str | None, tenant: Tenant, *, no_ca
         request.allow_degraded,
         held,
         no_cache,
-        tenant.owner,
+        tenant.id,
     )
 
 
@@ -489,7 +476,7 @@ async def _accept(session: Session, submission: Submission, by: float, *, shed: 
         return await session.accept(submission, by, shed=shed)
     except Problem as refusal:
         again = partial(session.accept, submission, by, shed=shed)
-        return await session.persistence.after_refusal(refusal, again, by)
+        return await session.retrying.after_refusal(refusal, again, by)
 
 
 async def _end_of(
@@ -499,21 +486,21 @@ async def _end_of(
     rely_s = looks()
     status: Status | None = None
     while (status is None or not has_ended(status)) and (left := until - session.loop_time()) > 0:
-        announced = await session.endings.wait([request_id], min(left, next(rely_s)))
-        session.endings.forget([request_id])
-        if announced and caller.sees(owner_of(announced[request_id])):
+        announced = await session.notifications.wait([request_id], min(left, next(rely_s)))
+        session.notifications.forget([request_id])
+        if announced and caller.sees(tenant_of(announced[request_id])):
             status = status_of(request_id, unpack_entry(announced[request_id]))
         else:
             status = await session.read((request_id, caller), by or session.by(until + LATE_S), shed=by is not None)
     return status
 
 
-async def _next(parts: AsyncIterator[list[Request]]) -> list[Request] | None:
-    return await anext(parts, None)
+async def _next(chunks: AsyncIterator[list[Request]]) -> list[Request] | None:
+    return await anext(chunks, None)
 
 
-async def _submit_part(
-    persistence: Persistence, requests: Sequence[Request], after: asyncio.Task[list[Answer]] | None, tenant: Tenant
+async def _submit_chunk(
+    retrying: Retrying, requests: Sequence[Request], after: asyncio.Task[list[Answer]] | None, tenant: Tenant
 ) -> list[Answer]:
     answers: list[Any] = []
     submissions: list[Submission] = []
@@ -525,5 +512,5 @@ async def _submit_part(
             answers.append(None)
         except Problem as problem:
             answers.append(problem)
-    accepted = iter(await persistence.accept(submissions, after) if submissions else ())
+    accepted = iter(await retrying.accept(submissions, after) if submissions else ())
     return [next(accepted) if answer is None else answer for answer in answers]

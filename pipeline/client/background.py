@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from pipeline.abandoning import abandon
+from pipeline.service.cancellation import abandon
 
 Result = TypeVar("Result")
 

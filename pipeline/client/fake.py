@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
-from pipeline.client.asynchronous import Request, has_ended
+from pipeline.client.asynchronous import Request
+from pipeline.client.core import has_ended
 from pipeline.client.limits import CLOSED
 from pipeline.contracts.envelope import (
     DEFAULT_TIMEOUT_S,
@@ -20,9 +21,9 @@ from pipeline.contracts.ids import from_text, random_tails
 from pipeline.contracts.problems import AlreadyEnded, IdempotencyMismatch, InvalidRequest, NotFound, Problem
 from pipeline.contracts.stages import Priority, State
 from pipeline.contracts.status import Failure, Status
-from pipeline.contracts.work import Carry, Header
-from pipeline.ledger.parcels import Accepted, idempotency
-from pipeline.ledger.records import End, Entry, pack_front, status_of
+from pipeline.contracts.work import Header, Progress
+from pipeline.ledger.producers.submissions import Accepted, idempotency
+from pipeline.ledger.records import End, Entry, pack_prefix, status_of
 
 Score = Callable[[str, Mapping[str, Any]], dict[str, Any]]
 
@@ -194,4 +195,4 @@ class FakeScoringClient:
             error = Failure(category=category, stage=None, message=message, retryable=False)
         scored_by = f"{header.model}@{header.version}" if state is State.SUCCEEDED else None
         end = End(time.time() * 1000, result, error, 1, scored_by)
-        self._statuses[text] = status_of(request_id, Entry(str(state), header, Carry(0), end, pack_front(header)))
+        self._statuses[text] = status_of(request_id, Entry(str(state), header, Progress(0), end, pack_prefix(header)))

@@ -9,17 +9,17 @@ from collections.abc import AsyncGenerator, Callable, Coroutine, Iterable, Itera
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
-from pipeline.abandoning import abandon
 from pipeline.client import forks
 from pipeline.client.asynchronous import AsyncScoringClient, Request
 from pipeline.client.background import Background
+from pipeline.client.input_chunks import SourceFailed, chunks_read_apart
 from pipeline.client.limits import CLOSED, CLOSED_MEANWHILE
-from pipeline.client.reading import SourceFailed, parts_read_apart
 from pipeline.contracts.envelope import DEFAULT_TIMEOUT_S, PriorityName
 from pipeline.contracts.problems import Problem
+from pipeline.contracts.releases import ReleaseTable
 from pipeline.contracts.status import Status
 from pipeline.ledger.keys import SCRIPT_LIMIT
-from pipeline.ledger.releases import ReleaseTable
+from pipeline.service.cancellation import abandon
 from pipeline.settings import Settings
 
 Result = TypeVar("Result")
@@ -40,9 +40,9 @@ class ScoringClient:
         self._closed = False
         # A signal's handler may close it in the midst of a call of the same thread.
         self._lock = threading.RLock()
-        forks.watch(self, ScoringClient._begin_anew)
+        forks.watch(self, ScoringClient._start_after_fork)
 
-    def _begin_anew(self) -> object:
+    def _start_after_fork(self) -> object:
         """In a forked process: leave to the parent what it has open."""
         left, self._background, self._lock = self._background, None, threading.RLock()
         if left is not None:
@@ -131,19 +131,19 @@ class ScoringClient:
 
     def submit_many(self, requests: Iterable[Request]) -> Iterator[Status | Problem]:
         """Hand in any number of requests; for each, in order, its status or the problem it was refused for."""
-        return self._stream(lambda: self._client.submit_parts(parts_read_apart(requests, SCRIPT_LIMIT)))
+        return self._stream(lambda: self._client.submit_chunks(chunks_read_apart(requests, SCRIPT_LIMIT)))
 
     def score_many(self, requests: Iterable[Request], *, window: int = 8192) -> Iterator[Status | Problem]:
         """Hand in any number of requests and wait for each end; in order."""
-        return self._stream(lambda: self._client.score_parts(parts_read_apart(requests, SCRIPT_LIMIT), window=window))
+        return self._stream(lambda: self._client.score_chunks(chunks_read_apart(requests, SCRIPT_LIMIT), window=window))
 
     def _stream(self, make: Callable[[], AsyncGenerator[list[Status | Problem], None]]) -> Iterator[Status | Problem]:
         return self._take(_Stream(make), self._begun())
 
     def _take(self, stream: "_Stream", begun: Background) -> Iterator[Status | Problem]:
         try:
-            while (part := self._run(stream.next(), begun)) is not None:
-                yield from part
+            while (chunk := self._run(stream.next(), begun)) is not None:
+                yield from chunk
         except SourceFailed as failed:
             raise failed.error from None
         finally:
@@ -195,7 +195,7 @@ class _Stream:
         self._reading: asyncio.Task[Any] | None = None
 
     async def next(self) -> list[Status | Problem] | None:
-        """The next part; None at the end."""
+        """The next chunk; None at the end."""
         self._parts = self._parts or self._make()
         self._reading = asyncio.current_task()
         return await anext(self._parts, None)

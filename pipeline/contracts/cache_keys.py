@@ -13,14 +13,16 @@ PREPROCESSING_VERSION = 1
 """To be raised whenever ``preprocess`` makes something else of the same input and the same artifact."""
 
 
-def cache_keys(model: ModelRef, *, allow_degraded: bool, owner: bytes = NOBODY) -> Callable[[Mapping[str, Any]], bytes]:
+def cache_keys(
+    model: ModelRef, *, allow_degraded: bool, tenant: bytes = NOBODY
+) -> Callable[[Mapping[str, Any]], bytes]:
     """What makes the cache keys of features for a model.
 
-    A key is 16 bytes of SHA-256 over model version, preprocessing version, owner (a tenant's bytes) and canonical
+    A key is 16 bytes of SHA-256 over model version, preprocessing version, tenant (a tenant's bytes) and canonical
     input; empty for features that are no JSON: they stand apart. So one tenant never learns what another has scored.
     A request that accepts no fallback's answer does not share the computation of those that do, for it may end in one.
     """
-    begun = _begun(model, PREPROCESSING_VERSION, allow_degraded, owner)
+    begun = _begun(model, PREPROCESSING_VERSION, allow_degraded, tenant)
 
     def cache_key(features: Mapping[str, Any]) -> bytes:
         try:
@@ -35,9 +37,9 @@ def cache_keys(model: ModelRef, *, allow_degraded: bool, owner: bytes = NOBODY) 
 
 
 @lru_cache(maxsize=1024)
-def _begun(model: ModelRef, preprocessing: int, allow_degraded: bool, owner: bytes) -> "hashlib._Hash":
+def _begun(model: ModelRef, preprocessing: int, allow_degraded: bool, tenant: bytes) -> "hashlib._Hash":
     """The digest of what many requests have in common. Its length is fixed: what follows cannot be taken for it."""
     common = [model.name, model.version, model.digest, model.pool, preprocessing, allow_degraded]
-    if owner != NOBODY:  # the nameless tenant's keys stay what they were before there were tenants
-        common.append(owner.hex())
+    if tenant != NOBODY:  # the nameless tenant's keys stay what they were before there were tenants
+        common.append(tenant.hex())
     return hashlib.sha256(hashlib.sha256(canonical(common)).digest())

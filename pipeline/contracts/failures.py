@@ -1,7 +1,7 @@
 """What can go wrong inside a stage. The class of an exception says what becomes of the request.
 
 A stage raises one of these, or returns one in the place of a single row's output. Everything else that escapes
-a stage is judged by ``pipeline.judge``; what torch raises is one of these by then (``scoring.failures``).
+a stage is judged by ``pipeline.worker.judge``; what torch raises is one of these by then (``scoring.failures``).
 
 ================= =========== ========= ============================================================
 class             category    again     what it means
@@ -139,7 +139,7 @@ class NotNow(StageFailure):
         self.pause_s = pause_s
 
 
-class OutsideDown(NotNow):
+class DependencyDown(NotNow):
     """Something outside that the stage needs does not answer: its breaker is open."""
 
     def __init__(self, name: str, pause_s: float) -> None:

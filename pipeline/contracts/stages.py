@@ -33,7 +33,7 @@ class State(StrEnum):
     CANCELLED = "cancelled"
 
 
-ENDS = frozenset({State.SUCCEEDED, State.INVALID, State.DEAD, State.EXPIRED, State.CANCELLED})
+FINAL_STATES = frozenset({State.SUCCEEDED, State.INVALID, State.DEAD, State.EXPIRED, State.CANCELLED})
 
 
 class Priority(IntEnum):

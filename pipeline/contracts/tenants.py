@@ -7,21 +7,21 @@ comes without a key - through the store's own client, or where no keys are set -
 from enum import StrEnum
 from typing import NamedTuple
 
-OWNER_BYTES = 8
-NOBODY = bytes(OWNER_BYTES)
-"""The nameless tenant's owner bytes. It has no limits, so nothing is counted for it (see ``lua/prelude/base.lua``)."""
+TENANT_ID_BYTES = 8
+NOBODY = bytes(TENANT_ID_BYTES)
+"""The nameless tenant's id. It has no limits, so nothing is counted for it (see ``lua/prelude/base.lua``)."""
 
 
 class Tenant(NamedTuple):
-    """``name``: the scope of its idempotency keys. ``owner``: 8 bytes that stand for it in records and cache keys."""
+    """``name``: the scope of its idempotency keys. ``id``: 8 bytes that stand for it in records and cache keys."""
 
     name: str = ""
-    owner: bytes = NOBODY
+    id: bytes = NOBODY
 
 
 def tenant_of_digest(digest: str) -> Tenant:
     """The tenant of a nameless API key, by the key's SHA-256 digest in hex."""
-    return Tenant(digest, bytes.fromhex(digest[: 2 * OWNER_BYTES]))
+    return Tenant(digest, bytes.fromhex(digest[: 2 * TENANT_ID_BYTES]))
 
 
 class Role(StrEnum):
@@ -38,19 +38,19 @@ class Caller(NamedTuple):
     tenant: Tenant
     role: Role
 
-    def sees(self, owner: bytes) -> bool:
-        """Whether it may see a request of this owner.
+    def sees(self, tenant_id: bytes) -> bool:
+        """Whether it may see a tenant's request.
 
-        No owner at all is noted of what a release before tenants has accepted. Any key that knows such an id sees it,
+        No tenant is noted of what a release before tenants has accepted. Any key that knows such an id sees it,
         as before: whoever polls for it during an upgrade gets its answer.
         """
-        return self.role is not Role.PRODUCER or not owner or owner == self.tenant.owner
+        return self.role is not Role.PRODUCER or not tenant_id or tenant_id == self.tenant.id
 
-    def cancelled(self, owner: bytes) -> str:
-        """By whom a request of this owner was cancelled, if this caller does it."""
+    def cancelled(self, tenant_id: bytes) -> str:
+        """By whom a tenant's request was cancelled, if this caller does it."""
         if self.role is Role.STORE:
             return "cancelled through the store"
-        if self.role is Role.PRODUCER or (owner or NOBODY) == self.tenant.owner:
+        if self.role is Role.PRODUCER or (tenant_id or NOBODY) == self.tenant.id:
             return "cancelled by its producer"
         return "cancelled by an operator"
 

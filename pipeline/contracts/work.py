@@ -35,21 +35,21 @@ class Header(NamedTuple):
         return Priority(self.priority)
 
 
-class Ties(NamedTuple):
+class Links(NamedTuple):
     """What ties a request to others. ``flight``: the request whose computation it has joined, empty if it is its own.
 
     ``key``: its idempotency key and the digest of its body, 16 bytes each; empty without.
     ``cache_key``: the same 16 bytes for requests that one computation answers; empty if it stands apart.
-    ``owner``: its tenant's 8 bytes; empty if a release before tenants has accepted it.
+    ``tenant``: its tenant's 8 bytes; empty if a release before tenants has accepted it.
     """
 
     flight: bytes = b""
     key: bytes = b""
     cache_key: bytes = b""
-    owner: bytes = b""
+    tenant: bytes = b""
 
 
-class Carry(NamedTuple):
+class Progress(NamedTuple):
     """What a request brings along from stage to stage.
 
     ``entered_ms``: when it began to wait for the present stage (Unix milliseconds, server's clock).
@@ -107,19 +107,19 @@ class Work:
     """One claimed request at one stage.
 
     ``body`` is the stage's input: the features (dict) for preprocess, the packed vector for scoring, the raw output for
-    postprocess. ``blob`` is the stored form it came from, ``front`` its header and ties as stored; ``unreadable`` says
+    postprocess. ``blob`` is the stored form it came from, ``prefix`` its header and ties as stored; ``unreadable`` says
     why it could not be taken apart, if it could not. ``left_s``: seconds to its deadline when it was claimed.
     """
 
     id: bytes
     score: int
     header: Header
-    carry: Carry
+    progress: Progress
     body: Any
     blob: bytes
     attempts: Attempts = NO_ATTEMPTS
     unreadable: str = ""
-    front: bytes = b""
+    prefix: bytes = b""
     left_s: float = math.inf
 
 

@@ -15,7 +15,7 @@ key               type    life                         what
 ``e:ID``          string  until all have it            its outcome: the first member's record as ended
 ``fanout``        hash    until all have it            ID of such a flight -> state
 ``k:KEY``         string  until ended, + idempot._ttl  an idempotency key (16 bytes of SHA-256) -> ID, body digest
-``a:RECEIPT``     string  2 min                        what one accept answered: for clients that did not hear it; while
+``a:TOKEN``     string  2 min                        what one accept answered: for clients that did not hear it; while
                                                        it has not answered, the time that its ids begin with
 ``open``          zset    while anything is unfinished ids without an end; score: deadline (ms), +inf once
                                                        scoring has claimed it. Leaving it *is* the one commit
@@ -23,14 +23,14 @@ key               type    life                         what
                                                        ``open``: records are read before they are replaced
 ``q:LANE``        zset    while work waits             waiting ids; score: priority, then deadline
 ``later``         zset    while retries wait           ``ID SCORE LANE FREE``; score: when due (ms); FREE: 'free' or
-                                                       nothing, see ``revive``
+                                                       nothing, see ``requeue_due``
 ``attempts``      hash    while unfinished             ID -> JSON of ``Attempts``; only of those that failed
 ``c:INCARNATION`` hash    while claimed                FIELD -> ``LANE|MS|SCORES|IDS``: a field for a batch
 ``beats``         zset    while alive, + minutes       INCARNATION -> last heartbeat (ms); fenced: when, negative
 ``workers``       hash    as ``beats``                 INCARNATION -> JSON: stage, host, pid, device, models
 ``lanes``         zset    for ever (few)               LANE -> time of its last claim (ms)
 ``rung``          set     until answered               lanes with a bell in the queue
-``idle:QUEUE``    list    while workers linger         ``INCARNATION FIELD LIMIT LANE`` of waiting workers
+``idle:QUEUE``    list    while workers wait           ``INCARNATION FIELD LIMIT LANE`` of waiting workers
 ``wake:WAKE``     list    5 s, on this server alone    the lane that woke a worker, its batch (see ``ring``)
 ``bells``         string  for ever                     counts bells, for their ids
 ``clock``         string  for ever                     the latest time a script saw (ms): never goes back
@@ -47,8 +47,8 @@ key               type    life                         what
 ``firsts``        hash    for ever                     LANE -> first attempts in ten seconds   }
 ``pace``          string  3 s, while there is one      lanes with a backlog: ``LANE RATE`` lines
 ``degraded``      string  10 s, while it is true       too few workers live: batches may take longer meanwhile
-``owned``         hash    while any is unfinished      OWNER -> unfinished requests of a tenant, if it has any
-``due``           hash    for ever (few)               OWNER -> when its next request is due at its rate (ms)
+``owned``         hash    while any is unfinished      TENANT -> unfinished requests of a tenant, if it has any
+``due``           hash    for ever (few)               TENANT -> when its next request is due at its rate (ms)
 ``leader``        string  1.5 s                        the sweeper that leads
 ``audit``         string  while the proof runs         what befalls batches and requests is logged in ``events``
 ``events``        stream  while the proof runs         ``what``, then for ``claimed``: incarnation, field,
@@ -57,8 +57,8 @@ key               type    life                         what
                                                        ``registered``: incarnation, whose child is ready;
                                                        ``ended``: ID -> record, for each terminal commit
 ``confirm``       string  for ever                     written to wait for what was written before it
-``full``          string  3 s, while it is true        the store's memory is nearly used up: accept refuses
-``lean``          string  3 s, while it is true        the same a little earlier: the cache takes nothing more
+``memory_full``   string  3 s, while it is true        the store's memory is nearly used up: accept refuses
+``memory_low``    string  3 s, while it is true        the same a little earlier: the cache takes nothing more
 ``releases``      hash    for ever                     MODEL -> JSON: current version, all versions
 ``epoch``         string  for ever                     raised when ``releases`` changes
 ``dead``          zset    bounded by count and age     ID -> when it died (ms)
@@ -69,7 +69,7 @@ key               type    life                         what
 ``QUEUE``         list                                 the broker's queue of bells (kombu's format and keys)
 ================= ======= ============================ ========================================================
 
-ID is 16 bytes, OWNER 8 (a tenant's), INCARNATION 32 hex digits, LANE and QUEUE as in ``contracts.lanes``,
+ID is 16 bytes, TENANT 8 (a tenant's), INCARNATION 32 hex digits, LANE and QUEUE as in ``contracts.lanes``,
 FIELD ``PID:NUMBER``, WAKE ``INCARNATION:FIELD``. The cache, which may live elsewhere, has its own legend in ``cache``.
 """
 
@@ -164,10 +164,10 @@ def claims(incarnation: str) -> str:
 
 
 def idle(queue: str) -> str:
-    """Key of a queue's lingering workers."""
+    """Key of a queue's parked workers."""
     return TAG + "idle:" + queue
 
 
 def wake(incarnation: str, field: str) -> str:
-    """Key on which a lingering worker is woken, with a batch under this field if there is one."""
+    """Key on which a parked worker is woken, with a batch under this field if there is one."""
     return f"{TAG}wake:{incarnation}:{field}"

@@ -1,21 +1,21 @@
-"""What the ledger's values look like, the same at every step of a request's life: a front and a rest.
+"""What the ledger's values look like, the same at every step of a request's life: a prefix and a payload.
 
-The front is whose it is: its ties and its header. Scripts read it, too, and put the rest of one request behind the
-front of another that has joined it:
+The prefix is whose it is: its links and its header. Scripts read it, too, and put the payload of one request behind the
+prefix of another that has joined it:
 
     1 byte    flags: 1 has joined a flight, 2 has an idempotency key, 4 has a cache key, 8 its answer may be given
-              again, 16 was given the answer of another, 32 has an owner (none has only what was accepted before
+              again, 16 was given the answer of another, 32 has an tenant (none has only what was accepted before
               there were tenants)
     16 bytes  the flight                            } each only
     32 bytes  the idempotency key and body digest   } if its flag
     16 bytes  the cache key                         } is
-    8 bytes   the owner                             } set
+    8 bytes   the tenant                             } set
     2 bytes   length of what follows (big-endian)
     msgpack   the header's other fields
 
-The rest is msgpack of ``[kind, carry, body]``: ``kind`` is ``accepted``, the stage that wrote the output, or the state
-that ended the request; ``body`` is the features (or their values, see ``contracts.features``), the stage's output, or
-the end (see ``End``).
+The payload is msgpack of ``[kind, progress, body]``: ``kind`` is ``accepted``, the stage that wrote the output, or the
+state that ended the request; ``body`` is the features (or their values, see ``contracts.features``), the output of the
+stage, or the end (see ``End``).
 """
 
 import json
@@ -29,21 +29,21 @@ import msgpack
 from pipeline.contracts.features import without_names
 from pipeline.contracts.ids import accepted_ms, rfc3339, to_text
 from pipeline.contracts.problems import InvalidRequest
-from pipeline.contracts.stages import ENDS, LABELS, Stage, State
+from pipeline.contracts.stages import FINAL_STATES, LABELS, Stage, State
 from pipeline.contracts.status import Failure, Status
-from pipeline.contracts.tenants import OWNER_BYTES
-from pipeline.contracts.work import NO_ATTEMPTS, Attempt, Attempts, Carry, Header, Ties
+from pipeline.contracts.tenants import TENANT_ID_BYTES
+from pipeline.contracts.work import NO_ATTEMPTS, Attempt, Attempts, Header, Links, Progress
 
 ACCEPTED = "accepted"
-NEW = Carry(0)
-NO_TIES = Ties()
+NEW = Progress(0)
+NO_LINKS = Links()
 _JOINED, _LASTING, _CACHED = 1, 8, 16
 MAX_DEPTH = 32
-_END_KINDS = frozenset(str(state) for state in ENDS)
+_END_KINDS = frozenset(str(state) for state in FINAL_STATES)
 
 
-# For each value of the flags: where the flight, the idempotency key, the cache key and the owner end.
-_ENDS_OF_TIES = [
+# For each value of the flags: where the flight, the idempotency key, the cache key and the tenant end.
+_ENDS_OF_LINKS = [
     tuple(accumulate((1 + 16 * (flags & 1), 16 * (flags & 2), 4 * (flags & 4), (flags & 32) // 4)))
     for flags in range(64)
 ]
@@ -74,14 +74,14 @@ class Entry(NamedTuple):
 
     kind: str
     header: Header
-    carry: Carry
+    progress: Progress
     body: Any
-    front: bytes
+    prefix: bytes
 
     @property
-    def ties(self) -> Ties:
-        """What ties the request to others."""
-        return ties_of(self.front)
+    def links(self) -> Links:
+        """What links the request to others."""
+        return links_of(self.prefix)
 
     @property
     def ended(self) -> bool:
@@ -99,21 +99,21 @@ def _plain_number(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} is not a JSON value")
 
 
-def pack_entry(kind: str, front: bytes, carry: Carry, body: Any) -> bytes:
+def pack_entry(kind: str, prefix: bytes, progress: Progress, body: Any) -> bytes:
     """The stored form of a value."""
-    packed: bytes = front + msgpack.packb((kind, carry, body))
+    packed: bytes = prefix + msgpack.packb((kind, progress, body))
     return packed
 
 
-def pack_front(header: Header, ties: Ties = NO_TIES, *, cached: bool = False) -> bytes:
-    """The front of all values of one request. ``cached``: it was given the answer of another."""
-    flags = bool(ties.flight) | bool(ties.key) << 1 | bool(ties.cache_key) << 2 | bool(header.cache_s) << 3
-    return b"".join((_BYTES[flags | cached << 4 | bool(ties.owner) << 5], *ties, _pack_header(header)))
+def pack_prefix(header: Header, links: Links = NO_LINKS, *, cached: bool = False) -> bytes:
+    """The prefix of all values of one request. ``cached``: it was given the answer of another."""
+    flags = bool(links.flight) | bool(links.key) << 1 | bool(links.cache_key) << 2 | bool(header.cache_s) << 3
+    return b"".join((_BYTES[flags | cached << 4 | bool(links.tenant) << 5], *links, _pack_header(header)))
 
 
-def for_itself_alone(front: bytes) -> bytes:
-    """The front of a request whose answer may not be given again: a lesser model's is never cached as a good one."""
-    return b"%c%b" % (front[0] & ~_LASTING, front[1:])
+def for_itself_alone(prefix: bytes) -> bytes:
+    """The prefix of a request whose answer may not be given again: a lesser model's is never cached as a good one."""
+    return b"%c%b" % (prefix[0] & ~_LASTING, prefix[1:])
 
 
 @lru_cache(maxsize=1024)
@@ -123,7 +123,7 @@ def _pack_header(header: Header) -> bytes:
 
 
 def pack_features(features: Mapping[str, Any], names: Sequence[str] = ()) -> bytes:
-    """The rest of a request's record as accepted; InvalidRequest if the features are not JSON values.
+    """The payload of a request's record as accepted; InvalidRequest if the features are not JSON values.
 
     ``names``: of its model's features; whose these are is stored without them (see ``contracts.features``).
     """
@@ -136,8 +136,8 @@ def pack_features(features: Mapping[str, Any], names: Sequence[str] = ()) -> byt
         raise InvalidRequest(f"features {reason}", errors=[{"pointer": "/features", "message": reason}]) from error
 
 
-MEMBER_REST = msgpack.packb((ACCEPTED, NEW, None))
-"""The rest of a record that has joined a flight: the input stands in the flight's own."""
+MEMBER_PAYLOAD = msgpack.packb((ACCEPTED, NEW, None))
+"""The payload of a record that has joined a flight: the input stands in the flight's own."""
 
 _PLAIN = frozenset({str, int, float, bool, type(None)})
 _NAMES = frozenset({str})
@@ -168,34 +168,34 @@ def _check_json(features: Mapping[str, Any]) -> None:
     raise ValueError(f"nested more than {MAX_DEPTH} levels deep")
 
 
-def ties_of(front: bytes) -> Ties:
-    """The ties in a front."""
-    flight, key, cache_key, owner = _ENDS_OF_TIES[front[0]]
-    return Ties(front[1:flight], front[flight:key], front[key:cache_key], front[cache_key:owner])
+def links_of(prefix: bytes) -> Links:
+    """The links in a prefix."""
+    flight, key, cache_key, tenant = _ENDS_OF_LINKS[prefix[0]]
+    return Links(prefix[1:flight], prefix[flight:key], prefix[key:cache_key], prefix[cache_key:tenant])
 
 
-def owner_of(blob: bytes) -> bytes:
-    """The owner in a stored value's front; empty if it has none, or is no value."""
+def tenant_of(blob: bytes) -> bytes:
+    """The tenant in a stored value's prefix; empty if it has none, or is no value."""
     if not 32 <= (blob[0] if blob else 0) < 64:
         return b""
-    owner = blob[slice(*_ENDS_OF_TIES[blob[0]][2:])]
-    return owner if len(owner) == OWNER_BYTES else b""
+    tenant = blob[slice(*_ENDS_OF_LINKS[blob[0]][2:])]
+    return tenant if len(tenant) == TENANT_ID_BYTES else b""
 
 
-def header_of(front: bytes) -> Header:
-    """The header in a front."""
-    return _unpack_header(front[_ENDS_OF_TIES[front[0]][-1] + 2 :])
+def header_of(prefix: bytes) -> Header:
+    """The header in a prefix."""
+    return _unpack_header(prefix[_ENDS_OF_LINKS[prefix[0]][-1] + 2 :])
 
 
 def unpack_entry(blob: bytes) -> Entry:
     """A stored value, taken apart; ValueError or TypeError if it is none."""
     try:
-        at = _ENDS_OF_TIES[blob[0]][-1]
-        rest = at + 2 + (blob[at] << 8 | blob[at + 1])
+        at = _ENDS_OF_LINKS[blob[0]][-1]
+        payload = at + 2 + (blob[at] << 8 | blob[at + 1])
     except IndexError:
         raise ValueError("it does not begin with a front") from None
-    kind, carry, body = msgpack.unpackb(blob[rest:], strict_map_key=False)
-    return Entry(kind, _unpack_header(blob[at + 2 : rest]), Carry(*carry), body, blob[:rest])
+    kind, progress, body = msgpack.unpackb(blob[payload:], strict_map_key=False)
+    return Entry(kind, _unpack_header(blob[at + 2 : payload]), Progress(*progress), body, blob[:payload])
 
 
 @lru_cache(maxsize=1024)
@@ -231,9 +231,9 @@ def unpack_attempts(blob: bytes | None) -> Attempts:
         return NO_ATTEMPTS  # what nobody understands must not stop a lane
 
 
-def end_of(state: State, front: bytes, carry: Carry, end: End) -> bytes:
+def end_of(state: State, prefix: bytes, progress: Progress, end: End) -> bytes:
     """A request's record once it has ended."""
-    return pack_entry(str(state), front, carry, end)
+    return pack_entry(str(state), prefix, progress, end)
 
 
 def running_state(output_kind: str | None, *, waits_first: bool) -> State:
@@ -254,15 +254,15 @@ def status_of(
     eta_s: float | None = None,
 ) -> Status:
     """The status document. ``latest``: the newest stage output of an unfinished request."""
-    kind, header, carry, body, front = record
-    accepted, flags = accepted_ms(request_id), front[0]
+    kind, header, progress, body, prefix = record
+    accepted, flags = accepted_ms(request_id), prefix[0]
     state: str
     if kind in _END_KINDS:
         state, end = kind, End(*body)
         tries, finished_at = end.attempts, rfc3339(max(end.finished_ms, accepted))
     else:
         state = str(running_state(latest.kind if latest else None, waits_first=waits_first))
-        carry = latest.carry if latest else carry
+        progress = latest.progress if latest else progress
         end, finished_at = _NO_END, None
         tries = attempts.starts + (state != State.QUEUED)
     # Not Status(...), which takes half as long again: a producer makes one for each request.
@@ -277,7 +277,7 @@ def status_of(
         "scored_by": end.scored_by,
         "cached": flags & _CACHED != 0,
         "joined": flags & _JOINED != 0,
-        "anomalies": list(carry.anomalies),  # type: ignore[arg-type]
+        "anomalies": list(progress.anomalies),  # type: ignore[arg-type]
         "attempts": tries,
         "generation": header.generation,
         "priority": LABELS[header.priority],  # type: ignore[typeddict-item]
@@ -285,5 +285,5 @@ def status_of(
         "eta_s": eta_s,
         "submitted_at": rfc3339(accepted) or "",
         "finished_at": finished_at,
-        "timings": {stage: {"waited_ms": waited, "worked_ms": worked} for stage, waited, worked in carry.timings},
+        "timings": {stage: {"waited_ms": waited, "worked_ms": worked} for stage, waited, worked in progress.timings},
     }

@@ -1,83 +1,19 @@
 """Releases: which version of each model is current, and what its input must look like. Needs no torch."""
 
 import json
-from dataclasses import asdict, dataclass
-from functools import cached_property
+from dataclasses import asdict
 from typing import Any
 
 from redis.exceptions import WatchError
 
-from pipeline.contracts.features import feature_names
-from pipeline.contracts.lanes import ModelRef
-from pipeline.contracts.problems import UnknownModel
-from pipeline.contracts.stages import Stage
+from pipeline.contracts.releases import Release, ReleaseTable
 from pipeline.ledger import keys
-from pipeline.ledger.connection import AsyncClient, store_problems
-
-State = str  # "current" or "available"
+from pipeline.store.connection import AsyncClient
+from pipeline.store.errors import store_problems
 
 
 class ReleaseConflict(Exception):
     """A version that is released already would get another content."""
-
-
-@dataclass(frozen=True)
-class Release:
-    """One released version of a model."""
-
-    name: str
-    version: str
-    digest: str
-    pool: str
-    input_schema: dict[str, Any]
-    cache_s: float = 0
-    """How long its answers may be given again, in seconds; 0: not at all."""
-
-    @cached_property
-    def ref(self) -> ModelRef:
-        """What is pinned when a request is accepted."""
-        return ModelRef(self.name, self.version, self.digest, self.pool)
-
-    @cached_property
-    def feature_names(self) -> tuple[str, ...]:
-        """Its features, in the order in which their values are stored."""
-        return feature_names(self.input_schema)
-
-    @cached_property
-    def scoring_lane(self) -> str:
-        """The lane that names everything of it: model, version, digest and pool."""
-        return self.ref.lane(Stage.SCORING)
-
-
-@dataclass(frozen=True, slots=True)
-class ReleaseTable:
-    """All releases at one epoch."""
-
-    epoch: bytes
-    current: dict[str, str]
-    versions: dict[tuple[str, str], Release]
-
-    def resolve(self, wanted: str) -> Release:
-        """The release of ``MODEL`` (its current version) or ``MODEL@VERSION``; UnknownModel."""
-        name, at, version = wanted.partition("@")
-        found = self.versions.get((name, version if at else self.current.get(name, "")))
-        if found is None:
-            known = ", ".join(sorted(f"{model}@{current}" for model, current in self.current.items())) or "none yet"
-            raise UnknownModel(f"no model {wanted!r} is released; current: {known}")
-        return found
-
-    def documents(self) -> list[dict[str, Any]]:
-        """As ``GET /v1/models`` shows them."""
-        return [
-            {
-                "name": release.name,
-                "version": release.version,
-                "digest": release.digest,
-                "state": "current" if self.current[release.name] == release.version else "available",
-                "input_schema": release.input_schema,
-            }
-            for _, release in sorted(self.versions.items())
-        ]
 
 
 async def read_releases(client: AsyncClient) -> ReleaseTable:

@@ -19,9 +19,10 @@ import structlog
 from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
 from pipeline.ledger import keys
-from pipeline.ledger.connection import AsyncClient, Client, as_problem, connect
 from pipeline.ledger.scripts import SCRIPTS, source
 from pipeline.settings import Settings
+from pipeline.store.connection import AsyncClient, Client, connect
+from pipeline.store.errors import as_problem
 
 log = structlog.get_logger()
 Role = Literal["service", "worker", "publisher"]

@@ -18,23 +18,23 @@ from types import TracebackType
 from typing import IO, Any, Self
 
 import aiohttp
-from redis.exceptions import RedisError
 
 from pipeline.contracts.failures import ArtifactMissing
 from pipeline.contracts.problems import Problem
 from pipeline.contracts.stages import Stage
-from pipeline.ledger.connection import AsyncClient, connect_async
-from pipeline.ledger.overview import read_overview
-from pipeline.model_store import ModelStore, Refused
-from pipeline.publishing import publish_all
+from pipeline.ledger.operators.stats import read_overview
+from pipeline.models.folder import ModelStore, Refused
+from pipeline.releases.publishing import publish_all
 from pipeline.settings import REPOSITORY, Durability, Settings
 from pipeline.stack import StackError
 from pipeline.stack.programs import choose_ports, names_of, programs
 from pipeline.stack.shipped import SHIPPED
 from pipeline.stack.supervision import Supervision
+from pipeline.store.connection import AsyncClient, connect_async
+from pipeline.store.errors import StoreError
 
 START_S = 90.0
-CHAOS_MODELS = REPOSITORY / "tests" / "chaos" / "models"
+CHAOS_MODELS = REPOSITORY / "chaos" / "models"
 
 
 class LocalStack:
@@ -218,7 +218,7 @@ class LocalStack:
             try:
                 if await check():
                     return
-            except (aiohttp.ClientError, Problem, RedisError, OSError) as error:
+            except (aiohttp.ClientError, Problem, *StoreError) as error:
                 failure_now = f"{failure}: {error}"
             else:
                 failure_now = failure

@@ -92,7 +92,7 @@ def programs(
     return [
         Program("store", store, group="store", stop_s=30),
         *workers,
-        *watched("sweeper", sweepers, "pipeline.sweeper_service"),
+        *watched("sweeper", sweepers, "pipeline.sweeper"),
         Program(
             "api",
             [python, "-m", "pipeline.api", "--port", str(ports.api)],

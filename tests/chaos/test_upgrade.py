@@ -1,7 +1,7 @@
 """Two releases over one ledger: what one has begun the other finishes, while processes of both run. Forward and back.
 
 The release before this code is an archive beside the tests, for a checkout need not have a history. It was made by
-``git archive 8207b0d pipeline tasks preprocess scoring postprocess | gzip -9n``.
+``git archive b7afa2a pipeline tasks preprocess scoring postprocess | gzip -9n``.
 """
 
 import asyncio
@@ -27,27 +27,43 @@ from chaos.checker import Claims
 from chaos.events import Ended, event_of
 from chaos.leftovers import leftovers
 from pipeline.contracts.ids import from_text
-from pipeline.contracts.stages import ENDS, Stage
-from pipeline.credit_data import read_applications
+from pipeline.contracts.stages import FINAL_STATES, Stage
 from pipeline.ledger import keys
-from pipeline.ledger.connection import connect_async
 from pipeline.ledger.records import unpack_entry
-from pipeline.settings import REPOSITORY, read_settings
+from pipeline.samples.credit_data import read_applications
+from pipeline.settings import REPOSITORY, SHIPPED_MODELS, read_settings
 from pipeline.stack.local import CHAOS_MODELS
-from tasks.failpoints import arm
+from pipeline.store.connection import connect_async
+from pipeline.testing.failpoints import arm
 from tests.conftest import eventually, free_port
 
-EARLIER = Path(__file__).parent / "data" / "release-8207b0d.tar.gz"
+EARLIER = Path(__file__).parent / "data" / "release-b7afa2a.tar.gz"
 START_S = 90
 """How long a process may take until it serves, on a machine that is busy with others."""
 WEIGHTS = "model.safetensors"
 SAME = ("request_id", "model", "state", "result", "error", "attempts", "generation", "scored_by", "degraded")
 """What a status document says that does not change while nothing happens."""
+MODULES = {
+    "earlier": (
+        "pipeline.ledger.connection",
+        "pipeline.model_store",
+        "pipeline.publishing",
+        "pipeline.sweeper_service",
+    ),
+    "present": (
+        "pipeline.store.connection",
+        "pipeline.models.folder",
+        "pipeline.releases.publishing",
+        "pipeline.sweeper",
+    ),
+}
+"""Where each release has its connections, its folder of models, its publishing and its sweeper."""
+BELL_SETTING = {"earlier": "SCORELINE_JOB_S", "present": "SCORELINE_BELL_S"}
 PUBLISH = """
 import asyncio
-from pipeline.ledger.connection import connect_async
-from pipeline.model_store import ModelStore
-from pipeline.publishing import publish_all
+from {} import connect_async
+from {} import ModelStore
+from {} import publish_all
 from pipeline.settings import settings
 
 async def publish():
@@ -72,6 +88,7 @@ def application() -> dict[str, Any]:
 class Release:
     """One release's code, and the services that run it."""
 
+    name: str
     folder: Path
     environment: dict[str, str]
     logs: Path
@@ -91,7 +108,7 @@ class Release:
             port = free_port()
             self.url, arguments = f"http://127.0.0.1:{port}", ["pipeline.api", "--port", str(port)]
         else:
-            arguments = ["pipeline.sweeper_service"] if name == "sweeper" else ["tasks", name]
+            arguments = [MODULES[self.name][3]] if name == "sweeper" else ["tasks", name]
         with (self.logs / f"{name}.log").open("ab") as log:
             self.running[name] = subprocess.Popen(
                 [sys.executable, "-m", *arguments], cwd=self.folder, env=self._own(environment), stdout=log, stderr=log
@@ -149,7 +166,7 @@ class Release:
 
         def ended() -> dict[str, Any] | None:
             document = self.status(request_id)
-            return document if document["state"] in ENDS else None
+            return document if document["state"] in FINAL_STATES else None
 
         return eventually(ended, within_s=START_S)  # type: ignore[return-value]
 
@@ -174,7 +191,7 @@ def ledger(valkey: str) -> redis.Redis:
 def models(tmp_path: Path) -> Path:
     folder = tmp_path / "models"
     for name in ("credit-default", "credit-default-logistic"):
-        shutil.copytree(REPOSITORY / "models" / name, folder / name)
+        shutil.copytree(SHIPPED_MODELS / name, folder / name)
     shutil.copytree(CHAOS_MODELS, folder, dirs_exist_ok=True)
     return folder
 
@@ -205,12 +222,12 @@ def release_of(valkey: str, models: Path, tmp_path: Path) -> Iterator[Callable[[
             "SCORELINE_MODEL_STORE": str(models),
             "SCORELINE_CHAOS_MODEL": "true",
             "SCORELINE_BACKOFF_BASE_S": "0.05",
-            "SCORELINE_JOB_S": "0.5",
+            BELL_SETTING[name]: "0.5",
             "SCORELINE_TORCH_THREADS": "1",
         }
         logs = tmp_path / f"logs-{name}"
         logs.mkdir()
-        made.append(Release(folder, environment, logs))
+        made.append(Release(name, folder, environment, logs))
         assert made[-1].run("-c", "import pipeline; print(pipeline.__file__)").startswith(str(folder))
         return made[-1]
 
@@ -237,7 +254,7 @@ def test_what_one_release_has_begun_another_finishes(
         return sum(ledger.zcard(lane) for lane in ledger.scan_iter(keys.waiting(f"{stage}/credit-default*")))
 
     # What has ended: with a result, with a key, and dead, two that were one flight.
-    first.run("-c", PUBLISH)
+    first.run("-c", PUBLISH.format(*MODULES[one]))
     first.start("api")
     for name in ("sweeper", Stage.PREPROCESS, Stage.POSTPROCESS):
         first.start(name)

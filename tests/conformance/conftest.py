@@ -16,20 +16,21 @@ import redis
 
 from pipeline.contracts.ids import from_text, to_text
 from pipeline.contracts.lanes import Lane, ModelRef, parse_lane
+from pipeline.contracts.releases import Release
 from pipeline.contracts.stages import Priority, Stage, State
 from pipeline.contracts.status import Failure
 from pipeline.contracts.work import Attempts, Completed, Ended, Outcome, Output
-from pipeline.ledger.claiming import Batch, Claims
-from pipeline.ledger.connection import connect, connect_async
 from pipeline.ledger.keys import TAG
-from pipeline.ledger.letters import DeadLetters
-from pipeline.ledger.parcels import Accepted, Submission
-from pipeline.ledger.producing import Producing
-from pipeline.ledger.releases import Release, publish
+from pipeline.ledger.operators.dead_letters import DeadLetters
+from pipeline.ledger.producers.accept import Producing
+from pipeline.ledger.producers.submissions import Accepted, Submission
+from pipeline.ledger.releases import publish
 from pipeline.ledger.rights import OPTIONAL, Role, needed, rule
 from pipeline.ledger.scripts import Scripts
-from pipeline.ledger.sweeping import Sweeping
+from pipeline.ledger.sweeper.maintenance import Sweeping
+from pipeline.ledger.workers.claims import Batch, Claims
 from pipeline.settings import Settings, read_settings
+from pipeline.store.connection import connect, connect_async
 
 Result = TypeVar("Result")
 REF = ModelRef("m", "1", "a" * 64)
@@ -74,7 +75,7 @@ class Ledger:
 
     def worker(self, name: str = "w1") -> Claims:
         """A registered worker's claims."""
-        self.scripts.beat(args=[name, "{}", "1"])
+        self.scripts.heartbeat(args=[name, "{}", "1"])
         return Claims(self.own, self.settings, lambda: name)
 
     def lane(self, stage: Stage = Stage.PREPROCESS) -> Lane:

@@ -8,11 +8,11 @@ import pytest
 from pipeline.contracts.problems import DeadlineUnreachable, Degraded, Problem, RateLimited
 from pipeline.contracts.stages import Priority, Stage, State
 from pipeline.contracts.work import Attempts, RetryLater
-from pipeline.incarnation import Heartbeat, Incarnation
-from pipeline.ledger.claiming import Claims
 from pipeline.ledger.keys import TAG
-from pipeline.ledger.measuring import Measuring
-from pipeline.ledger.parcels import Accepted, Known, Submission, idempotency
+from pipeline.ledger.producers.submissions import Accepted, Known, Submission, idempotency
+from pipeline.ledger.sweeper.lane_metrics import Measuring
+from pipeline.ledger.workers.claims import Claims
+from pipeline.worker.incarnation import Heartbeat, Incarnation
 from tests.conformance.conftest import Ledger, LedgerMaker, dead
 
 LATER = RetryLater(0, Attempts().charge(1, "preprocess", "unknown", "boom"))
@@ -34,7 +34,7 @@ class Leader:
 
 def a_worker(ledger: Ledger, stage: Stage = Stage.PREPROCESS) -> Claims:
     name = f"worker-{stage}"
-    ledger.scripts.beat(args=[name, json.dumps({"stage": stage, "queue": stage}), "1"])
+    ledger.scripts.heartbeat(args=[name, json.dumps({"stage": stage, "queue": stage}), "1"])
     return Claims(ledger.client, ledger.settings, lambda: name)
 
 
@@ -125,35 +125,35 @@ def test_who_joins_a_flight_is_not_asked_how_long_it_takes(ledger: Ledger) -> No
 
 
 def test_an_api_key_sends_at_its_rate(make_ledger: LedgerMaker) -> None:
-    ledger = make_ledger(key_rate="10")
-    for owner in (b"a" * 8, b"b" * 8):
+    ledger = make_ledger(tenant_rate="10")
+    for tenant in (b"a" * 8, b"b" * 8):
         accepted = 0
-        while isinstance(answer := submit(ledger, owner=owner), Accepted):
+        while isinstance(answer := submit(ledger, tenant=tenant), Accepted):
             accepted += 1
         assert isinstance(answer, RateLimited)
         assert answer.retry_after_s == 1
         assert accepted >= 10, "a second's worth may come at once, and what the test's own time earns"
     ledger.turn_clock(1)
-    assert isinstance(submit(ledger, owner=b"a" * 8), Accepted)
+    assert isinstance(submit(ledger, tenant=b"a" * 8), Accepted)
     assert all(isinstance(submit(ledger), Accepted) for _ in range(30)), "without a key there is no limit"
 
 
 def test_an_api_key_has_so_many_unfinished_requests(make_ledger: LedgerMaker) -> None:
     """Whatever their ends: each makes room for one more, once."""
-    ledger = make_ledger(key_in_flight="4")
-    owner = b"a" * 8
+    ledger = make_ledger(tenant_in_flight="4")
+    tenant = b"a" * 8
     worker = ledger.worker()
 
     def fill() -> list[bytes]:
         new = []
-        while isinstance(answer := submit(ledger, owner=owner, timeout_ms=1000), Accepted):
+        while isinstance(answer := submit(ledger, tenant=tenant, timeout_ms=1000), Accepted):
             new.append(answer.id)
         assert isinstance(answer, RateLimited)
         return new
 
     first = fill()
     assert len(first) == 4
-    assert isinstance(submit(ledger, owner=b"b" * 8), Accepted)
+    assert isinstance(submit(ledger, tenant=b"b" * 8), Accepted)
     ledger.run(ledger.producing.cancel(first[0]))
     assert len(fill()) == 1
     batch = ledger.claim(worker, limit=1)
@@ -170,14 +170,14 @@ def test_an_api_key_has_so_many_unfinished_requests(make_ledger: LedgerMaker) ->
 
 
 def test_cached_answers_take_no_place(make_ledger: LedgerMaker) -> None:
-    ledger = make_ledger(key_in_flight="1")
-    owner, worker = b"a" * 8, ledger.worker()
-    (_,) = ledger.accept(features={"same": 1}, owner=owner)
+    ledger = make_ledger(tenant_in_flight="1")
+    tenant, worker = b"a" * 8, ledger.worker()
+    (_,) = ledger.accept(features={"same": 1}, tenant=tenant)
     ledger.pass_stages(worker, *Stage)
     for _ in range(3):
-        ledger.run(ledger.producing.accept([Submission("m", {"same": 1}, owner=owner)]))
-    assert ledger.client.hget(f"{TAG}owned", owner) is None, "of none there is no field"
-    ledger.accept(owner=owner)
+        ledger.run(ledger.producing.accept([Submission("m", {"same": 1}, tenant=tenant)]))
+    assert ledger.client.hget(f"{TAG}owned", tenant) is None, "of none there is no field"
+    ledger.accept(tenant=tenant)
 
 
 def test_in_degraded_mode_low_priority_is_refused_and_stages_have_more_time(ledger: Ledger) -> None:
@@ -220,16 +220,16 @@ def retries(ledger: Ledger, worker: Claims, count: int, outcome: RetryLater = LA
 def test_beyond_the_budget_retries_wait_and_use_up_no_attempt(ledger: Ledger) -> None:
     worker = ledger.worker()
     retries(ledger, worker, 15)
-    assert ledger.sweeping.revive_due_retries() == (15, 5)
-    assert ledger.sweeping.revive_due_retries() == (0, 0), "they look again when there is room"
+    assert ledger.sweeping.requeue_due_retries() == (15, 5)
+    assert ledger.sweeping.requeue_due_retries() == (0, 0), "they look again when there is room"
     batch = ledger.claim(worker)
     assert batch is not None
     assert len(batch.works) == 10
     assert {work.attempts.starts for work in batch.works} == {1}
     ledger.turn_clock(9)
-    assert ledger.sweeping.revive_due_retries() == (0, 0), "ten seconds are not over"
+    assert ledger.sweeping.requeue_due_retries() == (0, 0), "ten seconds are not over"
     ledger.turn_clock(2)
-    assert ledger.sweeping.revive_due_retries() == (5, 0)
+    assert ledger.sweeping.requeue_due_retries() == (5, 0)
     batch = ledger.claim(worker)
     assert batch is not None
     assert {work.attempts.starts for work in batch.works} == {1}
@@ -242,13 +242,13 @@ def test_the_budget_grows_with_first_attempts(ledger: Ledger) -> None:
     work_off(ledger, worker, 100)
     leader.look()
     retries(ledger, worker, 40)
-    assert ledger.sweeping.revive_due_retries() == (40, 20), "20 % of 100"
+    assert ledger.sweeping.requeue_due_retries() == (40, 20), "20 % of 100"
 
 
 def test_what_waits_for_something_outside_is_not_on_the_budget(ledger: Ledger) -> None:
     worker = ledger.worker()
     retries(ledger, worker, 40, RetryLater(0, Attempts(), charged=False))
-    assert ledger.sweeping.revive_due_retries() == (40, 0)
+    assert ledger.sweeping.requeue_due_retries() == (40, 0)
 
 
 def test_a_document_tells_how_many_wait_before_it_and_when_it_ends(ledger: Ledger) -> None:
@@ -314,7 +314,7 @@ def test_what_waited_for_something_outside_is_no_first_attempt(ledger: Ledger) -
         assert batch is not None
         ledger.settle(worker, batch, [RetryLater(0, Attempts(), charged=False)] * 40)
         leader.look()
-        assert ledger.sweeping.revive_due_retries() == (40, 0)
+        assert ledger.sweeping.requeue_due_retries() == (40, 0)
     leader.look()
     (firsts,) = ledger.client.hvals(f"{TAG}firsts")
     assert int(firsts) <= 40

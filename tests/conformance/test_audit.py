@@ -2,7 +2,7 @@
 
 from pipeline.contracts.stages import Stage
 from pipeline.ledger import keys
-from pipeline.ledger.claiming import release_claims
+from pipeline.ledger.recovery import release_claims
 from tests.conformance.conftest import Ledger
 
 

@@ -6,9 +6,9 @@ import json
 import pytest
 import redis
 
-from pipeline.broker import make_app
 from pipeline.contracts.stages import Stage
 from pipeline.ledger.keys import TAG
+from tasks.broker import make_app
 from tests.conformance.conftest import Ledger
 
 LEFT_TO_US = {"id", "root_id", "origin", "argsrepr", "stamps", "stamped_headers"}

@@ -5,15 +5,16 @@ from typing import Any
 import pytest
 import redis
 
+from pipeline.breakers.calls import Breakers
 from pipeline.contracts import cache_keys
+from pipeline.contracts.releases import Release
 from pipeline.contracts.stages import Stage, State
 from pipeline.contracts.work import Completed, Ended, Outcome, Output
-from pipeline.ledger.cache import CacheFiller
 from pipeline.ledger.keys import TAG
-from pipeline.ledger.parcels import Accepted, Known, Submission, idempotency
-from pipeline.ledger.releases import Release, publish
+from pipeline.ledger.producers.submissions import Accepted, Known, Submission, idempotency
+from pipeline.ledger.releases import publish
+from pipeline.ledger.result_cache import CacheFiller
 from pipeline.ledger.scripts import Scripts
-from pipeline.outside import Outside
 from tests.conformance.conftest import FAILURE, Ledger, LedgerMaker
 
 SAME = {"n": -1}
@@ -36,7 +37,7 @@ def run_stages(ledger: Ledger, outcome: Outcome | None = None, *, scored_by: str
             outcomes = [outcome or Completed(Output(RESULT, [{"feature": "n", "kind": "outlier"}]))] * len(batch.works)
         ledger.settle(worker, batch, outcomes)
         if url and stage is Stage.POSTPROCESS:
-            CacheFiller(url, ledger.settings, Outside()).fill(batch.works, outcomes)
+            CacheFiller(url, ledger.settings, Breakers()).fill(batch.works, outcomes)
 
 
 def submit(ledger: Ledger, model: str = "m", **fields: Any) -> Any:
@@ -191,7 +192,7 @@ def test_what_the_ledger_keeps_is_bounded(make_ledger: LedgerMaker) -> None:
 
 
 def test_the_cache_yields_first_when_memory_is_short(ledger: Ledger) -> None:
-    assert ledger.sweeping.lead("one", shortage="lean").leads
+    assert ledger.sweeping.lead("one", shortage="memory_low").leads
     submit(ledger)
     run_stages(ledger)
     (key,) = ledger.client.keys(f"{TAG}f:*")
@@ -245,7 +246,7 @@ def test_its_count_of_bytes_does_not_drift(far: Ledger, cache: redis.Redis) -> N
     for size in (100, 300, 100):
         for start in range(0, 640, 128):
             pairs = [part for key in cache_keys[start : start + 128] for part in (key, b"v" * size)]
-            assert scripts.fill(args=[1 << 30, 60_000, *pairs]) == 128
+            assert scripts.cache_fill(args=[1 << 30, 60_000, *pairs]) == 128
         assert int(cache.hget(f"{TAG}xs", "")) == 640 * (size + 250)  # type: ignore[arg-type]
         for key in cache.keys(f"{TAG}x:*"):
             cache.delete(key)

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from pipeline import slots
 from pipeline.contracts.stages import Stage, State
-from pipeline.incarnation import Incarnation
-from pipeline.judge import exhausted
-from pipeline.ledger.claiming import Claims
 from pipeline.ledger.keys import TAG
+from pipeline.ledger.workers.claims import Claims
+from pipeline.worker import slots
+from pipeline.worker.incarnation import Incarnation
+from pipeline.worker.judge import exhausted
 from tasks.worker import Children
 from tests.conformance.conftest import Ledger, LedgerMaker
 

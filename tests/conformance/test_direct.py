@@ -11,9 +11,9 @@ import pytest
 from redis.exceptions import ConnectionError as StoreConnectionError
 from redis.exceptions import ResponseError
 
-from pipeline.ledger.connection import connect, connect_async
-from pipeline.ledger.direct import DirectAsyncClient
 from pipeline.settings import Settings, read_settings
+from pipeline.store.client import DirectAsyncClient
+from pipeline.store.connection import connect, connect_async
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ import pytest
 
 from chaos.proxy import ProxyProcess
 from pipeline.contracts.stages import Stage
-from pipeline.ledger.connection import connect_async
-from pipeline.ledger.endings import Endings, looks, unpack_announcement
 from pipeline.ledger.keys import ENDED, record
+from pipeline.ledger.producers.notifications import Notifications, looks, unpack_announcement
 from pipeline.settings import read_settings
+from pipeline.store.connection import connect_async
 from tests.conformance.conftest import Ledger
 
 FOR_EVER_S = 3600.0  # a test that waits for so long has failed
@@ -26,28 +26,28 @@ def network(valkey: str) -> Iterator[ProxyProcess]:
         yield proxy
 
 
-async def told(endings: Endings, meanwhile: Callable[[], Coroutine[Any, Any, object]]) -> None:
+async def told(notifications: Notifications, meanwhile: Callable[[], Coroutine[Any, Any, object]]) -> None:
     """Wait for ONE for ever while something happens."""
-    waiting = asyncio.create_task(endings.wait([ONE], FOR_EVER_S))
+    waiting = asyncio.create_task(notifications.wait([ONE], FOR_EVER_S))
     await asyncio.sleep(0)  # it has begun to wait
     await meanwhile()
     await waiting
 
 
-async def subscribed(endings: Endings) -> None:
+async def subscribed(notifications: Notifications) -> None:
     """Wait until the channel is there, or there again, which wakes who waits. What is announced before, it misses."""
-    await endings.wait([ONE], FOR_EVER_S)
+    await notifications.wait([ONE], FOR_EVER_S)
 
 
-def with_endings(url: str, test: Callable[[Endings], Coroutine[Any, Any, None]]) -> None:
+def with_endings(url: str, test: Callable[[Notifications], Coroutine[Any, Any, None]]) -> None:
     async def run() -> None:
         client = connect_async(read_settings({"SCORELINE_STORE_URL": url}))
-        endings = Endings(client)
-        endings.start()
+        notifications = Notifications(client)
+        notifications.start()
         try:
-            await test(endings)
+            await test(notifications)
         finally:
-            await endings.stop()
+            await notifications.stop()
             await client.aclose()
 
     asyncio.run(run())
@@ -56,11 +56,11 @@ def with_endings(url: str, test: Callable[[Endings], Coroutine[Any, Any, None]])
 def test_an_announcement_wakes_and_is_remembered_if_nobody_waited(valkey: str) -> None:
     store = connect_async(read_settings({"SCORELINE_STORE_URL": valkey}))
 
-    async def test(endings: Endings) -> None:
-        await subscribed(endings)
-        await told(endings, lambda: store.publish(ENDED, NAMES_ONLY + OTHER + ONE))
-        await endings.wait([OTHER], FOR_EVER_S)
-        await told(endings, lambda: store.publish(ENDED, NAMES_ONLY + ONE))
+    async def test(notifications: Notifications) -> None:
+        await subscribed(notifications)
+        await told(notifications, lambda: store.publish(ENDED, NAMES_ONLY + OTHER + ONE))
+        await notifications.wait([OTHER], FOR_EVER_S)
+        await told(notifications, lambda: store.publish(ENDED, NAMES_ONLY + ONE))
         await store.aclose()
 
     with_endings(valkey, test)
@@ -70,15 +70,15 @@ def test_ends_that_nobody_waited_for_are_remembered_in_the_end_no_more(valkey: s
     store = connect_async(read_settings({"SCORELINE_STORE_URL": valkey}))
     numbers = [number.to_bytes(16, "big") for number in range(4)]
 
-    async def test(endings: Endings) -> None:
-        endings.REMEMBER = 1
-        await subscribed(endings)
+    async def test(notifications: Notifications) -> None:
+        notifications.REMEMBER = 1
+        await subscribed(notifications)
         for number in numbers:
             # ONE comes with each, so that it is known when the announcement has been heard.
-            await told(endings, lambda number=number: store.publish(ENDED, NAMES_ONLY + number + ONE))  # type: ignore[misc]
-        await endings.wait(numbers[-2:], FOR_EVER_S)
-        forgotten = asyncio.create_task(endings.wait(numbers[:1], FOR_EVER_S))
-        await told(endings, lambda: store.publish(ENDED, NAMES_ONLY + ONE))
+            await told(notifications, lambda number=number: store.publish(ENDED, NAMES_ONLY + number + ONE))  # type: ignore[misc]
+        await notifications.wait(numbers[-2:], FOR_EVER_S)
+        forgotten = asyncio.create_task(notifications.wait(numbers[:1], FOR_EVER_S))
+        await told(notifications, lambda: store.publish(ENDED, NAMES_ONLY + ONE))
         assert not forgotten.done()
         await store.publish(ENDED, NAMES_ONLY + numbers[0])
         await forgotten
@@ -104,10 +104,10 @@ def test_a_few_ends_are_announced_with_their_records(ledger: Ledger, count: int,
 def test_who_waits_gets_the_record_that_is_announced(valkey: str) -> None:
     store = connect_async(read_settings({"SCORELINE_STORE_URL": valkey}))
 
-    async def test(endings: Endings) -> None:
-        await subscribed(endings)
-        waiting = asyncio.create_task(endings.wait([ONE, OTHER], FOR_EVER_S))
-        await told(endings, lambda: store.publish(ENDED, NAMES_ONLY + ONE))
+    async def test(notifications: Notifications) -> None:
+        await subscribed(notifications)
+        waiting = asyncio.create_task(notifications.wait([ONE, OTHER], FOR_EVER_S))
+        await told(notifications, lambda: store.publish(ENDED, NAMES_ONLY + ONE))
         await store.publish(ENDED, b"\1" + OTHER + b"\0\5" + b"there")
         assert await waiting == {OTHER: b"there"}
         await store.aclose()
@@ -118,22 +118,22 @@ def test_who_waits_gets_the_record_that_is_announced(valkey: str) -> None:
 def test_a_lost_connection_wakes_all_to_look_and_announcements_come_again(valkey: str) -> None:
     store = connect_async(read_settings({"SCORELINE_STORE_URL": valkey}))
 
-    async def test(endings: Endings) -> None:
-        await subscribed(endings)
-        await told(endings, lambda: store.execute_command("CLIENT", "KILL", "TYPE", "pubsub"))
-        await subscribed(endings)
-        await told(endings, lambda: store.publish(ENDED, NAMES_ONLY + ONE))
+    async def test(notifications: Notifications) -> None:
+        await subscribed(notifications)
+        await told(notifications, lambda: store.execute_command("CLIENT", "KILL", "TYPE", "pubsub"))
+        await subscribed(notifications)
+        await told(notifications, lambda: store.publish(ENDED, NAMES_ONLY + ONE))
         await store.aclose()
 
     with_endings(valkey, test)
 
 
 def test_a_connection_that_has_fallen_silent_is_taken_for_lost(valkey: str, network: ProxyProcess) -> None:
-    async def test(endings: Endings) -> None:
-        await subscribed(endings)
-        await told(endings, lambda: asyncio.to_thread(network.cut, "listener"))
+    async def test(notifications: Notifications) -> None:
+        await subscribed(notifications)
+        await told(notifications, lambda: asyncio.to_thread(network.cut, "listener"))
         network.mend("listener")
-        await subscribed(endings)
+        await subscribed(notifications)
 
     with_endings(f"redis://127.0.0.1:{network.ports['listener']}/0", test)
 
@@ -141,8 +141,8 @@ def test_a_connection_that_has_fallen_silent_is_taken_for_lost(valkey: str, netw
 def test_who_waits_while_there_is_no_channel_is_woken_by_it(valkey: str, network: ProxyProcess) -> None:
     network.cut("listener")
 
-    async def test(endings: Endings) -> None:
-        await told(endings, lambda: asyncio.to_thread(network.mend, "listener"))
+    async def test(notifications: Notifications) -> None:
+        await told(notifications, lambda: asyncio.to_thread(network.mend, "listener"))
 
     with_endings(f"redis://127.0.0.1:{network.ports['listener']}/0", test)
 

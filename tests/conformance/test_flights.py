@@ -5,14 +5,16 @@ from typing import Any
 import pytest
 
 from pipeline.contracts.problems import NotDead, TooLate
+from pipeline.contracts.releases import Release
 from pipeline.contracts.stages import Priority, Stage, State
 from pipeline.contracts.status import Failure
 from pipeline.contracts.work import Attempts, Completed, Ended, Output, RetryLater
-from pipeline.ledger import claiming
-from pipeline.ledger.claiming import Batch, Claims, release_claims
 from pipeline.ledger.keys import TAG
-from pipeline.ledger.parcels import Accepted, Known, Submission, idempotency
-from pipeline.ledger.releases import Release, publish
+from pipeline.ledger.producers.submissions import Accepted, Known, Submission, idempotency
+from pipeline.ledger.recovery import release_claims
+from pipeline.ledger.releases import publish
+from pipeline.ledger.workers import claims as claiming
+from pipeline.ledger.workers.claims import Batch, Claims
 from tests.conformance.conftest import Ledger, LedgerMaker, dead
 
 SAME = {"n": -1}
@@ -239,7 +241,7 @@ def test_deadlines_count_again_when_scoring_is_retried(ledger: Ledger) -> None:
     ledger.settle(worker, scoring, [RetryLater(1000, attempts)])
     ledger.turn_clock(90)
     assert ledger.sweeping.expire_deadlines() == 2
-    ledger.sweeping.revive_due_retries()
+    ledger.sweeping.requeue_due_retries()
     finish(ledger, worker)
     assert ledger.states(*brief, *patient) == ["expired", "expired", "succeeded"]
     ends_alone(ledger)
@@ -272,7 +274,7 @@ def test_a_retry_too_late_for_one_member_is_made_for_the_other(ledger: Ledger) -
     (status,) = ledger.read(*brief)
     assert "the last attempt failed: boom" in status["error"]["message"]
     ledger.turn_clock(10)
-    assert ledger.sweeping.revive_due_retries() == (1, 0)
+    assert ledger.sweeping.requeue_due_retries() == (1, 0)
     finish(ledger, worker)
     assert ledger.states(*brief, *patient) == ["expired", "succeeded"]
     ends_alone(ledger)
@@ -302,8 +304,8 @@ def test_members_are_told_before_their_worker_takes_more(ledger: Ledger) -> None
     other = ledger.accept()
     ledger.pass_stages(worker, Stage.PREPROCESS, Stage.SCORING)
     assert ledger.settle(worker, last, [Completed(Output({"score": 0.5}))], claim_next=64) is None
-    assert not worker.lingers
-    assert worker.linger(ledger.lane(Stage.POSTPROCESS), 64, 1) == ledger.lane(Stage.POSTPROCESS)
+    assert not worker.parked
+    assert worker.park(ledger.lane(Stage.POSTPROCESS), 64, 1) == ledger.lane(Stage.POSTPROCESS)
     finish(ledger, worker)
     assert ledger.states(*ids, *other) == ["succeeded"] * 3
 
@@ -405,7 +407,7 @@ def test_nothing_is_replayed_before_all_know_that_they_are_dead(
     for _ in range(2):
         with pytest.raises(NotDead):
             ledger.run(ledger.letters.replay(first))
-        ledger.scripts.fan(args=[86_400_000, 86_400_000, 86_400_000, first, 1 << 20])
+        ledger.scripts.fan_out(args=[86_400_000, 86_400_000, 86_400_000, first, 1 << 20])
     ledger.sweeping.fan_out_flights()
     ledger.run(ledger.letters.replay(first))
     finish(ledger, worker)
@@ -453,7 +455,7 @@ def test_hundreds_of_members_are_served_though_the_settler_dies(
         ledger.settle(worker, last, [Completed(Output({"score": 0.5}))])
     assert ledger.states(*ids) == ["postprocessing"] * 300
     (late,) = join(ledger)
-    assert ledger.scripts.fan(args=[1000, 1000, 1000, ids[0], 1 << 20]) == [128, 173]
+    assert ledger.scripts.fan_out(args=[1000, 1000, 1000, ids[0], 1 << 20]) == [128, 173]
     assert ledger.sweeping.fan_out_flights() == 173
     assert ledger.sweeping.fan_out_flights() == 0
     assert ledger.states(late, *ids) == ["succeeded"] * 301

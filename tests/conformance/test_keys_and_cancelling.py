@@ -16,7 +16,7 @@ from pipeline.contracts.stages import Stage
 from pipeline.contracts.work import Attempts, RetryLater
 from pipeline.ledger import keys
 from pipeline.ledger.keys import TAG
-from pipeline.ledger.parcels import Accepted, Known, Parcel, Submission, idempotency
+from pipeline.ledger.producers.submissions import Accepted, Known, Submission, SubmissionBatch, idempotency
 from tests.conformance.conftest import Ledger, LedgerMaker, dead
 
 
@@ -79,16 +79,16 @@ def test_a_refused_request_leaves_no_key(make_ledger: LedgerMaker) -> None:
 
 def test_a_receipt_gives_the_same_answers_and_accepts_nothing_twice(ledger: Ledger) -> None:
     submissions = [Submission("m", {"n": 1}), keyed(), Submission("nothing", {})]
-    parcel = Parcel(submissions)
-    first = ledger.run(ledger.producing.send(parcel))
+    submission_batch = SubmissionBatch(submissions)
+    first = ledger.run(ledger.producing.send(submission_batch))
     ledger.client.incr(f"{TAG}epoch")
-    ledger.client.set(f"{TAG}full", 1)
-    again = ledger.run(ledger.producing.send(parcel))
+    ledger.client.set(f"{TAG}memory_full", 1)
+    again = ledger.run(ledger.producing.send(submission_batch))
     assert again == first
     assert [type(answer) for answer in again] == [Accepted, Accepted, UnknownModel]
     assert ledger.client.zcard(f"{TAG}open") == 2
     assert ledger.bells() == 1
-    assert 0 < ledger.client.pttl(f"{TAG}a:".encode() + parcel.receipt) <= 120_000
+    assert 0 < ledger.client.pttl(f"{TAG}a:".encode() + submission_batch.dedup_token) <= 120_000
 
 
 def test_what_waits_can_be_cancelled_and_is_never_run(ledger: Ledger) -> None:
@@ -118,7 +118,7 @@ def test_what_scoring_has_claimed_is_too_late_to_cancel_until_it_waits_again(led
     ledger.settle(worker, batch, [RetryLater(60_000, Attempts().charge(1, "scoring", "unknown", "boom"))])
     assert ledger.run(ledger.producing.cancel(request_id))["attempts"] == 1
     ledger.turn_clock(61)
-    ledger.sweeping.revive_due_retries()
+    ledger.sweeping.requeue_due_retries()
     assert ledger.claim(worker, Stage.SCORING) is None
     assert ledger.leftovers() == set()
 

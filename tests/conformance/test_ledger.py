@@ -7,13 +7,15 @@ import pytest
 
 from pipeline.contracts.lanes import parse_lane
 from pipeline.contracts.problems import Overloaded, UnknownModel
+from pipeline.contracts.releases import Release
 from pipeline.contracts.stages import Priority, Stage, State
 from pipeline.contracts.status import Failure
 from pipeline.contracts.work import Attempts, Completed, Ended, Outcome, Output, RetryLater
-from pipeline.ledger.claiming import ClaimLost, release_claims
 from pipeline.ledger.keys import TAG
-from pipeline.ledger.parcels import Submission
-from pipeline.ledger.releases import Release, ReleaseConflict, publish
+from pipeline.ledger.producers.submissions import Submission
+from pipeline.ledger.recovery import release_claims
+from pipeline.ledger.releases import ReleaseConflict, publish
+from pipeline.ledger.workers.claims import ClaimLost
 from tests.conformance.conftest import REF, Ledger, LedgerMaker
 from tests.conftest import eventually
 
@@ -199,11 +201,11 @@ def test_a_retry_waits_until_it_is_due(ledger: Ledger) -> None:
     assert batch is not None
     attempts = Attempts().charge(1, "preprocess", "unknown", "boom")
     ledger.settle(worker, batch, [RetryLater(60_000, attempts)])
-    assert ledger.sweeping.revive_due_retries() == (0, 0)
+    assert ledger.sweeping.requeue_due_retries() == (0, 0)
     assert ledger.claim(worker) is None
     assert ledger.states(request_id) == ["preprocessing"]
     ledger.turn_clock(61)
-    assert ledger.sweeping.revive_due_retries() == (1, 0)
+    assert ledger.sweeping.requeue_due_retries() == (1, 0)
     again = ledger.claim(worker)
     assert again is not None
     assert again.works[0].attempts == attempts

@@ -6,13 +6,13 @@ import redis
 from pipeline.contracts.problems import NotDead
 from pipeline.contracts.stages import Stage
 from pipeline.ledger import keys
-from pipeline.ledger.claiming import release_claims
-from pipeline.ledger.connection import connect, connect_async
-from pipeline.ledger.endings import Endings
 from pipeline.ledger.keys import TAG
-from pipeline.ledger.parcels import Accepted, Known, Parcel, Submission, idempotency
-from pipeline.ledger.repairing import Repairs
+from pipeline.ledger.producers.notifications import Notifications
+from pipeline.ledger.producers.submissions import Accepted, Known, Submission, SubmissionBatch, idempotency
+from pipeline.ledger.recovery import release_claims
 from pipeline.ledger.scripts import Scripts
+from pipeline.ledger.sweeper.repairs import Repairs
+from pipeline.store.connection import connect, connect_async
 from tests.conformance.conftest import Ledger, LedgerMaker, dead
 
 LANE = f"{TAG}q:"
@@ -196,17 +196,17 @@ def test_an_older_letter_is_not_replayed(ledger: Ledger) -> None:
 def test_what_the_leader_says_is_never_unsaid_in_between(make_ledger: LedgerMaker) -> None:
     """It can only be seen where the second of the two commands is refused."""
     ledger = make_ledger()
-    assert ledger.sweeping.lead("one", shortage="full").leads
+    assert ledger.sweeping.lead("one", shortage="memory_full").leads
     admin = redis.Redis.from_url(ledger.settings.store_url)
     with admin.monitor() as monitor:
-        assert ledger.sweeping.lead("one", shortage="full").leads
+        assert ledger.sweeping.lead("one", shortage="memory_full").leads
         sent = []
         for command in monitor.listen():
             sent.append(command["command"])
             if "EXISTS" in command["command"] and "degraded" in command["command"]:
                 break
-    assert any("SET" in command and f"{TAG}full" in command for command in sent)
-    assert not any("DEL" in command and f"{TAG}full" in command for command in sent)
+    assert any("SET" in command and f"{TAG}memory_full" in command for command in sent)
+    assert not any("DEL" in command and f"{TAG}memory_full" in command for command in sent)
 
 
 @pytest.mark.parametrize("make_ledger", ["valkey"], indirect=True)
@@ -218,7 +218,7 @@ def test_two_deployments_on_one_server_do_not_hear_each_other(make_ledger: Ledge
     other = Ledger(client, async_client, client, async_client, settings, ledger.runner)
 
     async def heard() -> tuple[bool, bool]:
-        ours, theirs = Endings(ledger.async_client), Endings(async_client)
+        ours, theirs = Notifications(ledger.async_client), Notifications(async_client)
         ours.start()
         theirs.start()
         await ours._ready.wait()
@@ -237,13 +237,13 @@ def test_two_deployments_on_one_server_do_not_hear_each_other(make_ledger: Ledge
 
 
 def test_a_parcel_that_was_stopped_is_accepted_once(ledger: Ledger) -> None:
-    """Its ids are the receipt's, whatever was written before it was stopped."""
-    parcel = Parcel([Submission("m", {"n": n}) for n in range(3)])
-    first = ledger.run(ledger.producing.send(parcel))
-    (receipt,) = ledger.client.scan_iter(f"{TAG}a:*")
-    ledger.client.set(receipt, first[0].id[:6], px=120_000)  # as it is while it has not answered
+    """Its ids are the dedup_token's, whatever was written before it was stopped."""
+    submission_batch = SubmissionBatch([Submission("m", {"n": n}) for n in range(3)])
+    first = ledger.run(ledger.producing.send(submission_batch))
+    (dedup_token,) = ledger.client.scan_iter(f"{TAG}a:*")
+    ledger.client.set(dedup_token, first[0].id[:6], px=120_000)  # as it is while it has not answered
     ledger.turn_clock(5)
-    again = ledger.run(ledger.producing.send(parcel))
+    again = ledger.run(ledger.producing.send(submission_batch))
     assert [answer.id for answer in again] == [answer.id for answer in first]
     assert ledger.client.zcard(keys.OPEN) == 3
     ledger.pass_stages(ledger.worker(), *Stage)
@@ -261,7 +261,7 @@ def test_waiting_workers_get_one_batch_a_script(make_ledger: LedgerMaker) -> Non
         pass
     for n in range(4):
         ledger.worker(f"idle{n}")
-        assert scripts.linger(args=["join", f"idle{n} 7:1 2 {ledger.lane().name}"]) == b"lingers"
+        assert scripts.park(args=[f"idle{n} 7:1 2 {ledger.lane().name}"]) == b"parked"
     release_claims(scripts, "holder", charge="none")
     handed = sum(ledger.client.hlen(keys.claims(f"idle{n}")) for n in range(4))
     woken = [ledger.client.lrange(keys.wake(f"idle{n}", "7:1"), 0, -1) for n in range(4)]

@@ -13,13 +13,13 @@ import structlog.testing
 from redis.commands.core import CoreCommands
 from redis.exceptions import ResponseError
 
+from pipeline.cli.doctor import Check, examine
 from pipeline.contracts.problems import StoreUnavailable
-from pipeline.doctor import Check, examine
 from pipeline.ledger import rights
-from pipeline.ledger.connection import connect
 from pipeline.ledger.rights import demand, lacking, lacking_async, needed, rule
 from pipeline.settings import Settings, read_settings
-from pipeline.sweeper import Sweeper
+from pipeline.store.connection import connect
+from pipeline.sweeper.loop import Sweeper
 from tests.conformance.conftest import Ledger, LedgerMaker, restricted
 
 REPOSITORY = Path(__file__).parent.parent.parent

@@ -9,10 +9,10 @@ from pipeline.contracts.problems import (
 )
 from pipeline.contracts.stages import Stage
 from pipeline.contracts.work import Completed, Output
-from pipeline.judge import exhausted, judge
 from pipeline.ledger import keys
 from pipeline.ledger.keys import TAG
-from pipeline.ledger.parcels import Submission
+from pipeline.ledger.producers.submissions import Submission
+from pipeline.worker.judge import exhausted, judge
 from tests.conformance.conftest import Ledger
 
 
@@ -77,7 +77,7 @@ def test_errors_with_text_that_is_no_unicode_do_not_stop_a_lane(ledger: Ledger) 
     ledger.settle(worker, batch, [retry])
     ledger.client.hset(f"{TAG}attempts", ids[1], b"not json")
     ledger.turn_clock(60)
-    assert ledger.sweeping.revive_due_retries() == (1, 0)
+    assert ledger.sweeping.requeue_due_retries() == (1, 0)
     again = ledger.claim(worker)
     assert again is not None
     assert {work.id for work in again.works} == set(ids)

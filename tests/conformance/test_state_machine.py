@@ -18,19 +18,20 @@ from pipeline.contracts.stages import Priority, Stage, State
 from pipeline.contracts.status import Failure
 from pipeline.contracts.work import (
     Attempts,
-    Carry,
     Completed,
     Ended,
     Header,
     Outcome,
     Output,
+    Progress,
     RetryLater,
     Work,
 )
-from pipeline.ledger import claiming
-from pipeline.ledger.claiming import Batch, ClaimLost, Claims, release_claims
 from pipeline.ledger.keys import TAG
-from pipeline.ledger.parcels import Accepted, Known, Parcel, Submission, idempotency
+from pipeline.ledger.producers.submissions import Accepted, Known, Submission, SubmissionBatch, idempotency
+from pipeline.ledger.recovery import release_claims
+from pipeline.ledger.workers import claims as claiming
+from pipeline.ledger.workers.claims import Batch, ClaimLost, Claims
 from tests.conformance.conftest import Ledger, LedgerMaker
 
 FATES = st.sampled_from(["complete", "retry", "dead", "complete", "invalid"])
@@ -91,7 +92,7 @@ def make_machine(make_ledger: LedgerMaker) -> type[RuleBasedStateMachine]:
             self.answered: set[int] = set()
             self.keys: dict[str, bytes] = {}
             self.held: list[Held] = []
-            self.parcel: tuple[Parcel, list[Any]] | None = None
+            self.submission_batch: tuple[SubmissionBatch, list[Any]] | None = None
             self.commits = 0
             self.incarnations = 0
             self.other = self.ledger.worker("other")
@@ -154,9 +155,9 @@ def make_machine(make_ledger: LedgerMaker) -> type[RuleBasedStateMachine]:
                 inputs = [1] * count
             held = b"" if key is None else idempotency("", key, "m", {"n": 1}, "normal", 1.0)
             submissions = [Submission("m", {"n": n}, priority, timeout_ms, key=held) for n in inputs]
-            parcel = Parcel(submissions)
-            answers = self.ledger.run(self.ledger.producing.send(parcel))
-            self.parcel = parcel, answers
+            submission_batch = SubmissionBatch(submissions)
+            answers = self.ledger.run(self.ledger.producing.send(submission_batch))
+            self.submission_batch = submission_batch, answers
             for answer, n in zip(answers, inputs, strict=True):
                 if key in self.keys:
                     assert answer == Known(self.keys[key])
@@ -183,11 +184,11 @@ def make_machine(make_ledger: LedgerMaker) -> type[RuleBasedStateMachine]:
                 if not live:
                     self.flights[answer.id] = self.by_input[n] = flight
 
-        @precondition(lambda self: self.parcel)
+        @precondition(lambda self: self.submission_batch)
         @rule()
         def send_again(self) -> None:
-            parcel, answers = self.parcel  # type: ignore[misc]
-            assert self.ledger.run(self.ledger.producing.send(parcel)) == answers
+            submission_batch, answers = self.submission_batch  # type: ignore[misc]
+            assert self.ledger.run(self.ledger.producing.send(submission_batch)) == answers
 
         @precondition(lambda self: self.requests)
         @rule(data=st.data())
@@ -259,10 +260,10 @@ def make_machine(make_ledger: LedgerMaker) -> type[RuleBasedStateMachine]:
                     patch.setattr(claiming, "fan_out", lambda *_: None)
                     self.settle_all(held, fates, dies=True)
             elif self.settle_all(held, fates, more):
-                self.linger(held.worker, held.batch.lane, data)
+                self.park(held.worker, held.batch.lane, data)
 
         def settle_all(self, held: Held, fates: list[str], more: int = 0, *, dies: bool = False) -> bool:
-            """Whether the worker lingers now."""
+            """Whether the worker is parked."""
             batch, stage = held.batch, held.batch.lane.stage
             outcomes = [self.outcome(fate, stage) for fate in fates]
             if held.released:
@@ -293,7 +294,7 @@ def make_machine(make_ledger: LedgerMaker) -> type[RuleBasedStateMachine]:
                         self.end_flight(flight, end)
             if following is not None:
                 self.take(following)
-            return held.worker.lingers
+            return held.worker.parked
 
         @staticmethod
         def outcome(fate: str, stage: Stage) -> Outcome:
@@ -304,7 +305,7 @@ def make_machine(make_ledger: LedgerMaker) -> type[RuleBasedStateMachine]:
                 return RetryLater(1000, attempts)
             return Ended(State(fate), Failure(category="x", stage=stage, message="boom", retryable=False), attempts)
 
-        def linger(self, worker: Claims, lane: Lane, data: st.DataObject) -> None:
+        def park(self, worker: Claims, lane: Lane, data: st.DataObject) -> None:
             """The worker stands on the list of the idle: what comes now is claimed for it, alive or not."""
             event = data.draw(st.sampled_from(["nothing", "accept", "pass", "pass and die"]))
             if event == "accept":
@@ -325,7 +326,7 @@ def make_machine(make_ledger: LedgerMaker) -> type[RuleBasedStateMachine]:
                 self.lose_claims("start")
                 worker.give_back()
                 return
-            woken = worker.linger(lane, 3, 0.001)
+            woken = worker.park(lane, 3, 0.001)
             assert isinstance(woken, Batch) == bool(works)
             if isinstance(woken, Batch):
                 assert [work.id for work in woken.works] == [work.id for work in works]
@@ -334,7 +335,7 @@ def make_machine(make_ledger: LedgerMaker) -> type[RuleBasedStateMachine]:
         def placeholder(self, request_id: bytes, lane: Lane) -> Work:
             generation = max(self.requests[member].generation for member in self.flights[request_id].members)
             header = Header("m", "1", bytes(32), "", 1, 1, generation, True)
-            return Work(request_id, 0, header, Carry(0), None, b"")
+            return Work(request_id, 0, header, Progress(0), None, b"")
 
         # What dies, and what the sweeper does
 
@@ -382,7 +383,7 @@ def make_machine(make_ledger: LedgerMaker) -> type[RuleBasedStateMachine]:
         @rule()
         def revive(self) -> None:
             self.ledger.turn_clock(2)
-            while self.ledger.sweeping.revive_due_retries()[0]:
+            while self.ledger.sweeping.requeue_due_retries()[0]:
                 pass
             for flight in self.flights.values():
                 if flight.place and flight.place[0] == "later":

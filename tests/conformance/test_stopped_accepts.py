@@ -12,8 +12,8 @@ from chaos.events import event_of
 from pipeline.contracts.problems import StoreUnavailable
 from pipeline.contracts.stages import Stage
 from pipeline.ledger import keys
-from pipeline.ledger.parcels import Submission
-from pipeline.ledger.repairing import Repairs
+from pipeline.ledger.producers.submissions import Submission
+from pipeline.ledger.sweeper.repairs import Repairs
 from tests.conformance.conftest import Ledger, LedgerMaker
 
 USER = "exact"

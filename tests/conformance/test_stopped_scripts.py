@@ -27,14 +27,15 @@ from pipeline.contracts.stages import Stage, State
 from pipeline.contracts.status import Failure
 from pipeline.contracts.work import Attempts, Completed, Ended, Outcome, Output, RetryLater
 from pipeline.ledger import keys
-from pipeline.ledger.claiming import Batch, ClaimLost, Claims, fan_out, release_claims
 from pipeline.ledger.keys import TAG
-from pipeline.ledger.parcels import Accepted, Known, Parcel, Submission, idempotency
+from pipeline.ledger.producers.submissions import Accepted, Known, Submission, SubmissionBatch, idempotency
 from pipeline.ledger.records import unpack_entry
-from pipeline.ledger.repairing import Repairs
+from pipeline.ledger.recovery import fan_out, release_claims
 from pipeline.ledger.rights import scripted
 from pipeline.ledger.scripts import SCRIPTS, source
-from pipeline.sweeper import Sweeper
+from pipeline.ledger.sweeper.repairs import Repairs
+from pipeline.ledger.workers.claims import Batch, ClaimLost, Claims
+from pipeline.sweeper.loop import Sweeper
 from tests.conformance.conftest import Ledger, LedgerMaker, SteppedClock, dead
 
 USER = "exact"
@@ -57,7 +58,7 @@ class Scene:
     ledger: Ledger
     admin: Any
     worker: Claims
-    parcels: list[Parcel] = field(default_factory=list)
+    submission_batches: list[SubmissionBatch] = field(default_factory=list)
     ids: list[bytes] = field(default_factory=list)
     batch: Batch | None = None
     waiting: list[tuple[Claims, Stage]] = field(default_factory=list)
@@ -70,20 +71,20 @@ class Scene:
         self.sweeper = Sweeper(self.ledger.own, self.ledger.settings, self.clock)
 
     def accept(self, *submissions: Submission) -> None:
-        self.parcels.append(Parcel(submissions))
+        self.submission_batches.append(SubmissionBatch(submissions))
         self.send()
 
     def send(self) -> None:
-        """Send the latest parcel (again)."""
-        answers = self.ledger.run(self.ledger.producing.send(self.parcels[-1]))
+        """Send the latest submission_batch (again)."""
+        answers = self.ledger.run(self.ledger.producing.send(self.submission_batches[-1]))
         for answer in answers:
             assert isinstance(answer, Accepted | Known), answer
             if answer.id not in self.ids:
                 self.ids.append(answer.id)
 
     def give_up(self) -> None:
-        """What the latest parcel has come to is not asked any more: its requests may be accepted or not."""
-        self.parcels.pop()
+        """What the latest submission_batch has come to is not asked any more: its requests may be accepted or not."""
+        self.submission_batches.pop()
         self.unsure = True
 
     @contextlib.contextmanager
@@ -118,15 +119,15 @@ class Scene:
         """A worker waits for work of this stage's lane."""
         worker = self.ledger.worker(f"parked{next(self.names)}")
         lane = self.ledger.lane(stage)
-        worker._place = worker._place_for(lane, worker._name(), worker._field(), 64)
-        assert self.ledger.scripts.linger(args=["join", worker._place.entry]) == b"lingers"
+        worker._waiter = worker._waiter_for(lane, worker._name(), worker._field(), 64)
+        assert self.ledger.scripts.park(args=[worker._waiter.entry]) == b"parked"
         self.waiting.append((worker, stage))
 
     def recover(self) -> None:
         """What goes on by itself: the sweeper, a healthy worker, those that wait; time passes."""
         healthy = self.ledger.worker("healthy")
         for worker, stage in self.waiting:
-            woken = worker.linger(self.ledger.lane(stage), 64, 0.001)
+            woken = worker.park(self.ledger.lane(stage), 64, 0.001)
             if isinstance(woken, Batch):
                 self.complete(worker, woken)
         self.waiting.clear()  # they have left
@@ -139,7 +140,7 @@ class Scene:
                     self.complete(healthy, batch)
             self.clock.now += DELAY_S
             self.ledger.turn_clock(DELAY_S)
-            self.ledger.scripts.beat(args=["healthy", "{}", "0"])
+            self.ledger.scripts.heartbeat(args=["healthy", "{}", "0"])
 
     def complete(self, worker: Claims, batch: Batch) -> None:
         with contextlib.suppress(ClaimLost):
@@ -205,9 +206,9 @@ def joined(scene: Scene) -> None:
 
 
 def keyed(scene: Scene) -> None:
-    for n, owner in ((1, b"o" * 8), (2, b"p" * 8)):
+    for n, tenant in ((1, b"o" * 8), (2, b"p" * 8)):
         key = idempotency("", f"k{n}", "m", {"n": n}, "normal", 1.0)
-        scene.accept(Submission("m", {"n": n}, key=key, owner=owner))
+        scene.accept(Submission("m", {"n": n}, key=key, tenant=tenant))
 
 
 def retried(scene: Scene) -> None:
@@ -215,7 +216,7 @@ def retried(scene: Scene) -> None:
     scene.claim(Stage.PREPROCESS)
     scene.settle(again)
     scene.ledger.turn_clock(2 * DELAY_S)
-    scene.ledger.sweeping.revive_due_retries()
+    scene.ledger.sweeping.requeue_due_retries()
 
 
 def suspect(scene: Scene) -> None:
@@ -294,7 +295,7 @@ def _of_stage(stage: Stage) -> None:
         scene.claim(stage)
         scene.settle(again)
         scene.ledger.turn_clock(2 * DELAY_S)
-        return scene.ledger.sweeping.revive_due_retries
+        return scene.ledger.sweeping.requeue_due_retries
 
     @act(f"replay-{stage}")
     def _replay(scene: Scene) -> Callable[[], Any]:
@@ -327,7 +328,7 @@ def _fan(scene: Scene) -> Callable[[], Any]:
         return 0
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipeline.ledger.claiming.fan_out", forgets)
+        patch.setattr("pipeline.ledger.workers.claims.fan_out", forgets)
         scene.settle(completed)
     return lambda: fan_out(scene.ledger.scripts, scene.ledger.settings, flight)
 
@@ -356,7 +357,7 @@ def _expire(scene: Scene) -> Callable[[], Any]:
 def _accept(scene: Scene) -> Callable[[], Any]:
     """One that joins, one that is new, and one whose key is known or new."""
     key = idempotency("", "k1", "m", {"n": 1}, "normal", 1.0)
-    requests = Submission("m", {"n": 1}), Submission("m", {"n": 9}, owner=b"o" * 8), Submission("m", {"n": 1}, key=key)
+    requests = Submission("m", {"n": 1}), Submission("m", {"n": 9}, tenant=b"o" * 8), Submission("m", {"n": 1}, key=key)
     return lambda: scene.accept(*requests)
 
 
@@ -380,12 +381,12 @@ def _accept_answered(scene: Scene) -> Callable[[], Any]:
 
 @act("heartbeat")
 def _beat(scene: Scene) -> Callable[[], Any]:
-    return lambda: scene.ledger.scripts.beat(args=["w1", "{}", "0"])
+    return lambda: scene.ledger.scripts.heartbeat(args=["w1", "{}", "0"])
 
 
 @act("register")
 def _register(scene: Scene) -> Callable[[], Any]:
-    return lambda: scene.ledger.scripts.beat(args=["new", "{}", "1"])
+    return lambda: scene.ledger.scripts.heartbeat(args=["new", "{}", "1"])
 
 
 @act("fence")
@@ -407,7 +408,7 @@ def _leave(scene: Scene) -> Callable[[], Any]:
     scene.park(Stage.PREPROCESS)
     ((worker, stage),) = scene.waiting[-1:]
     scene.waiting.clear()
-    return lambda: worker.linger(scene.ledger.lane(stage), 64, 0.001)
+    return lambda: worker.park(scene.ledger.lane(stage), 64, 0.001)
 
 
 @act("ring")
@@ -445,7 +446,7 @@ def _reopen(scene: Scene) -> Callable[[], Any]:
 def _pass_on(scene: Scene) -> Callable[[], Any]:
     """Ring a lane on leaving it, for a worker that stands ready before work comes."""
     scene.bring_to(Stage.SCORING)
-    return lambda: scene.worker.pass_on(scene.ledger.lane())
+    return lambda: scene.worker.ring_successor(scene.ledger.lane())
 
 
 @act("trim-letters")
@@ -466,7 +467,7 @@ def _keep(scene: Scene) -> Callable[[], Any]:
 
     def keep(*names: int) -> None:
         pairs = [part for name in names for part in (bytes([name]) * 16, entry)]
-        scene.ledger.scripts.fill(args=[room, 60_000, *pairs])
+        scene.ledger.scripts.cache_fill(args=[room, 60_000, *pairs])
 
     keep(1, 2, 3)
     return lambda: keep(3, 4, 5)
@@ -489,7 +490,7 @@ def make_scene(valkey: str, make_ledger: LedgerMaker) -> Iterator[Callable[[str]
     admin = redis.Redis.from_url(valkey)
 
     def make(flow: str) -> Scene:
-        ledger = make_ledger(key_in_flight="100", key_rate="1000")
+        ledger = make_ledger(tenant_in_flight="100", tenant_rate="1000")
         admin.set(keys.AUDIT, "1")
         scene = Scene(ledger, admin, ledger.worker("w1"))
         FLOWS[flow](scene)
@@ -522,7 +523,7 @@ def test_whichever_command_is_refused_every_request_ends_once(
     for command in commands:
         scene = make_scene(flow)
         do = ACTS[name](scene)
-        sent, failed = len(scene.parcels), False
+        sent, failed = len(scene.submission_batches), False
         try:
             with scene.refused(command):
                 do()
@@ -532,7 +533,7 @@ def test_whichever_command_is_refused_every_request_ends_once(
         try:
             if failed:
                 scene.worker.give_back()  # as a child does after whatever interrupts it
-                if len(scene.parcels) > sent or (scene.parcels and name.startswith("submit")):
+                if len(scene.submission_batches) > sent or (scene.submission_batches and name.startswith("submit")):
                     scene.send()  # as a client does
             scene.recover()
             scene.check(logged=command != "xadd")
@@ -598,7 +599,7 @@ def make_walk(make_scene: Callable[[str], Scene]) -> type[RuleBasedStateMachine]
 
         def beat(self) -> None:
             """A worker that was fenced takes another name."""
-            if not self.ledger.scripts.beat(args=[self.scene.worker._name(), "{}", "0"]):
+            if not self.ledger.scripts.heartbeat(args=[self.scene.worker._name(), "{}", "0"]):
                 self.scene.worker, self.scene.batch = self.ledger.worker(f"next{next(self.scene.names)}"), None
 
         @rule(
@@ -611,12 +612,15 @@ def make_walk(make_scene: Callable[[str], Scene]) -> type[RuleBasedStateMachine]
                     {"n": n},
                     timeout_ms=60_000 * n,
                     key=idempotency("", f"k{n}", "m", {"n": n}, "normal", 1.0) if keyed else b"",
-                    owner=b"o" * 8,
+                    tenant=b"o" * 8,
                 )
                 for n in numbers
             ]
-            parcels = len(self.scene.parcels)
-            if not self.do(refused, lambda: self.scene.accept(*submissions)) and len(self.scene.parcels) > parcels:
+            submission_batches = len(self.scene.submission_batches)
+            if (
+                not self.do(refused, lambda: self.scene.accept(*submissions))
+                and len(self.scene.submission_batches) > submission_batches
+            ):
                 self.scene.give_up()
 
         @rule(refused=REFUSED)

@@ -7,11 +7,11 @@ from pipeline.contracts.problems import (
     StoreFull,
 )
 from pipeline.contracts.stages import Stage
-from pipeline.ledger.claiming import Fenced
 from pipeline.ledger.keys import TAG
-from pipeline.ledger.parcels import Submission
-from pipeline.ledger.repairing import Repairs
-from pipeline.sweeper import Sweeper
+from pipeline.ledger.producers.submissions import Submission
+from pipeline.ledger.sweeper.repairs import Repairs
+from pipeline.ledger.workers.claims import Fenced
+from pipeline.sweeper.loop import Sweeper
 from tests.conformance.conftest import Ledger, LedgerMaker, SteppedClock, dead
 
 
@@ -23,7 +23,7 @@ def test_a_silent_worker_is_fenced_for_ever(make_ledger: LedgerMaker) -> None:
     assert ledger.sweeping.release_dead_workers() == []
     ledger.client.zadd(f"{TAG}beats", {"w1": ledger.sweeping.server_ms() - 1000})
     assert ledger.sweeping.release_dead_workers() == [("w1", 2)]
-    assert ledger.scripts.beat(args=["w1", "{}", "0"]) == 0
+    assert ledger.scripts.heartbeat(args=["w1", "{}", "0"]) == 0
     with pytest.raises(Fenced):
         ledger.claim(worker)
     assert ledger.client.zcard(f"{TAG}q:{ledger.lane().name}") == len(ids)
@@ -59,13 +59,13 @@ def test_after_an_outage_workers_have_a_lease_to_be_heard_of_again(make_ledger: 
     sweeper.store_was_away()
     pass_time(10)  # so long it was
     sweeper.sweep()
-    assert ledger.scripts.beat(args=["w1", "{}", "0"]) == 1
+    assert ledger.scripts.heartbeat(args=["w1", "{}", "0"]) == 1
     pass_time(ledger.settings.lease_ttl_s - 1)
     sweeper.sweep()
     ledger.complete(worker, batch)
     pass_time(10)
     sweeper.sweep()
-    assert ledger.scripts.beat(args=["w1", "{}", "0"]) == 0, "and no longer"
+    assert ledger.scripts.heartbeat(args=["w1", "{}", "0"]) == 0, "and no longer"
 
 
 @pytest.mark.parametrize("make_ledger", ["valkey"], indirect=True)
@@ -97,7 +97,7 @@ def test_a_clock_that_jumps_ahead_fences_no_living_worker(make_ledger: LedgerMak
     sweeper.sweep()
     ledger.turn_clock(7200)  # as far as two hours: no batch is overdue by it, either
     sweeper.sweep()
-    assert ledger.scripts.beat(args=["w1", "{}", "0"]) == 1
+    assert ledger.scripts.heartbeat(args=["w1", "{}", "0"]) == 1
     clock.now += ledger.settings.lease_ttl_s
     sweeper.sweep()
     ledger.complete(worker, batch)  # not ClaimLost
@@ -229,7 +229,7 @@ def test_a_new_leader_leaves_batches_alone_that_may_have_begun_with_longer_limit
     ledger.accept()
     assert ledger.claim(worker) is not None
     ledger.turn_clock(200)  # past twice the hard limit of 90 s (it may have waited for another), not past four times
-    ledger.scripts.beat(args=["w1", "{}", "0"])
+    ledger.scripts.heartbeat(args=["w1", "{}", "0"])
     Sweeper(ledger.client, ledger.settings, SteppedClock()).sweep()
     assert ledger.client.hlen(f"{TAG}c:w1") == 1
     assert ledger.sweeping.release_overdue_batches() == 1, "with the usual limits it would be too late"
@@ -245,7 +245,7 @@ def test_one_sweeper_leads(ledger: Ledger) -> None:
 
 def test_nothing_is_accepted_while_the_store_is_short_of_memory(ledger: Ledger) -> None:
     (before,) = ledger.accept()
-    assert ledger.sweeping.lead("one", shortage="full").leads
+    assert ledger.sweeping.lead("one", shortage="memory_full").leads
     (refused,) = ledger.run(ledger.producing.accept([Submission("m", {})]))
     assert isinstance(refused, StoreFull)
     worker = ledger.worker()
@@ -275,10 +275,10 @@ def test_at_the_memory_limit_all_that_is_accepted_ends(ledger: Ledger) -> None:
     ids = ledger.accept(100)
     client.config_set("maxmemory", client.info("memory")["used_memory"] - 1000)
     try:
-        assert ledger.sweeping.shortage() == "full"
+        assert ledger.sweeping.shortage() == "memory_full"
         with pytest.raises(StoreFull):
             ledger.run(ledger.producing.accept([Submission("m", {})]))
-        assert ledger.sweeping.lead("one", shortage="full").leads
+        assert ledger.sweeping.lead("one", shortage="memory_full").leads
         for stage in Stage:
             while batch := ledger.claim(worker, stage):
                 ledger.complete(worker, batch)

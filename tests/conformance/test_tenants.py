@@ -13,9 +13,9 @@ from pipeline.contracts.tenants import NOBODY, STORE, WITHOUT_KEYS, Caller, Role
 from pipeline.contracts.work import NO_ATTEMPTS, Completed, Ended, Output
 from pipeline.ledger import keys
 from pipeline.ledger.keys import TAG
-from pipeline.ledger.parcels import Accepted, Known, Parcel, Submission, idempotency
-from pipeline.ledger.producing import Producing
-from pipeline.ledger.records import owner_of
+from pipeline.ledger.producers.accept import Producing
+from pipeline.ledger.producers.submissions import Accepted, Known, Submission, SubmissionBatch, idempotency
+from pipeline.ledger.records import tenant_of
 from pipeline.settings import read_settings
 from tests.conformance.conftest import FAILURE, REF, Ledger, LedgerMaker, dead, to_text
 from tests.conformance.test_cache import (
@@ -34,7 +34,7 @@ A, B = (tenant_of_digest(16 * digits) for digits in ("0a1b", "2c3d"))
 OPERATORS = tenant_of_digest(16 * "4e5f")
 ALICE, BOB, OPERATOR = Caller(A, Role.PRODUCER), Caller(B, Role.PRODUCER), Caller(OPERATORS, Role.OPERATOR)
 OLD = b""
-"""The owner of what a release before tenants has accepted."""
+"""The tenant of what a release before tenants has accepted."""
 
 
 def read(ledger: Ledger, caller: Caller, *ids: bytes) -> list[Any]:
@@ -59,34 +59,34 @@ def same_problem(one: Problem, other: Problem, *ids: bytes) -> bool:
 
 
 def owned(ledger: Ledger) -> dict[bytes, int]:
-    return {owner: int(count) for owner, count in ledger.client.hgetall(f"{TAG}owned").items()}
+    return {tenant: int(count) for tenant, count in ledger.client.hgetall(f"{TAG}owned").items()}
 
 
-@pytest.mark.parametrize("owner", [A.owner, NOBODY])
-def test_a_record_says_whose_it_is_whether_keys_have_limits_or_not(ledger: Ledger, owner: bytes) -> None:
+@pytest.mark.parametrize("tenant", [A.id, NOBODY])
+def test_a_record_says_whose_it_is_whether_keys_have_limits_or_not(ledger: Ledger, tenant: bytes) -> None:
     worker = ledger.worker()
-    first, second = ledger.accept(features=SAME, owner=owner), ledger.accept(features=SAME, owner=owner)
+    first, second = ledger.accept(features=SAME, tenant=tenant), ledger.accept(features=SAME, tenant=tenant)
 
-    def owners() -> set[bytes]:
-        return {owner_of(blob) for blob in ledger.client.mget([keys.record(each) for each in first + second])}
+    def tenants() -> set[bytes]:
+        return {tenant_of(blob) for blob in ledger.client.mget([keys.record(each) for each in first + second])}
 
-    assert owners() == {owner}
+    assert tenants() == {tenant}
     for stage in Stage:
         batch = ledger.claim(worker, stage)
         assert batch is not None
-        assert owner_of(batch.works[0].front) == owner
+        assert tenant_of(batch.works[0].prefix) == tenant
         ledger.complete(worker, batch)
     assert ledger.states(*first, *second) == ["succeeded"] * 2
-    assert owners() == {owner}
+    assert tenants() == {tenant}
 
 
 def test_the_first_byte_stays_what_older_workers_read(ledger: Ledger) -> None:
     """They know 64 values."""
     key = idempotency(A.name, "k", "m", SAME, "normal", 3600.0)
-    first = ledger.accept(features=SAME, owner=A.owner)
-    ledger.run(ledger.producing.accept([Submission("m", SAME, key=key, owner=A.owner)]))
+    first = ledger.accept(features=SAME, tenant=A.id)
+    ledger.run(ledger.producing.accept([Submission("m", SAME, key=key, tenant=A.id)]))
     run_stages(ledger)
-    (again,) = ledger.run(ledger.producing.accept([Submission("m", SAME, owner=A.owner)]))
+    (again,) = ledger.run(ledger.producing.accept([Submission("m", SAME, tenant=A.id)]))
     flags = [blob[0] for blob in (ledger.client.get(key) for key in ledger.client.scan_iter(f"{TAG}r:*".encode()))]
     assert len(flags) == 3
     assert max(flags) < 64
@@ -96,7 +96,7 @@ def test_the_first_byte_stays_what_older_workers_read(ledger: Ledger) -> None:
 @pytest.mark.parametrize("end", ["none", "succeeded", "invalid", "dead", "expired", "cancelled"])
 def test_another_tenants_request_is_one_that_never_was(ledger: Ledger, end: str) -> None:
     worker = ledger.worker()
-    (request_id,) = ledger.accept(owner=A.owner, timeout_ms=1000)
+    (request_id,) = ledger.accept(tenant=A.id, timeout_ms=1000)
     if end == "succeeded":
         ledger.pass_stages(worker, *Stage)
     elif end in ("invalid", "dead"):
@@ -125,7 +125,7 @@ def test_another_tenants_request_is_one_that_never_was(ledger: Ledger, end: str)
 
 def test_in_one_round_trip_each_caller_sees_its_own(ledger: Ledger) -> None:
     """The API's calls share them."""
-    ended, waiting = ledger.accept(owner=A.owner), ledger.accept(owner=B.owner)
+    ended, waiting = ledger.accept(tenant=A.id), ledger.accept(tenant=B.id)
     cancel(ledger, ALICE, ended[0])
     asked = [(request_id, caller) for request_id in ended + waiting for caller in (ALICE, BOB, OPERATOR)]
     answers = ledger.run(ledger.producing.read(*map(list, zip(*asked, strict=True))))  # type: ignore[arg-type]
@@ -136,7 +136,7 @@ def test_in_one_round_trip_each_caller_sees_its_own(ledger: Ledger) -> None:
 def test_another_tenants_old_request_is_gone_as_an_unknown_one_of_its_age(make_ledger: LedgerMaker) -> None:
     """410 or 404 is by the time in the id alone, also while there is a record."""
     ledger = make_ledger(result_ttl="10")
-    (request_id,) = ledger.accept(owner=A.owner)
+    (request_id,) = ledger.accept(tenant=A.id)
     ledger.turn_clock(11)
     foreign, unknown = read(ledger, BOB, request_id, never_accepted(request_id))
     assert isinstance(foreign, Gone)
@@ -155,23 +155,23 @@ def test_what_came_without_a_key_is_no_keys(ledger: Ledger) -> None:
 
 
 @pytest.mark.parametrize(
-    ("owner", "caller", "said"),
+    ("tenant", "caller", "said"),
     [
-        (A.owner, ALICE, "cancelled by its producer"),
-        (A.owner, OPERATOR, "cancelled by an operator"),
-        (OPERATORS.owner, OPERATOR, "cancelled by its producer"),
-        (A.owner, STORE, "cancelled through the store"),
+        (A.id, ALICE, "cancelled by its producer"),
+        (A.id, OPERATOR, "cancelled by an operator"),
+        (OPERATORS.id, OPERATOR, "cancelled by its producer"),
+        (A.id, STORE, "cancelled through the store"),
         (NOBODY, STORE, "cancelled through the store"),
         (NOBODY, OPERATOR, "cancelled by an operator"),
         (NOBODY, WITHOUT_KEYS, "cancelled by its producer"),
-        (A.owner, WITHOUT_KEYS, "cancelled by an operator"),
+        (A.id, WITHOUT_KEYS, "cancelled by an operator"),
         (OLD, ALICE, "cancelled by its producer"),
         (OLD, OPERATOR, "cancelled by an operator"),
         (OLD, WITHOUT_KEYS, "cancelled by its producer"),
     ],
 )
-def test_cancelled_says_by_whom(ledger: Ledger, owner: bytes, caller: Caller, said: str) -> None:
-    (request_id,) = ledger.accept(owner=owner)
+def test_cancelled_says_by_whom(ledger: Ledger, tenant: bytes, caller: Caller, said: str) -> None:
+    (request_id,) = ledger.accept(tenant=tenant)
     ended = cancel(ledger, caller, request_id)
     assert (ended["state"], ended["error"]["message"]) == ("cancelled", said)
     assert cancel(ledger, STORE, request_id) == ended, "again: the same answer"
@@ -179,7 +179,7 @@ def test_cancelled_says_by_whom(ledger: Ledger, owner: bytes, caller: Caller, sa
 
 def test_a_request_of_an_older_release_is_read_and_cancelled_by_any_key_as_before(ledger: Ledger) -> None:
     worker = ledger.worker()
-    polled, withdrawn, died = ledger.accept(3, owner=OLD)
+    polled, withdrawn, died = ledger.accept(3, tenant=OLD)
     assert [status["state"] for status in read(ledger, BOB, polled, withdrawn)] == ["queued"] * 2
     assert cancel(ledger, ALICE, withdrawn)["state"] == "cancelled"
     batch = ledger.claim(worker)
@@ -193,9 +193,9 @@ def test_a_request_of_an_older_release_is_read_and_cancelled_by_any_key_as_befor
 
 
 def test_what_nobody_can_read_stays_its_tenants(ledger: Ledger) -> None:
-    """As long as the front can be read."""
+    """As long as the prefix can be read."""
     worker = ledger.worker()
-    broken, late = ledger.accept(2, owner=A.owner)
+    broken, late = ledger.accept(2, tenant=A.id)
     for request_id in (broken, late):
         record = ledger.client.get(keys.record(request_id))
         ledger.client.set(keys.record(request_id), record[:-3] + b"\xc1" * 3)
@@ -217,18 +217,18 @@ def test_unfinished_requests_are_counted_for_each_tenant_without_limits(ledger: 
     """Whatever their ends; of none there is no field."""
     worker = ledger.worker()
     key = idempotency(A.name, "k", "m", SAME, "normal", 3600.0)
-    ledger.accept(2, owner=B.owner, timeout_ms=1000)
+    ledger.accept(2, tenant=B.id, timeout_ms=1000)
     ledger.accept(3)
-    ledger.accept(owner=OLD)
-    first, again = (ledger.run(ledger.producing.accept([Submission("m", SAME, key=key, owner=A.owner)])) for _ in "12")
+    ledger.accept(tenant=OLD)
+    first, again = (ledger.run(ledger.producing.accept([Submission("m", SAME, key=key, tenant=A.id)])) for _ in "12")
     assert again == [Known(first[0].id)]
-    ledger.accept(features=SAME, owner=A.owner)
-    (withdrawn,) = ledger.accept(owner=A.owner)
-    assert owned(ledger) == {A.owner: 3, B.owner: 2}
+    ledger.accept(features=SAME, tenant=A.id)
+    (withdrawn,) = ledger.accept(tenant=A.id)
+    assert owned(ledger) == {A.id: 3, B.id: 2}
     cancel(ledger, ALICE, withdrawn)
     ledger.turn_clock(2)
     assert ledger.sweeping.expire_deadlines() == 2
-    assert owned(ledger) == {A.owner: 2}
+    assert owned(ledger) == {A.id: 2}
     batch = ledger.claim(worker)
     assert batch is not None
     outcomes = [dead() if work.id == first[0].id else Completed(Output(work.body)) for work in batch.works]
@@ -236,31 +236,31 @@ def test_unfinished_requests_are_counted_for_each_tenant_without_limits(ledger: 
     ledger.sweeping.fan_out_flights()
     assert owned(ledger) == {}
     ledger.run(ledger.letters.replay(first[0].id))
-    assert owned(ledger) == {A.owner: 2}
+    assert owned(ledger) == {A.id: 2}
     ledger.pass_stages(worker, *Stage)
     assert owned(ledger) == {}
 
 
 def test_an_answer_that_was_there_is_no_unfinished_request(ledger: Ledger) -> None:
-    ledger.accept(features=SAME, owner=A.owner)
+    ledger.accept(features=SAME, tenant=A.id)
     run_stages(ledger)
-    ledger.accept(owner=A.owner)
-    (answer,) = ledger.run(ledger.producing.accept([Submission("m", SAME, owner=A.owner)]))
+    ledger.accept(tenant=A.id)
+    (answer,) = ledger.run(ledger.producing.accept([Submission("m", SAME, tenant=A.id)]))
     assert ledger.states(answer.id) == ["succeeded"]
-    assert owned(ledger) == {A.owner: 1}
+    assert owned(ledger) == {A.id: 1}
 
 
 def test_limits_can_be_set_at_any_time(ledger: Ledger) -> None:
     """What was accepted before counts, and makes room when it ends."""
-    ids = ledger.accept(2, owner=A.owner)
-    limited = Producing(ledger.async_client, read_settings({"SCORELINE_KEY_IN_FLIGHT": "3"}))
+    ids = ledger.accept(2, tenant=A.id)
+    limited = Producing(ledger.async_client, read_settings({"SCORELINE_TENANT_IN_FLIGHT": "3"}))
 
-    def submit(owner: bytes = A.owner) -> Any:
-        return ledger.run(limited.accept([Submission("m", {"n": next(ledger.numbers)}, owner=owner)]))[0]
+    def submit(tenant: bytes = A.id) -> Any:
+        return ledger.run(limited.accept([Submission("m", {"n": next(ledger.numbers)}, tenant=tenant)]))[0]
 
     assert isinstance(submit(), Accepted)
     assert isinstance(submit(), RateLimited)
-    assert isinstance(submit(B.owner), Accepted)
+    assert isinstance(submit(B.id), Accepted)
     assert all(isinstance(submit(NOBODY), Accepted) for _ in range(5)), "without a key there is no limit"
     cancel(ledger, ALICE, ids[0])
     assert isinstance(submit(), Accepted)
@@ -269,62 +269,64 @@ def test_limits_can_be_set_at_any_time(ledger: Ledger) -> None:
 
 def test_what_a_count_has_missed_locks_no_tenant_out_and_is_made_good(ledger: Ledger) -> None:
     """An old request that was not counted ends: the count does not fall below what is there."""
-    ids = ledger.accept(2, owner=A.owner)
-    ledger.client.hincrby(f"{TAG}owned", A.owner, -1)  # type: ignore[arg-type]
+    ids = ledger.accept(2, tenant=A.id)
+    ledger.client.hincrby(f"{TAG}owned", A.id, -1)  # type: ignore[arg-type]
     for request_id in ids:
         cancel(ledger, ALICE, request_id)
     assert owned(ledger) == {}
-    ledger.accept(owner=A.owner)
-    assert owned(ledger) == {A.owner: 1}
+    ledger.accept(tenant=A.id)
+    assert owned(ledger) == {A.id: 1}
 
 
 def test_a_request_that_is_reopened_is_counted_once(ledger: Ledger) -> None:
     """It was accepted as far as its record: what is not open is not counted."""
-    ids = ledger.accept(2, owner=A.owner)
+    ids = ledger.accept(2, tenant=A.id)
     ledger.client.zrem(f"{TAG}open", ids[0])
-    ledger.client.hset(f"{TAG}owned", A.owner, 1)  # type: ignore[arg-type]
+    ledger.client.hset(f"{TAG}owned", A.id, 1)  # type: ignore[arg-type]
     score = ledger.client.zscore(f"{TAG}q:{ledger.lane().name}", ids[0])
     deadline = ledger.client.zscore(f"{TAG}open", ids[1])
     lane = ledger.lane(Stage.SCORING).name
     for _ in range(2):
         arguments = [86_400_000, 86_400_000, ids[0], ids[0], lane, int(score), int(deadline)]  # type: ignore[arg-type]
         assert ledger.scripts.reopen(args=arguments) == 1
-        assert owned(ledger) == {A.owner: 2}
+        assert owned(ledger) == {A.id: 2}
 
 
 def test_a_parcel_that_was_stopped_is_counted_once(ledger: Ledger) -> None:
-    parcel = Parcel([Submission("m", {"n": n}, owner=A.owner) for n in range(3)])
-    ids = [answer.id for answer in ledger.run(ledger.producing.send(parcel))]  # type: ignore[union-attr]
-    ledger.client.set(f"{TAG}a:".encode() + parcel.receipt, ids[0][:6], px=60_000)  # as if it had not come to its end
-    assert [answer.id for answer in ledger.run(ledger.producing.send(parcel))] == ids  # type: ignore[union-attr]
-    assert owned(ledger) == {A.owner: 3}
+    batch = SubmissionBatch([Submission("m", {"n": n}, tenant=A.id) for n in range(3)])
+    ids = [answer.id for answer in ledger.run(ledger.producing.send(batch))]  # type: ignore[union-attr]
+    ledger.client.set(
+        f"{TAG}a:".encode() + batch.dedup_token, ids[0][:6], px=60_000
+    )  # as if it had not come to its end
+    assert [answer.id for answer in ledger.run(ledger.producing.send(batch))] == ids  # type: ignore[union-attr]
+    assert owned(ledger) == {A.id: 3}
 
 
 # Cached answers and flights
 
 
-def submit(ledger: Ledger, owner: bytes, **fields: Any) -> Any:
-    (answer,) = ledger.run(ledger.producing.accept([Submission("m", SAME, owner=owner, **fields)]))
+def submit(ledger: Ledger, tenant: bytes, **fields: Any) -> Any:
+    (answer,) = ledger.run(ledger.producing.accept([Submission("m", SAME, tenant=tenant, **fields)]))
     return answer
 
 
-def was_cached(ledger: Ledger, owner: bytes) -> bool:
-    (status,) = ledger.read(submit(ledger, owner).id)
+def was_cached(ledger: Ledger, tenant: bytes) -> bool:
+    (status,) = ledger.read(submit(ledger, tenant).id)
     return status["cached"]
 
 
 @HERE_AND_ELSEWHERE
 def test_a_cached_answer_is_given_within_its_tenant_only(cached: Ledger) -> None:
     ledger = cached
-    submit(ledger, A.owner)
+    submit(ledger, A.id)
     run_stages(ledger)
     forget_pointers(ledger)
-    assert [was_cached(ledger, owner) for owner in (A.owner, B.owner, OPERATORS.owner, NOBODY)] == [
+    assert [was_cached(ledger, tenant) for tenant in (A.id, B.id, OPERATORS.id, NOBODY)] == [
         True, False, False, False,
     ]  # fmt: skip
     run_stages(ledger)
     forget_pointers(ledger)
-    assert all(was_cached(ledger, owner) for owner in (A.owner, B.owner, OPERATORS.owner, NOBODY))
+    assert all(was_cached(ledger, tenant) for tenant in (A.id, B.id, OPERATORS.id, NOBODY))
 
 
 @pytest.mark.parametrize(
@@ -335,12 +337,12 @@ def test_a_cached_answer_is_given_to_all_where_the_deployment_says_so(
 ) -> None:
     share = {"share_results": "true"}
     ledger = elsewhere(valkey, make_ledger, **share) if far else make_ledger(**share)
-    submit(ledger, A.owner)
-    joined = submit(ledger, B.owner)
+    submit(ledger, A.id)
+    joined = submit(ledger, B.id)
     assert joined.joined
     run_stages(ledger)
     forget_pointers(ledger)
-    again = submit(ledger, B.owner)
+    again = submit(ledger, B.id)
     (status, own) = read(ledger, BOB, again.id, joined.id)
     assert (status["cached"], status["result"], own["result"]) == (True, RESULT, RESULT)
     assert [answer.slug for answer in read(ledger, ALICE, again.id, joined.id)] == ["not-found"] * 2
@@ -348,9 +350,9 @@ def test_a_cached_answer_is_given_to_all_where_the_deployment_says_so(
 
 
 def test_tenants_join_their_own_flights_only(ledger: Ledger) -> None:
-    """Also within one parcel, as the API sends them."""
-    tenants = (A.owner, B.owner, NOBODY) * 2
-    answers = ledger.run(ledger.producing.accept([Submission("m", SAME, owner=owner) for owner in tenants]))
+    """Also within one batch, as the API sends them."""
+    tenants = (A.id, B.id, NOBODY) * 2
+    answers = ledger.run(ledger.producing.accept([Submission("m", SAME, tenant=tenant) for tenant in tenants]))
     assert [answer.joined for answer in answers] == [False] * 3 + [True] * 3  # type: ignore[union-attr]
     batch = ledger.claim(ledger.worker())
     assert batch is not None
@@ -361,11 +363,11 @@ def test_the_nameless_tenants_cache_keys_are_those_of_older_releases() -> None:
     """Without keys an upgrade forgets no answer."""
     older = "dad1637ed0dfa973d864e1ef5c2dd691"
     assert cache_keys(REF, allow_degraded=True)({"n": 1}).hex() == older
-    assert cache_keys(REF, allow_degraded=True, owner=A.owner)({"n": 1}).hex() != older
+    assert cache_keys(REF, allow_degraded=True, tenant=A.id)({"n": 1}).hex() != older
 
 
 def test_an_end_already_reached_is_not_told_to_another_tenant(ledger: Ledger) -> None:
-    (request_id,) = ledger.accept(owner=A.owner)
+    (request_id,) = ledger.accept(tenant=A.id)
     ledger.pass_stages(ledger.worker(), *Stage)
     with pytest.raises(AlreadyEnded):
         cancel(ledger, ALICE, request_id)
@@ -376,13 +378,13 @@ def test_an_end_already_reached_is_not_told_to_another_tenant(ledger: Ledger) ->
 @pytest.mark.parametrize("make_ledger", ["valkey"], indirect=True)
 def test_an_announced_end_is_told_to_its_tenant_only(ledger: Ledger) -> None:
     """Every API process hears all ends, with their records."""
-    (request_id,) = ledger.accept(owner=A.owner)
+    (request_id,) = ledger.accept(tenant=A.id)
 
     async def run() -> list[Any]:
         async with AsyncScoringClient(settings=ledger.settings) as client:
             callers = (ALICE, BOB, OPERATOR)
             client.listen()
-            await client._here().endings._ready.wait()  # or they look for themselves
+            await client._here().notifications._ready.wait()  # or they look for themselves
             waits = [asyncio.create_task(client.wait_for(request_id, 30, caller=caller)) for caller in callers]
             waits += [asyncio.create_task(client.wait_for_all([request_id], 30, caller)) for caller in callers]  # type: ignore[arg-type]
             await asyncio.sleep(0)  # all wait for the announcement

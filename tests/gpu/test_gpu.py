@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.devices.nvml import Gpu as Driver
-from pipeline.devices.nvml import find
-from pipeline.model_store import Artifact, ModelStore
+from pipeline.models.folder import Artifact, ModelStore
+from pipeline.worker.devices.nvml import Gpu as Driver
+from pipeline.worker.devices.nvml import find
 from preprocess.service import Preprocess
 from scoring.canary import Canary
 from scoring.device import Gpu, open_device
 from scoring.model import LoadedModel
-from tasks.import_minilm import import_minilm
+from training.relevance_minilm import import_minilm
 
 pytestmark = pytest.mark.gpu
 REFERENCE = json.loads((Path(__file__).parent.parent / "unit" / "minilm_reference.json").read_text())["rows"]

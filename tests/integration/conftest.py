@@ -47,7 +47,7 @@ def start(tmp_path: Path) -> Iterator[StartService]:
         port, log = free_port(), tmp_path / f"{name}-{len(started)}.log"
         commands = {
             "api": ["pipeline.api", "--port", str(port)],
-            "sweeper": ["pipeline.sweeper_service", "--health-port", str(port)],
+            "sweeper": ["pipeline.sweeper", "--health-port", str(port)],
         }
         process = subprocess.Popen(
             [sys.executable, "-m", *commands.get(name, ["tasks", name, "--health-port", str(port)])],

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.ledger.keys import BEATS
-from pipeline.sweeper import Sweeper
+from pipeline.sweeper.loop import Sweeper
 from tests.conformance.conftest import Ledger, LedgerMaker, make_ledger  # noqa: F401 - a fixture
 from tests.conftest import REPOSITORY, eventually
 

@@ -72,7 +72,7 @@ def test_streams_keep_their_order_and_hold_bad_rows_in_place(client: ScoringClie
         assert len(answers) == 300
         assert isinstance(answers[7], InvalidRequest)
         assert isinstance(answers[150], UnknownModel)
-        # Not the whole ids: two parcels may be accepted in one millisecond, and only within one do the rest ascend.
+        # Not the whole ids: two batches may be accepted in one millisecond, and only within one the rest ascends.
         moments = [accepted_ms(from_text(answer["request_id"])) for answer in answers if isinstance(answer, dict)]
         assert len(moments) == 298
         assert moments == sorted(moments)

@@ -14,8 +14,9 @@ import httpx
 import pytest
 import redis
 
-from pipeline.credit_data import FEATURES, read_applications, split
 from pipeline.ledger import keys
+from pipeline.samples.credit_data import FEATURES, read_applications, split
+from pipeline.settings import SHIPPED_MODELS
 from tests.conftest import REPOSITORY, eventually, free_port
 from tests.integration.test_http import APPLICATION, submit
 
@@ -257,7 +258,7 @@ def test_train_demo_makes_the_artifact_again(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     metrics = json.loads(done.stdout)
-    shipped = json.loads((REPOSITORY / "models" / "credit-default" / "1" / "manifest.json").read_text())
+    shipped = json.loads((SHIPPED_MODELS / "credit-default" / "1" / "manifest.json").read_text())
     assert metrics["mlp"]["auc"] == pytest.approx(shipped["metrics"]["mlp"]["auc"], abs=0.01)
     for measured in (metrics, shipped["metrics"]):
         mlp, reference = measured["mlp"], measured["logistic_regression"]
@@ -266,7 +267,7 @@ def test_train_demo_makes_the_artifact_again(tmp_path: Path) -> None:
         assert mlp["ece"] <= reference["ece"]
     made = json.loads((tmp_path / "credit-default" / "1" / "manifest.json").read_text())
     assert made["input_schema"] == shipped["input_schema"]
-    encodings = [folder / "credit-default" / "1" / "preprocess.json" for folder in (tmp_path, REPOSITORY / "models")]
+    encodings = [folder / "credit-default" / "1" / "preprocess.json" for folder in (tmp_path, SHIPPED_MODELS)]
     again, before = (json.loads(file.read_text())["columns"] for file in encodings)
     # The last digit of a sum is the processor's.
     nearly = [{name: pytest.approx(it) if isinstance(it, float) else it for name, it in one.items()} for one in before]

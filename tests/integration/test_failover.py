@@ -16,13 +16,13 @@ from redis.exceptions import ConnectionError as StoreConnectionError
 from chaos.proxy import ProxyProcess
 from pipeline.client import ScoringClient
 from pipeline.ledger import keys
-from pipeline.ledger.connection import connect, connect_async
-from pipeline.ledger.direct import Moved
-from pipeline.ledger.endings import Endings
+from pipeline.ledger.producers.notifications import Notifications
 from pipeline.ledger.rights import lacking, speaks_against
-from pipeline.model_store import ModelStore
-from pipeline.publishing import publish_all
+from pipeline.models.folder import ModelStore
+from pipeline.releases.publishing import publish_all
 from pipeline.settings import Settings, read_settings
+from pipeline.store.client import Moved
+from pipeline.store.connection import connect, connect_async
 from tests.conftest import eventually, free_port
 from tests.integration.conftest import StartService, become_ready
 from tests.integration.test_http import APPLICATION
@@ -136,8 +136,8 @@ def test_the_channel_of_ends_is_left_with_the_old_primary(pair: Pair) -> None:
 
     async def run() -> None:
         store = connect_async(pair.settings)
-        endings = Endings(store)
-        endings.start()
+        notifications = Notifications(store)
+        notifications.start()
         await store.set("{p00}:confirm", "1")
 
         async def heard_at(place: int) -> None:
@@ -151,7 +151,7 @@ def test_the_channel_of_ends_is_left_with_the_old_primary(pair: Pair) -> None:
             await store.set("{p00}:confirm", "1")
         await heard_at(1)
         assert not pair.client(0).pubsub_numsub(keys.ENDED)[0][1]
-        await endings.stop()
+        await notifications.stop()
         await store.aclose()
 
     asyncio.run(asyncio.wait_for(run(), 60))

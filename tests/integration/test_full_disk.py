@@ -8,10 +8,10 @@ import psutil
 import pytest
 from redis.exceptions import ResponseError
 
-from pipeline.ledger.connection import Client, connect
-from pipeline.ledger.sweeping import Sweeping
+from pipeline.ledger.sweeper.maintenance import Sweeping
 from pipeline.settings import Settings, read_settings
 from pipeline.stack.store_server import server_command
+from pipeline.store.connection import Client, connect
 from tests.conftest import eventually, free_port
 
 

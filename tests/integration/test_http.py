@@ -8,8 +8,8 @@ import httpx
 import pytest
 
 from pipeline.contracts.stages import Stage
-from pipeline.credit_data import read_applications, split
-from pipeline.model_store import ModelStore
+from pipeline.models.folder import ModelStore
+from pipeline.samples.credit_data import read_applications, split
 from pipeline.stack.local import LocalStack
 from tasks.child import load_stage
 from tests.conftest import eventually

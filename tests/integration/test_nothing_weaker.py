@@ -12,15 +12,16 @@ from bench.processes import measured_stack
 from pipeline.client import ScoringClient
 from pipeline.contracts.lanes import parse_lane
 from pipeline.contracts.stages import Priority, Stage
-from pipeline.contracts.work import Carry, Completed, Header, Output, Work
-from pipeline.credit_data import read_applications
+from pipeline.contracts.work import Completed, Header, Output, Progress, Work
 from pipeline.ledger import keys
-from pipeline.ledger.claiming import Batch, ClaimLost, Claims, Fenced, release_claims
-from pipeline.ledger.connection import connect
-from pipeline.ledger.roster import living, server_ms
+from pipeline.ledger.recovery import release_claims
+from pipeline.ledger.registry import living, server_ms
 from pipeline.ledger.scripts import Scripts
+from pipeline.ledger.workers.claims import Batch, ClaimLost, Claims, Fenced
+from pipeline.samples.credit_data import read_applications
 from pipeline.settings import Durability
 from pipeline.stack.local import LocalStack
+from pipeline.store.connection import connect
 from tests.conftest import eventually
 
 GIVEN = {"STORE_URL", "DURABILITY", "MODEL_STORE", "CHAOS_MODEL", "EXPECTED_SCORING_WORKERS", "TORCH_THREADS"}
@@ -101,7 +102,7 @@ def test_a_claim_that_is_not_held_settles_nothing(measured: LocalStack, store: r
         lane = parse_lane(client.releases().resolve("credit-default").ref.lane(Stage.SCORING))
     model = lane.model
     header = Header(model.name, model.version, bytes.fromhex(model.digest), model.pool, Priority.NORMAL, 1000, 0, True)
-    work = Work(bytes(16), 0, header, Carry(0), b"", b"")
+    work = Work(bytes(16), 0, header, Progress(0), b"", b"")
     counts = store.hgetall(keys.COUNTS)
     for worker in workers:
         name = worker.decode()
@@ -114,7 +115,7 @@ def test_a_claim_that_is_not_held_settles_nothing(measured: LocalStack, store: r
 
 def test_who_was_swept_may_not_claim(measured: LocalStack, store: redis.Redis) -> None:
     scripts = Scripts(store)
-    scripts.beat(args=["gone", "{}", "1"])
+    scripts.heartbeat(args=["gone", "{}", "1"])
     release_claims(scripts, "gone", charge="loss", fence=True)
     with ScoringClient(settings=measured.settings) as client:
         lane = parse_lane(client.releases().resolve("credit-default").ref.lane(Stage.SCORING))

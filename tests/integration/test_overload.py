@@ -59,7 +59,7 @@ def test_with_too_few_workers_low_priority_is_refused_until_they_are_back(
 @pytest.fixture(scope="module")
 def weak(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
     """A stack that has one of three expected scoring workers. Soft limit 2 s, and 1 s for what a job had before."""
-    limits = {"SCORELINE_JOB_S": "1", "SCORELINE_SOFT_LIMIT_S": "2", "SCORELINE_HARD_LIMIT_S": "3"}
+    limits = {"SCORELINE_BELL_S": "1", "SCORELINE_SOFT_LIMIT_S": "2", "SCORELINE_HARD_LIMIT_S": "3"}
     environment = limits | {"SCORELINE_EXPECTED_SCORING_WORKERS": "3"}
     folder = tmp_path_factory.mktemp("weak")
     with LocalStack(read_settings({}), data_dir=folder, chaos_model=True, environment=environment) as running:
@@ -118,7 +118,7 @@ def test_an_api_key_that_sends_too_much_gets_429_and_no_other_does(stack: LocalS
     keys = {"greedy": sha256(b"greedy").hexdigest(), "modest": sha256(b"modest").hexdigest()}
     environment = {
         "SCORELINE_API_KEYS": ",".join(keys.values()),
-        "SCORELINE_KEY_IN_FLIGHT": "5",
+        "SCORELINE_TENANT_IN_FLIGHT": "5",
         "SCORELINE_MODEL_STORE": str(stack.settings.model_store),
     }
     slow = {"model": "chaos-probe", "features": {"x": 0, "do": "slow", "seconds": 2}, "no_cache": True}

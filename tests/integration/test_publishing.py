@@ -15,14 +15,14 @@ import pytest
 import redis
 
 from pipeline.ledger import keys
-from pipeline.model_store import ModelStore
-from pipeline.settings import REPOSITORY, read_settings
+from pipeline.models.folder import ModelStore
+from pipeline.settings import REPOSITORY, SHIPPED_MODELS, read_settings
 from pipeline.stack.local import CHAOS_MODELS, LocalStack
-from tasks.import_minilm import import_minilm
 from tasks.proof import prove
-from tasks.train_demo import BANDS
 from tests.conftest import free_port
 from tests.unit.test_model_store import strays
+from training.credit_default import BANDS
+from training.relevance_minilm import import_minilm
 
 SCORELINE = str(Path(sys.executable).parent / "scoreline")
 Cli = Callable[..., subprocess.CompletedProcess[str]]
@@ -32,7 +32,7 @@ GOOD = ["credit-default-logistic@1", "credit-default@1"]
 
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
-    shutil.copytree(REPOSITORY / "models", tmp_path / "models")
+    shutil.copytree(SHIPPED_MODELS, tmp_path / "models")
     return tmp_path / "models"
 
 
@@ -225,9 +225,9 @@ def test_publish_without_a_store_or_models_says_so(cli: Cli, tmp_path: Path) -> 
 def test_everything_that_ships_is_proved() -> None:
     """``scoreline up`` releases these without a proof of its own."""
     environment = {**os.environ, "SCORELINE_CHAOS_MODEL": "true"}
-    for root in (REPOSITORY / "models", CHAOS_MODELS):
+    for root in (SHIPPED_MODELS, CHAOS_MODELS):
         proof = (
-            "import sys; from pathlib import Path; from pipeline.model_store import ModelStore; from tasks.proof "
+            "import sys; from pathlib import Path; from pipeline.models.folder import ModelStore; from tasks.proof "
             "import prove; root = Path(sys.argv[1]); [prove(root, each) for each in ModelStore(root).all()]"
         )
         subprocess.run([sys.executable, "-c", proof, str(root)], check=True, env=environment, cwd=REPOSITORY)

@@ -10,18 +10,19 @@ from pathlib import Path
 import pytest
 import redis
 
+from pipeline.cli.doctor import examine
 from pipeline.client import AsyncScoringClient
 from pipeline.contracts.ids import from_text
 from pipeline.contracts.lanes import ModelRef
 from pipeline.contracts.problems import StoreUnavailable
+from pipeline.contracts.releases import Release
 from pipeline.contracts.stages import Stage
-from pipeline.doctor import examine
-from pipeline.ledger.connection import connect, connect_async
 from pipeline.ledger.keys import claims, record, wake
-from pipeline.ledger.releases import Release, publish
+from pipeline.ledger.releases import publish
 from pipeline.ledger.scripts import Scripts
 from pipeline.settings import Settings, read_settings
 from pipeline.stack.store_server import server_command
+from pipeline.store.connection import connect, connect_async
 from tests.conftest import eventually, free_port
 
 
@@ -100,8 +101,8 @@ def test_a_wake_is_for_one_server_and_its_claim_is_on_the_replica(
             await publish(client.store, Release(model.name, model.version, model.digest, "", {}), make_current=True)
             await client.submit("m", {"n": 1})
 
-    scripts.beat(args=["w1", "{}", "1"])
-    assert scripts.linger(args=["join", f"w1 7:1 64 {lane}"]) == b"lingers"
+    scripts.heartbeat(args=["w1", "{}", "1"])
+    assert scripts.park(args=[f"w1 7:1 64 {lane}"]) == b"parked"
     asyncio.run(submit())  # acknowledged: the replica has all that was written
     assert primary.llen(wake("w1", "7:1")) > 1, "the batch is in the wake"
     assert replica.hkeys(claims("w1")) == [b"7:1"]

@@ -10,11 +10,11 @@ import httpx
 import pytest
 import redis
 
-from pipeline.ledger.connection import connect_async
 from pipeline.ledger.rights import needed, rule
-from pipeline.model_store import ModelStore
-from pipeline.publishing import publish_all
+from pipeline.models.folder import ModelStore
+from pipeline.releases.publishing import publish_all
 from pipeline.settings import Settings, read_settings
+from pipeline.store.connection import connect_async
 from tests.conftest import eventually
 from tests.integration.conftest import StartService, become_ready
 from tests.integration.test_http import APPLICATION

@@ -15,7 +15,7 @@ from pipeline.contracts.problems import Gone
 from pipeline.settings import read_settings
 from pipeline.stack.local import LocalStack
 from pipeline.stack.store_server import server_command
-from tests.conftest import JOB_S, another_api, eventually, free_port
+from tests.conftest import BELL_S, another_api, eventually, free_port
 from tests.integration.test_http import APPLICATION
 
 
@@ -40,8 +40,8 @@ class ScoredRows:
 
     def __init__(self, stack: LocalStack) -> None:
         self._flower = stack.flower_url, (stack.flower_user, stack.flower_password)
-        # A job that lingers from before could serve what comes now.
-        eventually(lambda: self._all_done(time.time() - 2 * JOB_S))
+        # A worker that is parked since before could serve what comes now.
+        eventually(lambda: self._all_done(time.time() - 2 * BELL_S))
         self._since = time.time()
 
     def _jobs(self, since: float) -> list[dict]:
@@ -236,8 +236,8 @@ def test_results_expire_and_memory_returns(forgetful: LocalStack) -> None:
     with ScoringClient(settings=settings) as client, redis.Redis.from_url(forgetful.store_url) as store:
 
         def used() -> int:
-            for receipt in store.keys("*}:a:*"):  # as if two minutes had passed
-                store.delete(receipt)
+            for dedup_token in store.keys("*}:a:*"):  # as if two minutes had passed
+                store.delete(dedup_token)
             return store.info("memory")["used_memory"]
 
         def run(count: int, first: int) -> list[str]:

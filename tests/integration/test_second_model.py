@@ -9,7 +9,7 @@ import pytest
 from pipeline.client import ScoringClient
 from pipeline.settings import read_settings
 from pipeline.stack.local import LocalStack
-from tasks.import_minilm import import_minilm
+from training.relevance_minilm import import_minilm
 
 REFERENCE = json.loads((Path(__file__).parent.parent / "unit" / "minilm_reference.json").read_text())["rows"]
 

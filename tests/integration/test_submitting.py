@@ -15,15 +15,15 @@ import pytest
 import redis
 
 from pipeline.ledger import keys
-from pipeline.ledger.connection import connect_async
-from pipeline.model_store import ModelStore
-from pipeline.publishing import publish_all
-from pipeline.settings import REPOSITORY, read_settings
+from pipeline.models.folder import ModelStore
+from pipeline.releases.publishing import publish_all
+from pipeline.settings import REPOSITORY, SHIPPED_MODELS, read_settings
+from pipeline.store.connection import connect_async
 from tests.conftest import eventually, free_port
 
 SCORELINE = str(Path(sys.executable).parent / "scoreline")
 HEADER = "Seniority,Home,Time,Records,Job,Expenses,Income,Assets,Debt,Amount,Price"
-GOOD = "10,owner,36,yes,freelance,48,200,3000,0,2000,{}"
+GOOD = "10,tenant,36,yes,freelance,48,200,3000,0,2000,{}"
 MODEL = ("--model", "credit-default")
 BEFORE = "what was there before\n"
 
@@ -36,7 +36,7 @@ def store(valkey: str) -> redis.Redis:
 
     async def release() -> None:
         producer = connect_async(read_settings({"SCORELINE_STORE_URL": valkey}))
-        await publish_all(producer, ModelStore(REPOSITORY / "models"))
+        await publish_all(producer, ModelStore(SHIPPED_MODELS))
         await producer.aclose()
 
     asyncio.run(release())
@@ -78,8 +78,8 @@ def accepted(store: redis.Redis) -> int:
 @pytest.mark.parametrize(
     ("lines", "header", "said"),
     [
-        ((GOOD.format(1), "10,owner,36,yes,freelance,48,200,3,000,0,2000,2985"), HEADER, "line 3: 12 cells"),
-        ((GOOD.format(1), "10,owner,36,yes,freel"), HEADER, "line 3: 5 cells"),
+        ((GOOD.format(1), "10,tenant,36,yes,freelance,48,200,3,000,0,2000,2985"), HEADER, "line 3: 12 cells"),
+        ((GOOD.format(1), "10,tenant,36,yes,freel"), HEADER, "line 3: 5 cells"),
         ((GOOD.format(1) + ",2",), HEADER + ",Price", "names 'Price' twice"),
         ((GOOD.format(1) + ",7",), HEADER + ",Seniorty", "did you mean 'Seniority'"),
         ((), HEADER.replace(",", ";"), "separated by ';'"),
@@ -106,7 +106,7 @@ def test_rows_in_the_apis_own_shape_keep_priority_and_key(
     store: redis.Redis, start: Callable[..., subprocess.Popen[str]], tmp_path: Path
 ) -> None:
     features = dict(
-        zip(HEADER.split(","), [10, "owner", 36, "yes", "freelance", 48, 200, 3000, 0, 2000, 5], strict=True)
+        zip(HEADER.split(","), [10, "tenant", 36, "yes", "freelance", 48, 200, 3000, 0, 2000, 5], strict=True)
     )
     file = tmp_path / "rows.jsonl"
     file.write_text(json.dumps({"features": features, "priority": "high", "idempotency_key": "k-1"}) + "\n")

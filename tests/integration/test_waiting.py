@@ -9,9 +9,10 @@ import aiohttp
 import psutil
 import pytest
 
-from pipeline.ledger.connection import connect_async
-from pipeline.ledger.releases import Release, publish
+from pipeline.contracts.releases import Release
+from pipeline.ledger.releases import publish
 from pipeline.settings import read_settings
+from pipeline.store.connection import connect_async
 from tests.conftest import api_over
 
 WAITERS = 3000

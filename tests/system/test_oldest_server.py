@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import pytest
 import redis
 
-from pipeline.doctor import examine
-from pipeline.ledger.connection import connect
+from pipeline.cli.doctor import examine
 from pipeline.ledger.rights import demand, lacking
 from pipeline.settings import Settings, read_settings
+from pipeline.store.connection import connect
 from tests.conftest import eventually, free_port
 from tests.servers import command_of
 

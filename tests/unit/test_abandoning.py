@@ -2,7 +2,7 @@
 
 import asyncio
 
-from pipeline.abandoning import abandon
+from pipeline.service.cancellation import abandon
 
 
 def test_a_task_that_loses_its_first_cancellation_ends_all_the_same() -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from scoring.breaker import LEAST, LONGEST_PAUSE_S, PAUSE_S, WINDOW, Breaker
+from pipeline.breakers.window import LEAST, LONGEST_PAUSE_S, PAUSE_S, WINDOW, Breaker
 
 
 class Clock:

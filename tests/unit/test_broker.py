@@ -3,8 +3,8 @@
 import pytest
 from kombu.exceptions import OperationalError
 
-from pipeline.broker import RECONNECT_S, StoreTransport, make_app
 from pipeline.settings import read_settings
+from tasks.broker import RECONNECT_S, StoreTransport, make_app
 from tests.conftest import free_port
 
 

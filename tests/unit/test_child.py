@@ -9,8 +9,8 @@ from redis.exceptions import ConnectionError as StoreConnectionError
 
 from pipeline.contracts.lanes import ModelRef
 from pipeline.contracts.stages import Stage
-from pipeline.ledger.claiming import Fenced
-from pipeline.runner import Served, Unfit
+from pipeline.ledger.workers.claims import Fenced
+from pipeline.worker.runner import Served, Unfit
 from tasks import child
 
 LANE = ModelRef("m", "1", "a" * 64).lane(Stage.PREPROCESS)

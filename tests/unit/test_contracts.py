@@ -12,7 +12,7 @@ from pipeline.contracts.ids import accepted_ms, from_text, random_tails, rfc3339
 from pipeline.contracts.lanes import ModelRef, parse_lane
 from pipeline.contracts.problems import InvalidRequest
 from pipeline.contracts.stages import Priority, Stage, State, deadline_of, waiting_score
-from pipeline.contracts.work import Attempt, Attempts, Carry, Header
+from pipeline.contracts.work import Attempt, Attempts, Header, Progress
 from pipeline.ledger.records import (
     ACCEPTED,
     End,
@@ -21,14 +21,14 @@ from pipeline.ledger.records import (
     pack_attempts,
     pack_entry,
     pack_features,
-    pack_front,
+    pack_prefix,
     status_of,
     unpack_attempts,
     unpack_entry,
 )
 
 HEADER = Header("credit-default", "1", b"\x01" * 32, "", 1, 60_000, 0, True)
-FRONT = pack_front(HEADER)
+FRONT = pack_prefix(HEADER)
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
@@ -135,9 +135,9 @@ def test_attempts_come_back_as_they_were() -> None:
 
 def test_a_status_document_has_every_key_at_every_step() -> None:
     request_id = (1_800_000_000_000).to_bytes(6, "big") + random_tails(1)[0]
-    accepted = Entry(ACCEPTED, HEADER, Carry(0), {}, FRONT)
-    output = unpack_entry(pack_entry("preprocess", FRONT, Carry(5.0, (("preprocess", 1, 2),)), b""))
-    ended = unpack_entry(end_of(State.SUCCEEDED, FRONT, Carry(0), End(1_800_000_001_000, {"score": 1}, None, 1)))
+    accepted = Entry(ACCEPTED, HEADER, Progress(0), {}, FRONT)
+    output = unpack_entry(pack_entry("preprocess", FRONT, Progress(5.0, (("preprocess", 1, 2),)), b""))
+    ended = unpack_entry(end_of(State.SUCCEEDED, FRONT, Progress(0), End(1_800_000_001_000, {"score": 1}, None, 1)))
     queued = status_of(request_id, accepted)
     begun = status_of(request_id, accepted, waits_first=False)
     scoring = status_of(request_id, accepted, latest=output)

@@ -191,13 +191,13 @@ def test_other_failures_are_named_and_keep_their_cause(load: Loader, monkeypatch
 LIMITED = """
 import resource, sys
 from pathlib import Path
-from pipeline.model_store import ModelStore
+from pipeline.models.folder import ModelStore
 from pipeline.settings import REPOSITORY
 from preprocess.service import Preprocess
 from scoring.service import Scoring
 from pipeline.contracts.failures import OutOfMemory
 from scoring.relevance import Relevance
-from tasks.import_minilm import import_minilm
+from training.relevance_minilm import import_minilm
 
 Relevance.rows = 64  # its own blocks would fit
 import_minilm(Path(sys.argv[1]))

@@ -9,9 +9,9 @@ from typing import Any
 import pynvml
 import pytest
 
-from pipeline.devices.health import CANARY_LIMIT_S, Canary, Health, State
-from pipeline.devices.nvml import Gpu, GpuLost, NoDriver, Reading, Remapped, find
-from tasks.stub_nvml import StubNvml
+from pipeline.testing.stub_nvml import StubNvml
+from pipeline.worker.devices.health import CANARY_LIMIT_S, Canary, Health, State
+from pipeline.worker.devices.nvml import Gpu, GpuLost, NoDriver, Reading, Remapped, find
 
 WHOLE = {
     "name": "Stub 80GB", "uuid": "GPU-1", "memory": [8 << 30, 80 << 30], "utilisation": 40, "temperature": 51,

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
-from pipeline.devices.nvml import Found
+from pipeline.worker.devices.nvml import Found
 from tasks import each_device
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.failpoints import arm, failpoints
+from pipeline.testing.failpoints import arm, failpoints
 
 
 def test_the_first_at_an_armed_step_gets_the_signal_and_nobody_after_it(

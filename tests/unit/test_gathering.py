@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import pytest
 
 from pipeline.client import AsyncScoringClient, patience
-from pipeline.client.gathering import Gathering
+from pipeline.client.coalescing import Gathering
 from pipeline.contracts.problems import Overloaded, StoreUnavailable
-from pipeline.ledger.parcels import Known
+from pipeline.ledger.producers.submissions import Known
 from pipeline.settings import read_settings
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.health import Recent
+from pipeline.service.health import Recent
 from tests.conftest import eventually
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pipeline.contracts.failures import ArtifactMissing, NotNow, SoftLimit, StageFailure
 from pipeline.contracts.work import Output
-from pipeline.isolation import isolate
+from pipeline.stage.isolation import isolate
 
 
 class Stage:

@@ -13,9 +13,9 @@ from pipeline.contracts.failures import (
     SoftLimit,
 )
 from pipeline.contracts.stages import Priority, Stage, State, waiting_score
-from pipeline.contracts.work import NO_ATTEMPTS, Attempt, Attempts, Carry, Ended, Header, RetryLater, Work
-from pipeline.judge import backoff_ms, exhausted, judge
+from pipeline.contracts.work import NO_ATTEMPTS, Attempt, Attempts, Ended, Header, Progress, RetryLater, Work
 from pipeline.settings import Settings, read_settings
+from pipeline.worker.judge import backoff_ms, exhausted, judge
 
 NOW = 1_800_000_000_000
 SETTINGS = read_settings({})
@@ -23,7 +23,7 @@ SETTINGS = read_settings({})
 
 def work(attempts: Attempts = NO_ATTEMPTS, *, left_ms: int = 3_600_000) -> Work:
     header = Header("credit-default", "1", b"", "", 1, 3_600_000, 0, True)
-    return Work(b"i" * 16, waiting_score(Priority.NORMAL, NOW + left_ms), header, Carry(0), {}, b"", attempts)
+    return Work(b"i" * 16, waiting_score(Priority.NORMAL, NOW + left_ms), header, Progress(0), {}, b"", attempts)
 
 
 def judged(error: BaseException, given: Work | None = None, stage: Stage = Stage.SCORING) -> Ended | RetryLater:

@@ -9,17 +9,17 @@ from typing import Any
 
 import pytest
 
-from pipeline import manifests
 from pipeline.contracts.failures import ArtifactCorrupt
-from pipeline.model_store import ModelStore
-from pipeline.settings import REPOSITORY
+from pipeline.models import manifests
+from pipeline.models.folder import ModelStore
+from pipeline.settings import REPOSITORY, SHIPPED_MODELS
 from pipeline.stack.local import CHAOS_MODELS
 from pipeline.stack.shipped import SHIPPED
 from postprocess.service import Decision
 from scoring.architectures import ARCHITECTURES
 
-SHIPPED_STORES = (REPOSITORY / "models", CHAOS_MODELS)
-GOOD = json.loads((REPOSITORY / "models" / "credit-default" / "1" / "manifest.json").read_text())
+SHIPPED_STORES = (SHIPPED_MODELS, CHAOS_MODELS)
+GOOD = json.loads((SHIPPED_MODELS / "credit-default" / "1" / "manifest.json").read_text())
 Change = Callable[[dict[str, Any]], object]
 
 

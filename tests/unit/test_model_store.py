@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from pipeline import model_store
 from pipeline.contracts.failures import ArtifactCorrupt, ArtifactMissing
 from pipeline.contracts.lanes import ModelRef
-from pipeline.model_store import ArtifactExists, ModelStore, write_artifact
-from pipeline.settings import REPOSITORY
+from pipeline.models import folder as model_store
+from pipeline.models.folder import ArtifactExists, ModelStore, write_artifact
+from pipeline.settings import SHIPPED_MODELS
 from preprocess.service import Preprocess
 from scoring.service import Scoring
 
@@ -21,7 +21,7 @@ MANIFEST = {"name": "m", "version": "1", "architecture": {}, "input_schema": {}}
 
 @pytest.fixture
 def models(tmp_path: Path) -> Path:
-    shutil.copytree(REPOSITORY / "models", tmp_path / "models")
+    shutil.copytree(SHIPPED_MODELS, tmp_path / "models")
     return tmp_path / "models"
 
 

@@ -8,8 +8,8 @@ from typing import Any, cast
 import pytest
 
 from pipeline.cli.load import summary
-from pipeline.cli.offering import Offering, Refused, Tally, Times
 from pipeline.contracts.status import Status
+from pipeline.load.generator import LoadGenerator, Refused, Tally, Times
 
 TIMES = {"submitted_at": "2026-01-01T00:00:00.000Z", "finished_at": "2026-01-01T00:00:00.250Z"}
 QUEUED = cast(Status, {"request_id": "1", "state": "queued", "finished_at": None})
@@ -36,8 +36,8 @@ class Scripted:
         return self._end
 
 
-def offered(target: Scripted, rate: float, timeout_s: float = 10) -> Offering:
-    return Offering(target, itertools.repeat({}), rate=rate, timeout_s=timeout_s, seed=1)
+def offered(target: Scripted, rate: float, timeout_s: float = 10) -> LoadGenerator:
+    return LoadGenerator(target, itertools.repeat({}), rate=rate, timeout_s=timeout_s, seed=1)
 
 
 def run(target: Scripted, rate: float = 2000, seconds: float = 0.1) -> Tally:
@@ -84,19 +84,19 @@ def test_arrivals_do_not_wait_for_answers() -> None:
 def test_told_to_stop_it_waits_for_what_was_accepted_and_told_again_it_leaves() -> None:
     async def check() -> None:
         target = Scripted(lambda _: QUEUED, QUEUED)
-        offering = offered(target, 2000)
-        running = asyncio.create_task(offering.run(600))
-        while offering.tally.accepted < 100:
+        generator = offered(target, 2000)
+        running = asyncio.create_task(generator.run(600))
+        while generator.tally.accepted < 100:
             await asyncio.sleep(0.001)
-        offering.stop()
-        while offering.tally.accepted < offering.tally.offered:
+        generator.stop()
+        while generator.tally.accepted < generator.tally.offered:
             await asyncio.sleep(0.001)
         sent = target.sent
         for _ in range(20):
             await asyncio.sleep(0.001)
         assert not running.done()
         assert target.sent == sent
-        offering.stop()
+        generator.stop()
         tally = await running
         assert tally.unfinished == tally.accepted == sent
 

@@ -10,11 +10,11 @@ from typing import Any
 import fakeredis
 import pytest
 
-from pipeline.devices.health import Canary
-from pipeline.health import STUCK_S, HealthServer, Pulse
-from pipeline.incarnation import Heartbeat, Incarnation
-from pipeline.periodic import LONG_S, Duty, Periodic
+from pipeline.service.health import STUCK_S, HealthServer, Pulse
+from pipeline.service.periodic import LONG_S, Duty, Periodic
 from pipeline.settings import read_settings
+from pipeline.worker.devices.health import Canary
+from pipeline.worker.incarnation import Heartbeat, Incarnation
 from tasks import worker
 from tasks.device_watch import DeviceWatch
 from tasks.standby import Standby
@@ -191,7 +191,7 @@ def test_the_loops_own_duties_are_known_as_well() -> None:
 
 
 def test_a_health_server_that_fails_serves_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.health.PAUSE_S", 0.0)
+    monkeypatch.setattr("pipeline.service.health.PAUSE_S", 0.0)
     failures = iter([OSError("no descriptors"), Panic("no")])
     failed = threading.Event()
 

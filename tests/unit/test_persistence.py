@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from pipeline.client.gathering import Gathering
-from pipeline.client.persistence import Persistence
+from pipeline.client.coalescing import Gathering
+from pipeline.client.retrying import Retrying
 from pipeline.contracts.problems import InvalidRequest, Overloaded, Problem, StoreUnavailable
-from pipeline.ledger.parcels import Known, Parcel, Submission
+from pipeline.ledger.producers.submissions import Known, Submission, SubmissionBatch
 
 FULL, AWAY = Overloaded("full"), StoreUnavailable("away")
 FULL.retry_after_s = AWAY.retry_after_s = 0.01  # type: ignore[assignment]
@@ -16,18 +16,18 @@ Answers = list[Known | Problem]
 
 
 class Ledger:
-    """Gives the next of some outcomes to each parcel that is sent, and remembers the parcels."""
+    """Gives the next of some outcomes to each submission_batch that is sent, and remembers the submission_batches."""
 
     def __init__(self, *outcomes: Answers | Exception | None) -> None:
         self._outcomes = list(outcomes)
-        self.sent: list[Parcel] = []
+        self.sent: list[SubmissionBatch] = []
         self.prepared = asyncio.Event()
 
-    async def prepare(self, parcel: Parcel) -> None:
+    async def prepare(self, submission_batch: SubmissionBatch) -> None:
         self.prepared.set()
 
-    async def send(self, parcel: Parcel) -> Answers:
-        self.sent.append(parcel)
+    async def send(self, submission_batch: SubmissionBatch) -> Answers:
+        self.sent.append(submission_batch)
         outcome = self._outcomes.pop(0)
         if outcome is None:
             await asyncio.Event().wait()
@@ -44,29 +44,29 @@ def known(number: int) -> Known:
     return Known(bytes([number]) * 16)
 
 
-def run(ledger: Callable[[], Ledger], use: Callable[[Persistence, Ledger], object], retry_for_s: float = 30) -> object:
+def run(ledger: Callable[[], Ledger], use: Callable[[Retrying, Ledger], object], retry_for_s: float = 30) -> object:
     async def check() -> object:
         made = ledger()
-        return await asyncio.wait_for(use(Persistence(made, retry_for_s, 0.2), made), 60)  # type: ignore[arg-type]
+        return await asyncio.wait_for(use(Retrying(made, retry_for_s, 0.2), made), 60)  # type: ignore[arg-type]
 
     return asyncio.run(check())
 
 
 def test_an_outage_sends_the_same_parcel_again_and_a_refusal_another_of_those_refused() -> None:
-    async def use(persistence: Persistence, ledger: Ledger) -> None:
-        assert await persistence.accept(submissions(3)) == [known(1), known(2), known(3)]
+    async def use(retrying: Retrying, ledger: Ledger) -> None:
+        assert await retrying.accept(submissions(3)) == [known(1), known(2), known(3)]
         first, again, second, third = ledger.sent
         assert (first, len(first.submissions)) == (again, 3)
         assert second.submissions == third.submissions == [first.submissions[1]]
-        assert len({first.receipt, second.receipt, third.receipt}) == 3
+        assert len({first.dedup_token, second.dedup_token, third.dedup_token}) == 3
 
     run(lambda: Ledger(AWAY, [known(1), FULL, known(3)], [FULL], [known(2)]), use)
 
 
 @pytest.mark.parametrize("silent", [True, False])
 def test_what_was_accepted_is_not_unsaid_by_an_outage_while_others_are_sent_again(silent: bool) -> None:
-    async def use(persistence: Persistence, ledger: Ledger) -> None:
-        one, refused, invalid = await persistence.accept(submissions(3))
+    async def use(retrying: Retrying, ledger: Ledger) -> None:
+        one, refused, invalid = await retrying.accept(submissions(3))
         assert one == known(1)
         assert isinstance(refused, StoreUnavailable)
         assert isinstance(invalid, InvalidRequest)
@@ -78,20 +78,20 @@ def test_what_was_accepted_is_not_unsaid_by_an_outage_while_others_are_sent_agai
 def test_a_request_that_may_have_been_accepted_is_never_sent_as_another() -> None:
     """Refused first, then sent again, and nobody knows what became of that."""
 
-    async def use(persistence: Persistence, ledger: Ledger) -> None:
-        gathering: Gathering[Submission, Known] = Gathering(persistence.accept_once, 10)  # type: ignore[arg-type]
+    async def use(retrying: Retrying, ledger: Ledger) -> None:
+        gathering: Gathering[Submission, Known] = Gathering(retrying.accept_once, 10)  # type: ignore[arg-type]
         now = asyncio.get_running_loop().time()
         with pytest.raises(StoreUnavailable):  # there would be time left for another
-            await persistence.after_refusal(FULL, lambda: gathering(submissions(1)[0], now + 0.5), now + 30)
-        assert len({parcel.receipt for parcel in ledger.sent}) == 1
+            await retrying.after_refusal(FULL, lambda: gathering(submissions(1)[0], now + 0.5), now + 30)
+        assert len({submission_batch.dedup_token for submission_batch in ledger.sent}) == 1
 
     run(lambda: Ledger(*[AWAY] * 999), use, retry_for_s=1)
 
 
 def test_the_time_of_a_part_begins_when_the_part_before_is_done() -> None:
-    async def use(persistence: Persistence, ledger: Ledger) -> None:
+    async def use(retrying: Retrying, ledger: Ledger) -> None:
         before = asyncio.get_running_loop().create_future()
-        part = asyncio.create_task(persistence.accept(submissions(1), before))
+        part = asyncio.create_task(retrying.accept(submissions(1), before))
         await ledger.prepared.wait()
         await asyncio.wait([part], timeout=0.5)  # longer than the part may take
         assert not ledger.sent
@@ -103,25 +103,25 @@ def test_the_time_of_a_part_begins_when_the_part_before_is_done() -> None:
 
 @pytest.mark.parametrize("retry_for_s", [0, 0.3])
 def test_a_call_that_is_not_answered_ends_in_its_time(retry_for_s: float) -> None:
-    async def use(persistence: Persistence, ledger: Ledger) -> None:
+    async def use(retrying: Retrying, ledger: Ledger) -> None:
         with pytest.raises(StoreUnavailable):
-            await persistence.accept_once(submissions(1), persistence.by())
+            await retrying.accept_once(submissions(1), retrying.by())
         assert len(ledger.sent) == 1
 
     run(lambda: Ledger(None), use, retry_for_s)
 
 
 def test_closing_ends_calls_and_pauses() -> None:
-    async def use(persistence: Persistence, ledger: Ledger) -> None:
-        calls = [asyncio.create_task(persistence.accept(submissions(1))) for _ in range(2)]
+    async def use(retrying: Retrying, ledger: Ledger) -> None:
+        calls = [asyncio.create_task(retrying.accept(submissions(1))) for _ in range(2)]
         while len(ledger.sent) < 2:
             await asyncio.sleep(0)
-        await persistence.close()
+        await retrying.close()
         for call in calls:
             with pytest.raises(RuntimeError, match="closed"):
                 await call
         with pytest.raises(RuntimeError, match="closed"):
-            await persistence.read([], persistence.by())
+            await retrying.read([], retrying.by())
         sent = len(ledger.sent)
         await asyncio.sleep(0)
         assert len(ledger.sent) == sent

@@ -11,10 +11,10 @@ import redis
 
 from chaos.rights import PASSWORD, Rights, commands, write_users
 from chaos.schedule import GROUPS
-from pipeline.ledger.connection import connect_async
 from pipeline.ledger.rights import scripted
 from pipeline.settings import read_settings
 from pipeline.stack.store_server import server_command
+from pipeline.store.connection import connect_async
 from tests.conftest import eventually, free_port
 
 

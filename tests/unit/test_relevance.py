@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.model_store import ModelStore
+from pipeline.models.folder import ModelStore
 from preprocess.service import Preprocess
 from scoring.device import Cpu
 from scoring.model import LoadedModel
-from tasks.import_minilm import import_minilm
+from training.relevance_minilm import import_minilm
 
 REFERENCE = json.loads((Path(__file__).parent / "minilm_reference.json").read_text())
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.result_file import CannotWrite, ResultFile, write_whole
+from pipeline.cli.result_file import CannotWrite, ResultFile, write_whole
 
 
 def test_nothing_is_opened_before_it_is_asked_for(tmp_path: Path) -> None:

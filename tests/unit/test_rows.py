@@ -12,7 +12,7 @@ SCHEMA: dict[str, Any] = {
     "properties": {
         "Income": {"type": ["number", "null"]},
         "Amount": {"type": "number"},
-        "Home": {"enum": ["owner", "rent", None]},
+        "Home": {"enum": ["tenant", "rent", None]},
     },
     "required": ["Income", "Amount", "Home"],
     "additionalProperties": False,
@@ -74,7 +74,7 @@ def features(*arguments: Any, **more: Any) -> list[dict[str, Any]]:
         pytest.param((GOOD + "1,2,l\xf6ss\n").encode("latin-1"), 3, "byte 0xf6 is not UTF-8", id="Latin-1"),
         pytest.param(GOOD.encode("utf-16"), 1, "UTF-16", id="UTF-16"),
         pytest.param(GOOD.encode("utf-16-le"), 1, "NUL", id="UTF-16 without a mark"),
-        pytest.param(GOOD + '1,2,"rent\n3,4,owner\n', 3, "is opened here and not closed", id="a quote left open"),
+        pytest.param(GOOD + '1,2,"rent\n3,4,tenant\n', 3, "is opened here and not closed", id="a quote left open"),
         pytest.param(GOOD + '1,2,"re"nt\n', 3, "text after a closing quote", id="text after a quote"),
         pytest.param(GOOD + '1,2,re"nt\n', 3, "in a cell that does not begin with one", id="a stray quote"),
         pytest.param(GOOD + '1,2, "rent"\n', 3, "in a cell that does not begin with one", id="a space, then a quote"),
@@ -174,7 +174,7 @@ NUMBER, TEXT = {"type": "number"}, {"type": "string"}
 def test_a_cell_becomes_what_the_schema_says(
     tmp_path: Path, feature: dict[str, Any], required: bool, cell: str, value: Any
 ) -> None:
-    schema = schema_of(required, x=feature, defs={"Home": {"enum": ["owner", "rent"]}})
+    schema = schema_of(required, x=feature, defs={"Home": {"enum": ["tenant", "rent"]}})
     (row,) = features(tmp_path, f"x,n\n{cell},1\n", schema)
     assert row == ({"n": 1} if value is ... else {"x": value, "n": 1})
     assert value is ... or type(row["x"]) is type(value)

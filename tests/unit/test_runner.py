@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from pipeline import runner
 from pipeline.contracts.failures import ArtifactCorrupt, CudaFault, SoftLimit
 from pipeline.contracts.lanes import Lane, ModelRef, parse_lane
 from pipeline.contracts.stages import Stage
-from pipeline.contracts.work import Carry, Completed, Ended, Header, Output, RetryLater, Work
-from pipeline.ledger.claiming import Batch
+from pipeline.contracts.work import Completed, Ended, Header, Output, Progress, RetryLater, Work
+from pipeline.ledger.workers.claims import Batch
 from pipeline.settings import read_settings
+from pipeline.worker import runner
 
 REF = ModelRef("m", "1", "a" * 64)
 LANE = parse_lane(REF.lane(Stage.PREPROCESS))
@@ -36,7 +36,7 @@ class Ledger:
         self.claim_next: list[int] = []
         self.lingered = 0
         self.passed_on = 0
-        self.lingers = False
+        self.parked = False
         self.steps: list[str] = []
         self.claimed = 0
         self.held: set[str] = set()
@@ -52,7 +52,7 @@ class Ledger:
         self.steps.append(f"claim {self.claimed}")
         self.held.add(field)
         self.most_held = max(self.most_held, len(self.held))
-        works = [Work(bytes(16), 0, HEADER, Carry(0), {}, b"") for _ in range(max(1, min(limit, 64)))]
+        works = [Work(bytes(16), 0, HEADER, Progress(0), {}, b"") for _ in range(max(1, min(limit, 64)))]
         return Batch(lane, field, "w", 0, 0.0, works)
 
     def settle(
@@ -64,11 +64,11 @@ class Ledger:
         self.outcomes = outcomes
         return self.claim(batch.lane, claim_next, answers_bell=False) if claim_next else None
 
-    def linger(self, lane: Lane, limit: int, seconds: float) -> Batch | Lane | None:
+    def park(self, lane: Lane, limit: int, seconds: float) -> Batch | Lane | None:
         self.lingered += 1
         return None
 
-    def pass_on(self, lane: Lane) -> None:
+    def ring_successor(self, lane: Lane) -> None:
         self.passed_on += 1
 
 
@@ -145,7 +145,7 @@ class DeviceStage(Service):
 
 def serve(service: Service, ledger: Ledger | None = None) -> tuple[Ledger, runner.Served]:
     ledger = ledger or Ledger()
-    settings = read_settings({"SCORELINE_STAY_S": "0.5", "SCORELINE_JOB_S": "2"})
+    settings = read_settings({"SCORELINE_LANE_SLICE_S": "0.5", "SCORELINE_BELL_S": "2"})
     return ledger, runner.Runner(service, ledger, None, settings, Watch()).serve(LANE)  # type: ignore[arg-type]
 
 

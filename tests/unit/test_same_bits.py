@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from pipeline.contracts.lanes import ModelRef
-from pipeline.contracts.work import Attempts, Carry, Header, Output, Work
-from pipeline.credit_data import read_applications, split
-from pipeline.isolation import isolate
-from pipeline.model_store import ModelStore
-from pipeline.settings import REPOSITORY
+from pipeline.contracts.work import Attempts, Header, Output, Progress, Work
+from pipeline.models.folder import ModelStore
+from pipeline.samples.credit_data import read_applications, split
+from pipeline.settings import SHIPPED_MODELS
+from pipeline.stage.isolation import isolate
 from postprocess.service import Postprocess
 from preprocess.service import Preprocess
 from scoring import model as model_module
@@ -26,7 +26,7 @@ from scoring.device import Cpu
 from scoring.model import LoadedModel
 from scoring.service import Scoring
 from scoring.vectors import OverVectors
-from tasks.import_minilm import FALLBACK, NAME, import_minilm
+from training.relevance_minilm import FALLBACK, NAME, import_minilm
 
 TABULAR = ("credit-default", "credit-default-logistic")
 TEXTUAL = (NAME, FALLBACK)
@@ -40,7 +40,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> ModelStore:
     """Both shipped models, each with its fallback."""
     folder = tmp_path_factory.mktemp("models")
     for name in TABULAR:
-        (folder / name).symlink_to(REPOSITORY / "models" / name)
+        (folder / name).symlink_to(SHIPPED_MODELS / name)
     import_minilm(folder)
     return ModelStore(folder)
 
@@ -102,7 +102,7 @@ def placed(rows: Sequence[bytes], others: Sequence[bytes], size: int) -> Iterato
 
 def work(body: bytes, *, left_s: float = math.inf) -> Work:
     header = Header("m", "1", bytes(32), "", 1, 60_000, 0, True)
-    return Work(bytes(16), 0, header, Carry(0), body, b"", Attempts(), left_s=left_s)
+    return Work(bytes(16), 0, header, Progress(0), body, b"", Attempts(), left_s=left_s)
 
 
 def collected(scoring: Scoring, of: ModelRef, works: Sequence[Work]) -> list[Any]:

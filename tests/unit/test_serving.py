@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
+from pipeline.breakers.window import LEAST, Breaker
 from pipeline.contracts.failures import ArtifactCorrupt, CudaFault, NotNow, NumericFailure, OutOfMemory
-from pipeline.contracts.work import Attempt, Attempts, Carry, Header, Output, Work
+from pipeline.contracts.work import Attempt, Attempts, Header, Output, Progress, Work
 from scoring import serving
-from scoring.breaker import LEAST, Breaker
 from scoring.model import LoadedModel
 from scoring.serving import Missing, Serving
 
@@ -54,7 +54,7 @@ def computation(monkeypatch: pytest.MonkeyPatch) -> None:
 def work(body: Any, *, degrades: bool = True, category: str = "", left_s: float = math.inf, starts: int = 0) -> Work:
     header = Header("m", "1", bytes(32), "", 1, 60_000, 0, degrades)
     errors = (Attempt(1, NOW, "scoring", "what happened", None, category),) if category else ()
-    return Work(bytes(16), 0, header, Carry(0), body, b"", Attempts(starts, errors=errors), left_s=left_s)
+    return Work(bytes(16), 0, header, Progress(0), body, b"", Attempts(starts, errors=errors), left_s=left_s)
 
 
 def served(model: Model | Missing, fallback: Model | None = None, **options: Any) -> Serving:

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from pipeline.settings import SettingsError, read_settings
+from pipeline.settings import RENAMED, Settings, SettingsError, read_settings
 
 
 def test_defaults_fit_together() -> None:
@@ -17,6 +17,13 @@ def test_defaults_fit_together() -> None:
 def test_a_misspelt_name_is_refused_with_the_likely_one() -> None:
     with pytest.raises(SettingsError, match=r"SCORELINE_RESULTS_TTL: did you mean SCORELINE_RESULT_TTL\?"):
         read_settings({"SCORELINE_RESULTS_TTL": "5"})
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED.items())
+def test_a_renamed_setting_is_refused_with_its_new_name(old: str, new: str) -> None:
+    with pytest.raises(SettingsError, match=f"{old} is called {new} since"):
+        read_settings({old: "1"})
+    assert new.removeprefix("SCORELINE_").lower() in Settings.model_fields
 
 
 @pytest.mark.parametrize(
@@ -33,9 +40,9 @@ def test_a_bad_value_names_its_setting(name: str, value: str) -> None:
     [
         ({"HEARTBEAT_S": "2"}, "3 x HEARTBEAT_S <= LEASE_TTL_S"),
         ({"SOFT_LIMIT_S": "90"}, "SOFT_LIMIT_S < HARD_LIMIT_S"),
-        ({"HARD_LIMIT_S": "4000"}, "4 x HARD_LIMIT_S + JOB_S < VISIBILITY_TIMEOUT_S"),
+        ({"HARD_LIMIT_S": "4000"}, "4 x HARD_LIMIT_S + BELL_S < VISIBILITY_TIMEOUT_S"),
         ({"RESULT_TTL": "60", "IDEMPOTENCY_TTL": "61"}, "IDEMPOTENCY_TTL <= RESULT_TTL"),
-        ({"STAY_S": "3"}, "STAY_S <= JOB_S"),
+        ({"LANE_SLICE_S": "3"}, "LANE_SLICE_S <= BELL_S"),
     ],
 )
 def test_settings_that_do_not_fit_each_other_are_refused(values: dict[str, str], relation: str) -> None:

@@ -5,9 +5,9 @@ import mmap
 
 import pytest
 
-from pipeline import slots
-from pipeline.incarnation import Incarnation
-from pipeline.outside import Outside
+from pipeline.breakers.calls import Breakers
+from pipeline.worker import slots
+from pipeline.worker.incarnation import Incarnation
 
 
 @pytest.fixture
@@ -45,9 +45,9 @@ def test_a_process_id_that_is_given_again_begins_with_nothing(shared: slots.Slot
 def test_operators_see_as_many_breakers_as_fit_and_how_many_more_there_are(count: int, length: int) -> None:
     incarnation = Incarnation("scoring", "scoring", "cpu")
     incarnation.child_begins(7)
-    outside = Outside(incarnation.tell)
+    breakers = Breakers(incarnation.tell)
     for number in range(count):
-        outside.changed(f"model {number} {'m' * length}@1", "open", 10.0)
+        breakers.changed(f"model {number} {'m' * length}@1", "open", 10.0)
     seen = described(incarnation)["breakers"]
     assert seen
     assert all({"name", "state", "since", "pause_s"} <= breaker.keys() for breaker in seen)
@@ -62,10 +62,10 @@ def test_operators_see_as_many_breakers_as_fit_and_how_many_more_there_are(count
 def test_five_open_breakers_are_all_seen() -> None:
     incarnation = Incarnation("scoring", "scoring", "cpu")
     incarnation.child_begins(7)
-    outside = Outside(incarnation.tell)
+    breakers = Breakers(incarnation.tell)
     names = [f"model a-model-with-a-rather-long-name-{number}@2026.10" for number in range(5)]
     for name in names:
-        outside.changed(name, "open", 30.0)
+        breakers.changed(name, "open", 30.0)
     assert [breaker["name"] for breaker in described(incarnation)["breakers"]] == names
 
 

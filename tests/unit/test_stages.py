@@ -19,9 +19,9 @@ from pipeline.contracts.failures import (
 )
 from pipeline.contracts.lanes import ModelRef
 from pipeline.contracts.work import Output
-from pipeline.credit_data import read_applications, split
-from pipeline.model_store import ModelStore
-from pipeline.settings import REPOSITORY
+from pipeline.models.folder import ModelStore
+from pipeline.samples.credit_data import read_applications, split
+from pipeline.settings import SHIPPED_MODELS
 from postprocess.service import Decision, Postprocess
 from preprocess.encoding import Encoder
 from preprocess.service import Preprocess
@@ -29,7 +29,7 @@ from preprocess.validation import InputSchema
 from scoring.model import LoadedModel
 from scoring.service import Scoring
 
-MODELS = REPOSITORY / "models"
+MODELS = SHIPPED_MODELS
 STORE = ModelStore(MODELS)
 REF = next(artifact.ref for artifact in STORE.all() if artifact.ref.name == "credit-default")
 HELD_OUT = split(read_applications()).held_out

@@ -8,14 +8,14 @@ import pytest
 from redis.exceptions import ConnectionError as StoreConnectionError
 
 from pipeline.settings import read_settings
-from pipeline.sweeper import Sweeper
+from pipeline.sweeper.loop import Sweeper
 
 # At each traced line of the loop and of what it waits with, in turn, the signal comes: a lock that the loop holds just
 # then must not be wanted by the handler.
 AT_EACH_LINE = """
 import signal, sys, threading, queue
 import fakeredis
-from pipeline import sweeper as module
+from pipeline.sweeper import loop as module
 from pipeline.settings import read_settings
 
 told = 0

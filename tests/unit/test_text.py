@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from preprocess.text import TextPair
-from tasks.import_minilm import source
+from training.relevance_minilm import source
 
 FIRST, LAST = 101, 102
 """The ids that BERT puts around a text."""

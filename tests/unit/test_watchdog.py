@@ -12,14 +12,14 @@ import pytest
 from celery.worker import state
 from redis.exceptions import ConnectionError as StoreConnectionError
 
-from pipeline.health import Pulse
 from pipeline.ledger.keys import TAG
+from pipeline.service.health import Pulse
 from pipeline.settings import read_settings
 from tasks.watchdog import DEAF_S, LOOK_S, Watchdog, last_resort
 
 SETTINGS = read_settings({})
 IN_VAIN = round(DEAF_S / LOOK_S)
-LONGEST = round((4 * SETTINGS.hard_limit_s + SETTINGS.job_s) / LOOK_S)
+LONGEST = round((4 * SETTINGS.hard_limit_s + SETTINGS.bell_s) / LOOK_S)
 
 
 @pytest.fixture

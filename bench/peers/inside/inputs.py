@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Iterator
 from typing import Any
 
-from pipeline.credit_data import read_applications
+from pipeline.samples.credit_data import read_applications
 
 
 def applications() -> Iterator[dict[str, Any]]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipeline.contracts.work import Output
-from pipeline.model_store import ModelStore
+from pipeline.models.folder import ModelStore
 from pipeline.settings import settings
 from postprocess.service import Postprocess
 from preprocess.service import Preprocess

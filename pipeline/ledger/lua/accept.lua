@@ -1,28 +1,28 @@
 -- Accept requests: record, waiting entry, deadline and bell; or what is there already for their keys.
--- ARGV: epoch, max_waiting, receipt (16 random bytes), its life in ms, result_ttl ms, idempotency_ttl ms, the rest of the
+-- ARGV: epoch, max_waiting, token (16 random bytes), its life in ms, result_ttl ms, idempotency_ttl ms, the payload of the
 --       record of a request that joins a flight, ms between two requests of one tenant (0: any), unfinished requests of one tenant
---       (0: any), '1' if the parcel was sent before, then five for each request: id tail (10 bytes), scoring lane ('' if
+--       (0: any), '1' if the submission batch was sent before, then five for each request: id tail (10 bytes), scoring lane ('' if
 --       the record is its end, from the cache), priority, timeout_ms, record.
 -- Returns {'stale'} (the releases changed: resolve again), or {'ok', answers, unfinished}: for each request 17 bytes, a
--- letter and an id: n new, j new and joined to a flight, e new and ended at once with an answer that was there, o old
+-- code and an id: n new, j new and joined to a flight, e new and ended at once with an answer that was there, o old
 -- (the key is known). Or a refusal, which stores nothing: m mismatch (the key is known, with another body), f full (as
 -- many are unfinished as may), s short of memory, d degraded (low priority is refused), and with ms in the place of the
 -- id: l its API key's rate is used up (until then), c its API key has as many unfinished as it may, u its deadline cannot
 -- be met (so long would it wait).
--- The same receipt gives the same answers: a client that did not hear them sends again. It is written twice: first with the time
--- that all ids of the parcel begin with, so that a parcel that was stopped on its way is accepted once for all that; at
+-- The same token gives the same answers: a client that did not hear them sends again. It is written twice: first with the time
+-- that all ids of the submission batch begin with, so that a submission batch that was stopped on its way is accepted once for all that; at
 -- the end with the answers. `open` is where a request is accepted. What is written before stands for nothing until then,
 -- and a key or a flight that stands for nothing is not believed.
 local FIRST = 11 -- ARGV: where the requests begin
-local known = redis.call('MGET', P .. 'epoch', P .. 'full', P .. 'a:' .. ARGV[3], P .. 'degraded', P .. 'pace')
-local receipt = known[3]
-if receipt and #receipt > 6 then return { 'ok', receipt, 0 } end
+local known = redis.call('MGET', P .. 'epoch', P .. 'memory_full', P .. 'a:' .. ARGV[3], P .. 'degraded', P .. 'pace')
+local token = known[3]
+if token and #token > 6 then return { 'ok', token, 0 } end
 if (known[1] or '0') ~= ARGV[1] then return { 'stale' } end
 
 -- What the keys stand for: requests by idempotency key, flights by cache key.
-local requests_by, flights_by, bodies, owners, keys, n = {}, {}, {}, {}, {}, 0
+local requests_by, flights_by, bodies, tenants, keys, n = {}, {}, {}, {}, {}, 0
 for i = FIRST, #ARGV, 5 do
-  local key, body, cache_key, owner = ties_of(ARGV[i + 4])
+  local key, body, cache_key, tenant = links_of(ARGV[i + 4])
   if key then
     n = n + 1
     requests_by[i], bodies[i] = P .. 'k:' .. key, body
@@ -33,7 +33,7 @@ for i = FIRST, #ARGV, 5 do
     flights_by[i] = P .. 'f:' .. cache_key
     keys[n] = flights_by[i]
   end
-  owners[i] = owner
+  tenants[i] = tenant
 end
 local held = {}
 if n > 0 then
@@ -44,7 +44,7 @@ end
 local now = now_ms()
 
 -- The time that all ids begin with.
-local stamp = receipt
+local stamp = token
 if not stamp then
   stamp = ''
   local left = now
@@ -62,7 +62,7 @@ for _, key in pairs(requests_by) do
   if held[key] and not is_accepted(sub(held[key], 1, 16)) then held[key] = false end
 end
 
--- What an earlier sending of this parcel has accepted: its answers; and the records of those that it began to end.
+-- What an earlier sending of this submission batch has accepted: its answers; and the records of those that it began to end.
 local accepted_before, ended_before = {}, {}
 if ARGV[10] == '1' then
   for i = FIRST, #ARGV, 5 do
@@ -95,14 +95,14 @@ local function state_of(flight)
   return flights[flight]
 end
 
--- The record of a request that has joined a flight: its own front, marked with the flight, and a rest.
-local function joined_record(record, flight, rest)
-  return string.char(string.byte(record) + 1) .. flight .. string.sub(record, 2, rest_at(record) - 1) .. rest
+-- The record of a request that has joined a flight: its own prefix, marked with the flight, and a payload.
+local function joined_record(record, flight, payload)
+  return string.char(string.byte(record) + 1) .. flight .. string.sub(record, 2, payload_at(record) - 1) .. payload
 end
 
--- The record of a request that has found its answer: its own front, marked as such, and the rest of the other.
+-- The record of a request that has found its answer: its own prefix, marked as such, and the payload of the other.
 local function cached_record(record, other)
-  return string.char(string.byte(record) + 16) .. string.sub(record, 2, rest_at(record) - 1) .. string.sub(other, rest_at(other))
+  return string.char(string.byte(record) + 16) .. string.sub(record, 2, payload_at(record) - 1) .. string.sub(other, payload_at(other))
 end
 
 local unfinished = redis.call('ZCARD', P .. 'open')
@@ -136,7 +136,7 @@ local function keep_key(key, value)
 end
 
 for i = FIRST, #ARGV, 5 do
-  local scoring, record, owner = ARGV[i + 1], ARGV[i + 4], owners[i]
+  local scoring, record, tenant = ARGV[i + 1], ARGV[i + 4], tenants[i]
   local key, flight_key, body = requests_by[i], flights_by[i], bodies[i]
   local old = key and held[key]
   if accepted_before[i] then
@@ -163,24 +163,24 @@ for i = FIRST, #ARGV, 5 do
     local id = stamp .. ARGV[i]
     local flight = flight_key and held[flight_key] and sub(held[flight_key], 1, 16)
     local state = flight and state_of(flight)
-    local letter = 'n'
+    local code = 'n'
     local answered = scoring == '' or (state and state ~= 'own' and state ~= 'live')
-    local refused = owner and shares.refuses(owner, answered)
+    local refused = tenant and shares.refuses(tenant, answered)
     if not refused and not state and not answered then -- it would have to be computed
       refused = known[4] and priority == '2' and 'd' .. none or unreachable(scoring, score, tonumber(timeout))
     end
     if key and not refused then keep_key(key, id .. body) end
-    if owner and not refused then
-      shares.charge(owner, answered)
+    if tenant and not refused then
+      shares.charge(tenant, answered)
       owned[#owned + 1] = record
     end
     if refused then
-      letter, id = sub(refused, 1, 1), sub(refused, 2)
+      code, id = sub(refused, 1, 1), sub(refused, 2)
     elseif scoring == '' then
       ended[#ended + 1] = id
       ends[#ends + 1] = record
     elseif answered then
-      letter = 'e'
+      code = 'e'
       ended[#ended + 1] = id
       ends[#ends + 1] = cached_record(record, state)
     else
@@ -191,7 +191,7 @@ for i = FIRST, #ARGV, 5 do
       records[records_n + 1], records[records_n + 2] = P .. 'r:' .. id, record
       records_n = records_n + 2
       if state then
-        letter = 'j'
+        code = 'j'
         records[records_n] = joined_record(record, flight, ARGV[7])
         if not joins[flight] then
           joins[flight] = { 'ZADD', P .. 'm:' .. flight }
@@ -216,7 +216,7 @@ for i = FIRST, #ARGV, 5 do
         waiting[at + 1], waiting[at + 2] = score, id
       end
     end
-    answers[#answers + 1] = letter .. id
+    answers[#answers + 1] = code .. id
   end
 end
 

@@ -25,7 +25,7 @@ for i = 3, #ARGV, 5 do
     else
       live = false
       if ended == 'succeeded' then
-        local answer = sub(record, 1, rest_at(record) - 1) .. sub(first, rest_at(first))
+        local answer = sub(record, 1, payload_at(record) - 1) .. sub(first, payload_at(first))
         commit_ends({ id }, { answer }, ended, ARGV[1], ARGV[2])
       elseif not redis.call('ZSCORE', P .. 'open', id) then
         redis.call('DEL', P .. 'r:' .. id)

@@ -3,12 +3,12 @@
 -- ARGV: 1 incarnation, 2 field, 3 lane, 4 next lane ('' after the last stage), 5 result_ttl ms,
 --       6 dead_max_age ms, 7 dead_max_count, 8 next field, 9 limit (0: claim no more),
 --       10 number of forwards, 11 of ends, 12 of retries, 13 of letters, 14 what to count (`NAME ROWS ...`),
---       15 entry with which the worker lingers if nothing is left (see join; '': it has another batch), 16 idempotency_ttl ms,
+--       15 entry with which the worker parks if nothing is left (see join; '': it has another batch), 16 idempotency_ttl ms,
 --       17 how long results may be given again (ms), 18 what the cache may take (bytes), 19 ms that the stage worked, then
 --       forwards (id, score, output), ends (id, state, record), retries (id, score, delay ms, attempts JSON, 'free' if no
 --       attempt was used up: such a retry is not on its lane's budget),
 --       letters (id, letter).
--- Returns {'lost'} if the claim is gone (the fence: another has this batch), else 'empty', 'lingers' (its worker does now)
+-- Returns {'lost'} if the claim is gone (the fence: another has this batch), else 'empty', 'parked' (its worker does now)
 -- or 'batch', then joined flights that have ended (fan their outcomes out), then the batch as claim.
 -- The claim goes last: what is stopped before that is released, and done again as far as it is not there. Ends and outputs
 -- come first, then where each request waits next, all by the same command.
@@ -139,5 +139,5 @@ if limit == 0 or #to_fan > 0 or fenced(incarnation) then
   return { 'empty', to_fan }
 end
 local batch = take(incarnation, ARGV[8], lane, limit, now)
-if not batch then return { ARGV[15] ~= '' and join(ARGV[15]) == 'lingers' and 'lingers' or 'empty', to_fan } end
+if not batch then return { ARGV[15] ~= '' and join(ARGV[15]) == 'parked' and 'parked' or 'empty', to_fan } end
 return { 'batch', to_fan, unpack(batch) }

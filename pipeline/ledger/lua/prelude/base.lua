@@ -20,7 +20,7 @@ local function audit(...)
 end
 
 -- The server's time in ms. It never goes back, not even by a failover to a server whose clock is behind: from then on
--- the difference is added, for a time that stood still would requeue nothing. The sweeper takes it back (lead.lua).
+-- the difference is added, for a time that stood still would requeue nothing. The sweeper takes it back (elect.lua).
 local function now_ms()
   local t = redis.call('TIME')
   local known = redis.call('MGET', P .. 'clock', P .. 'offset', P .. 'audit', P .. 'ending')
@@ -67,7 +67,7 @@ end
 -- Waiting scores: priority * BAND + deadline (ms).
 local BAND = 8796093022208
 
--- What scripts read of a value's front (see records.py), each alone: most requests have little of it.
+-- What scripts read of a value's prefix (see records.py), each alone: most requests have little of it.
 
 -- Where the part after the flight begins.
 local function after_flight(value) return string.byte(value) % 2 == 1 and 18 or 2 end
@@ -94,7 +94,7 @@ local function cache_key_of(value)
   end
 end
 
--- Where the owner is, if it has one.
+-- Where the tenant is, if it has one.
 local function after_keys(value)
   local flags = string.byte(value)
   return after_flight(value) + (flags % 4 >= 2 and 32 or 0) + (flags % 8 >= 4 and 16 or 0)
@@ -102,16 +102,16 @@ end
 
 -- The tenant of whose unfinished requests it is one, or nil: the nameless tenant's (tenants.py) are not counted.
 local NOBODY = string.rep('\0', 8)
-local function owner_of(value)
+local function tenant_of(value)
   if string.byte(value) >= 32 then
     local at = after_keys(value)
-    local owner = string.sub(value, at, at + 7)
-    return owner ~= NOBODY and owner or nil
+    local tenant = string.sub(value, at, at + 7)
+    return tenant ~= NOBODY and tenant or nil
   end
 end
 
 -- Where the rest begins; behind its end in what is no value of ours.
-local function rest_at(value)
+local function payload_at(value)
   local flags = byte(value)
   if not flags then return 1 end
   local at = (flags % 2 == 1 and 18 or 2) + (flags % 4 >= 2 and 32 or 0) + (flags % 8 >= 4 and 16 or 0)
@@ -124,24 +124,24 @@ end
 -- The kind of a value, by its first letter: the rest is msgpack of an array of three, which begins with a short text.
 -- A request's record is 'accepted' until it has ended; outputs are of the stage that made them.
 local ACCEPTED, PREPROCESS, SCORING = byte('a'), byte('p'), byte('s')
-local function kind_of(value) return byte(value, rest_at(value) + 2) end
+local function kind_of(value) return byte(value, payload_at(value) + 2) end
 
 -- The state in which a record says that its request has ended; nil while it has not.
-local ENDS = { succeeded = true, invalid = true, dead = true, expired = true, cancelled = true }
+local FINAL_STATES = { succeeded = true, invalid = true, dead = true, expired = true, cancelled = true }
 local function end_of(record)
   if not record then return nil end
-  local at = rest_at(record) + 1
+  local at = payload_at(record) + 1
   local size, first = byte(record, at, at + 1)
   if not first or first == ACCEPTED then return nil end
   local state = sub(record, at + 1, at + size - 160) -- msgpack: a short text's length is in the byte before it
-  return ENDS[state] and state
+  return FINAL_STATES[state] and state
 end
 
--- All of that at once: its idempotency key and the digest of its body, its cache key and its owner, each or nil.
-local function ties_of(value)
+-- All of that at once: its idempotency key and the digest of its body, its cache key and its tenant, each or nil.
+local function links_of(value)
   local flags = byte(value)
   local at = flags % 2 == 1 and 18 or 2
-  local key, body, cache_key, owner
+  local key, body, cache_key, tenant
   if flags % 4 >= 2 then
     key, body = sub(value, at, at + 15), sub(value, at + 16, at + 31)
     at = at + 32
@@ -150,8 +150,8 @@ local function ties_of(value)
     cache_key = sub(value, at, at + 15)
     at = at + 16
   end
-  if flags >= 32 then owner = sub(value, at, at + 7) end
-  return key, body, cache_key, owner ~= NOBODY and owner or nil
+  if flags >= 32 then tenant = sub(value, at, at + 7) end
+  return key, body, cache_key, tenant ~= NOBODY and tenant or nil
 end
 
 local function count(name, n)

@@ -22,12 +22,12 @@ end
 local function count_owned(records, step)
   local sums = {}
   for _, record in ipairs(records) do
-    local owner = byte(record) >= 32 and owner_of(record)
-    if owner then sums[owner] = (sums[owner] or 0) + step end
+    local tenant = byte(record) >= 32 and tenant_of(record)
+    if tenant then sums[tenant] = (sums[tenant] or 0) + step end
   end
-  for owner, sum in pairs(sums) do
-    local left = tell('HINCRBY', P .. 'owned', owner, sum)
-    if type(left) == 'number' and left <= 0 then tell('HDEL', P .. 'owned', owner) end
+  for tenant, sum in pairs(sums) do
+    local left = tell('HINCRBY', P .. 'owned', tenant, sum)
+    if type(left) == 'number' and left <= 0 then tell('HDEL', P .. 'owned', tenant) end
   end
 end
 
@@ -99,7 +99,7 @@ end
 -- Whether the cache has room for n more entries of this life (ms), which live in two buckets as long as that. About: an
 -- entry is a pointer to a record that is kept anyway. max_bytes is what the cache may take.
 local function has_room(n, life, now, max_bytes)
-  if redis.call('EXISTS', P .. 'lean') == 1 then return false end
+  if redis.call('EXISTS', P .. 'memory_low') == 1 then return false end
   local bucket = math.floor(now / life)
   local kept = P .. 'kept:' .. life .. ':'
   local before, present = unpack(redis.call('MGET', kept .. int(bucket - 1), kept .. int(bucket)))

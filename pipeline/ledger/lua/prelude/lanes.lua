@@ -1,4 +1,4 @@
--- Lanes: bells, wakes, claims, and the workers that linger.
+-- Lanes: bells, wakes, claims, and the parked workers.
 
 -- Push one bell: a stock Celery message, built once by the broker module, into the lane's queue.
 local function push_bell(lane)
@@ -54,8 +54,8 @@ local function ring_now(lane, now)
   end
 end
 
--- Say that a lane has work: wake a worker that lingers, else send a bell unless one is on its way.
--- A worker that lingers after work of this very lane finds its next batch claimed for it, in the wake: that saves it a
+-- Say that a lane has work: wake a parked worker, else send a bell unless one is on its way.
+-- A parked worker after work of this very lane finds its next batch claimed for it, in the wake: that saves it a
 -- round trip. If it is gone by now, the batch is released like any other that it held.
 -- A wake: the lane; with a batch also now and field, then its ids, scores, blobs and ('' for none) attempts.
 -- A bell only tells: where it cannot be sent, the sweeper rings a second later. A worker that was taken off the list, and
@@ -70,13 +70,13 @@ function take(incarnation, field, lane, limit, now)
   local stage = string.match(lane, '^%l+')
   tell('ZADD', P .. 'lanes', int(now), lane)
   local waiting = P .. 'q:' .. lane
-  local front = redis.call('ZRANGE', waiting, 0, limit - 1, 'WITHSCORES')
-  if #front == 0 then return nil end
+  local head = redis.call('ZRANGE', waiting, 0, limit - 1, 'WITHSCORES')
+  if #head == 0 then return nil end
 
   local ids, scores, n = {}, {}, 0
-  for i = 1, #front, 2 do
+  for i = 1, #head, 2 do
     n = n + 1
-    ids[n], scores[n] = front[i], front[i + 1]
+    ids[n], scores[n] = head[i], head[i + 1]
   end
   -- Ended meanwhile: drop. Past its deadline: leave it to the sweeper, which ends it; after scoring none expires.
   local wanted, opens, joined = wanted_of(ids)
@@ -95,7 +95,7 @@ function take(incarnation, field, lane, limit, now)
   end
   ids, scores = live_ids, live_scores
   if #ids == 0 then
-    redis.call('ZREMRANGEBYRANK', waiting, 0, #front / 2 - 1)
+    redis.call('ZREMRANGEBYRANK', waiting, 0, #head / 2 - 1)
     if redis.call('ZCARD', waiting) > 0 then ring(lane, now) end
     return nil
   end
@@ -154,12 +154,12 @@ function take(incarnation, field, lane, limit, now)
   end
   if next(left) then
     local taken = {}
-    for i = 1, #front, 2 do
-      if not left[front[i]] then taken[#taken + 1] = front[i] end
+    for i = 1, #head, 2 do
+      if not left[head[i]] then taken[#taken + 1] = head[i] end
     end
     redis.call('ZREM', waiting, unpack(taken))
   else
-    redis.call('ZREMRANGEBYRANK', waiting, 0, #front / 2 - 1)
+    redis.call('ZREMRANGEBYRANK', waiting, 0, #head / 2 - 1)
   end
 
   count(stage .. ':claimed', #ids)
@@ -167,8 +167,8 @@ function take(incarnation, field, lane, limit, now)
   return { int(now), field, ids, scores, blobs, attempts }
 end
 
--- Let a worker stand on the list of its queue's lingering workers. entry: 'INCARNATION FIELD LIMIT LANE', field and
--- limit for a batch of that lane. Returns 'lingers', 'work' if some waits there (claim it), or 'bell' if another lane's
+-- Let a worker stand on the list of its queue's parked workers. entry: 'INCARNATION FIELD LIMIT LANE', field and
+-- limit for a batch of that lane. Returns 'parked', 'work' if some waits there (claim it), or 'bell' if another lane's
 -- waits in the queue (answer that).
 local function join(entry)
   local lane = string.match(entry, ' (%S+)$')
@@ -181,5 +181,5 @@ local function join(entry)
   end
   redis.call('LPUSH', P .. 'idle:' .. queue, entry)
   tell('PEXPIRE', P .. 'idle:' .. queue, 5000)
-  return 'lingers'
+  return 'parked'
 end

@@ -1,0 +1,1 @@
+"""The operators' door to the ledger: dead letters (list, replay, purge) and counts."""

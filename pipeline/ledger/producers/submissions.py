@@ -1,0 +1,198 @@
+"""Parcels: requests as they go to the ledger, and what it answers."""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from pipeline.contracts.cache_keys import cache_keys
+from pipeline.contracts.canonical import digest
+from pipeline.contracts.ids import random_tails
+from pipeline.contracts.problems import InvalidRequest, Problem
+from pipeline.contracts.releases import Release, ReleaseTable
+from pipeline.contracts.stages import Priority
+from pipeline.contracts.status import Status
+from pipeline.contracts.tenants import NOBODY
+from pipeline.contracts.work import Header, Links, Progress
+from pipeline.ledger.records import (
+    ACCEPTED,
+    MEMBER_PAYLOAD,
+    Entry,
+    pack_features,
+    pack_prefix,
+    status_of,
+    unpack_entry,
+)
+from pipeline.ledger.result_cache import CacheReader
+from pipeline.settings import Settings
+
+DEDUP_TOKEN_S = 120
+"""How long an accept can be asked for again."""
+
+
+@dataclass(slots=True)  # not frozen, like what else there is one of for each request: that takes three times as long
+class Submission:
+    """One scoring request as a producer means it; its envelope has been checked."""
+
+    model: str
+    features: Mapping[str, Any]
+    priority: Priority = Priority.NORMAL
+    timeout_ms: int = 3_600_000
+    allow_degraded: bool = True
+    key: bytes = b""
+    """What ``idempotency`` made of the producer's key and this request; empty without a key."""
+    no_cache: bool = False
+    """Compute it anew, and for this request alone."""
+    tenant: bytes = NOBODY
+    """Its tenant's."""
+
+
+def idempotency(
+    tenant: str, key: str, model: str, features: Mapping[str, Any], priority: str, timeout_s: float
+) -> bytes:
+    """A tenant's idempotency key (``tenant`` is its name), and the digest of the body it stands for; 16 bytes each.
+
+    Whether two bodies are the same is decided as by their RFC 8785 texts; see ``contracts.canonical``.
+    """
+    try:
+        seconds = int(timeout_s) if timeout_s == int(timeout_s) else timeout_s  # the form that it would be given
+        return digest(tenant, key) + digest(model, features, priority, seconds)
+    except (TypeError, ValueError) as error:
+        message = f"cannot be compared: {error}"
+        raise InvalidRequest(f"features {message}", errors=[{"pointer": "/features", "message": message}]) from error
+
+
+@dataclass(slots=True)
+class Known:
+    """A request that may have ended: read it. An idempotency key stood for it, or its answer was there already."""
+
+    id: bytes
+
+
+@dataclass(slots=True)
+class Accepted:
+    """A request that is in the ledger now, and will end."""
+
+    id: bytes
+    header: Header
+    joined: bool = False
+    end: bytes | None = None
+    """Its record, if the cache had its answer."""
+
+    def status(self) -> Status:
+        """Its status document in this moment: known without reading it back."""
+        entry = Entry(ACCEPTED, self.header, Progress(0), None, pack_prefix(self.header))
+        status = status_of(self.id, unpack_entry(self.end) if self.end else entry)
+        status["joined"] = self.joined
+        return status
+
+
+@dataclass(slots=True)
+class _Row:
+    """One request of a batch: its place there, what is sent of it, and its end if the cache had its answer."""
+
+    place: int
+    header: Header
+    tail: bytes
+    scoring: str
+    record: bytes
+    cache_key: bytes
+    key: bytes
+    tenant: bytes
+    end: bytes | None = None
+
+
+class _Kind(NamedTuple):
+    """What is pinned for a submission, and all others of its kind."""
+
+    release: Release
+    header: Header
+    cache_key: Callable[[Mapping[str, Any]], bytes]
+
+
+def _pin(release: Release, submission: Submission, *, shared: bool) -> _Kind:
+    """``shared``: all tenants share their answers."""
+    header = Header(
+        release.name,
+        release.version,
+        bytes.fromhex(release.digest),
+        release.pool,
+        int(submission.priority),
+        submission.timeout_ms,
+        0,
+        submission.allow_degraded,
+        release.cache_s,
+    )
+    tenant = NOBODY if shared else submission.tenant
+    return _Kind(release, header, cache_keys(release.ref, allow_degraded=submission.allow_degraded, tenant=tenant))
+
+
+class SubmissionBatch:
+    """Up to ``SCRIPT_LIMIT`` requests on their way. However often it is sent, each is accepted once."""
+
+    def __init__(self, submissions: Sequence[Submission]) -> None:
+        self.submissions = submissions
+        self.dedup_token = os.urandom(16)
+        # With the time that the ledger notes beside the dedup_token they are the ids, however often the batch is sent.
+        self._tails = random_tails(len(submissions))
+        self.sendings = 0
+        self.packed = False
+        self.looked = False
+
+    def pack(self, table: ReleaseTable, settings: Settings) -> None:
+        """Pin each request's model version and pack it, or note why it cannot be."""
+        self.epoch = table.epoch
+        self.refused: list[Problem | None] = [None] * len(self.submissions)
+        self.sent: list[_Row] = []
+        self.head: list[Any] = [
+            table.epoch,
+            settings.max_waiting,
+            self.dedup_token,
+            DEDUP_TOKEN_S * 1000,
+            round(settings.result_ttl * 1000),
+            round(settings.idempotency_ttl * 1000),
+            MEMBER_PAYLOAD,
+            1000 / settings.tenant_rate if settings.tenant_rate else 0,
+            settings.tenant_in_flight,
+        ]
+        kinds: dict[tuple[str, int, int, bool, bytes], _Kind] = {}
+        for place, (submission, tail) in enumerate(zip(self.submissions, self._tails, strict=True)):
+            try:
+                kind = (
+                    submission.model,
+                    submission.priority,
+                    submission.timeout_ms,
+                    submission.allow_degraded,
+                    submission.tenant,
+                )
+                if kind not in kinds:
+                    kinds[kind] = _pin(table.resolve(submission.model), submission, shared=settings.share_results)
+                release, header, cache_key = kinds[kind]
+                packed = pack_features(submission.features, release.feature_names)
+                shared = b"" if submission.no_cache else cache_key(submission.features)
+            except Problem as problem:
+                self.refused[place] = problem
+                continue
+            tenant = submission.tenant
+            record = pack_prefix(header, Links(b"", submission.key, shared, tenant)) + packed
+            cacheable = shared if release.cache_s else b""
+            self.sent.append(_Row(place, header, tail, release.scoring_lane, record, cacheable, submission.key, tenant))
+        self.packed, self.looked = True, False
+
+    async def look(self, cache: CacheReader) -> None:
+        """Let those end at once whose answers the cache has."""
+        rows = [row for row in self.sent if row.cache_key]
+        hits = await cache.look([row.cache_key for row in rows]) if rows else ()
+        for row, hit in zip(rows, hits, strict=True):
+            if hit is not None:
+                row.end = hit.record(row.header, Links(key=row.key, tenant=row.tenant))
+        self.looked = True
+
+    def arguments(self) -> list[Any]:
+        """Those of the accept script, for one more sending."""
+        self.sendings += 1
+        arguments = [*self.head, "1" if self.sendings > 1 else "0"]
+        for row in self.sent:
+            scoring, record = ("", row.end) if row.end else (row.scoring, row.record)
+            arguments += row.tail, scoring, row.header.priority, row.header.timeout_ms, record
+        return arguments

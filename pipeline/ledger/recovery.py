@@ -1,0 +1,55 @@
+"""What workers begin and the sweeper finishes: giving claims back, and giving an outcome to a flight's members."""
+
+from typing import Literal
+
+from pipeline.ledger.scripts import Scripts
+from pipeline.settings import Settings
+
+FAN_OUT_CALLS = 16
+"""Scripts for one flight's members before other work gets its turn."""
+
+
+def fan_out(scripts: Scripts, settings: Settings, flight: bytes) -> int:
+    """Give the outcome of a flight to its members: how many got it. What is left is the sweeper's, round by round."""
+    lives = (
+        round(settings.result_ttl * 1000),
+        round(settings.idempotency_ttl * 1000),
+        round(settings.dead_max_age * 1000),
+    )
+    ended = 0
+    for _ in range(FAN_OUT_CALLS):
+        now_ended, left = scripts.fan_out(args=[*lives, flight, settings.cache_max_bytes])
+        ended += now_ended
+        if not left:
+            break
+    return ended
+
+
+def release_claims(
+    scripts: Scripts,
+    incarnation: str,
+    *,
+    charge: Literal["start", "loss", "none"],
+    pid: int | None = None,
+    reason: str = "",
+    signal: str = "",
+    older_ms: int = 0,
+    fence: bool = False,
+    category: str = "crash",
+    running: str = "",
+    queue: str = "",
+) -> int:
+    """Give a worker's claimed batches back to their lanes: how many requests.
+
+    ``pid``: of that child only. ``older_ms``: batches claimed so long ago only. ``fence``: the incarnation is dead for
+    ever. ``category``: what kind of failure is charged.
+    ``running``: charge this field's batch alone; '' charges any. ``queue``: take it off that list of idle workers, too.
+    """
+    prefix = "" if pid is None else f"{pid}:"
+    flag = "1" if fence else "0"
+    arguments = [incarnation, prefix, charge, reason, signal, older_ms, flag, category, running, queue]
+    released, more = 0, True
+    while more:
+        now_released, more = scripts.release(args=arguments)
+        released += now_released
+    return released

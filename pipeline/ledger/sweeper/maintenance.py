@@ -1,0 +1,249 @@
+"""The sweeper's side of the ledger: everything that must happen when nobody else is there to do it."""
+
+import math
+import time
+from typing import Literal, NamedTuple
+
+import structlog
+from redis.exceptions import NoPermissionError, ResponseError
+
+from pipeline.contracts.ids import to_text
+from pipeline.contracts.stages import Priority, State
+from pipeline.contracts.status import Failure
+from pipeline.contracts.work import Header, Links, Progress
+from pipeline.ledger import keys
+from pipeline.ledger.early_ends import end_early_arguments, end_early_head
+from pipeline.ledger.records import ACCEPTED, End, Entry, pack_prefix, tenant_of, unpack_attempts, unpack_entry
+from pipeline.ledger.recovery import fan_out, release_claims
+from pipeline.ledger.registry import server_ms
+from pipeline.ledger.scripts import Scripts
+from pipeline.ledger.sweeper.lane_metrics import FIRSTS_S
+from pipeline.settings import LONGER, Settings
+from pipeline.store.connection import Client
+
+log = structlog.get_logger()
+MEMORY_FOR_CACHE, MEMORY_FOR_ACCEPT = 0.75, 0.85
+"""Shares of the store's memory limit from which on the cache takes nothing more, and nothing more is accepted."""
+
+RETRY_SHARE, LEAST_RETRIES = 0.2, 10
+"""Retries of a lane in ten seconds: at most this share of its first attempts, and so many in any case."""
+
+REFUSED_S = 60.0
+"""After a refusal to say how the store stands it is asked again so much later."""
+
+Shortage = Literal["", "memory_low", "memory_full"]
+
+
+class Lead(NamedTuple):
+    """Whether this sweeper leads, and whether the mode is degraded.
+
+    ``now_ms``: the ledger's time. ``behind_ms``: by how much the server's own clock is behind it.
+    """
+
+    leads: bool
+    degraded: bool
+    now_ms: int
+    behind_ms: int
+
+
+class Sweeping:
+    """One sweep's steps. Each is safe to run twice, and by two sweepers at once."""
+
+    def __init__(self, client: Client, settings: Settings) -> None:
+        self._client = client
+        self._settings = settings
+        self._scripts = Scripts(client)
+        self._log_failed = False
+        self._refused = False
+        self._ask_again_at = -math.inf
+
+    def lead(
+        self,
+        name: str,
+        *,
+        shortage: Shortage = "",
+        backlogs: str = "",
+        degraded: bool = False,
+        passed_s: float = 0,
+    ) -> Lead:
+        """Take or keep the lead for three seconds; not ``leads`` if another sweeper has it.
+
+        The leader says whether the store is short of memory (``memory_low``: the cache takes nothing more;
+        ``memory_full``: nothing more is accepted either), which lanes have a backlog (see ``lane_metrics``), and
+        whether too few workers live. It learns that it leads before it has left the lead. ``passed_s``: since its last
+        round, by its own clock.
+        """
+        said = [name, shortage, backlogs, "1" if degraded else "", round(1000 * passed_s)]
+        leads, found, now_ms, behind_ms = self._scripts.elect(args=said)
+        return Lead(bool(leads), bool(found), int(now_ms), int(behind_ms))
+
+    def shortage(self) -> Shortage:
+        """Whether the store has used so much of its limit that what is accepted needs the rest.
+
+        A user that may not ask is told nothing: what remains is the bound on unfinished requests, and the store's own
+        refusal at its limit.
+        """
+        if time.monotonic() < self._ask_again_at:
+            return ""
+        try:
+            facts = self._client.info("memory", "persistence")
+        except ResponseError as error:
+            self._ask_again_at = time.monotonic() + REFUSED_S
+            if not self._refused:
+                self._refused = True
+                log.warning("memory_unknown", error=str(error), reason="INFO is refused: grant it, or watch the memory")
+            return ""
+        self._refused = False
+        self._mend_log(failing=facts.get("aof_last_write_status", "ok") != "ok")
+        used, limit = facts.get("used_memory", 0), facts.get("maxmemory", 0)
+        if not limit or used <= MEMORY_FOR_CACHE * limit:
+            return ""
+        return "memory_full" if used > MEMORY_FOR_ACCEPT * limit else "memory_low"
+
+    def _mend_log(self, *, failing: bool) -> None:
+        """Have the append-only file written anew once the disk takes it again.
+
+        Valkey 9.1 cuts off what it could not write in whole, but goes on writing behind that: a file with a hole, which
+        it cannot load. (It opens the file that follows a rewrite without O_APPEND.)
+        """
+        if failing:
+            self._log_failed = True
+        elif self._log_failed:
+            try:
+                self._client.bgrewriteaof()
+            except ResponseError as error:
+                if not isinstance(error, NoPermissionError) and "unknown command" not in str(error):
+                    return  # one is under way, perhaps from before: again when it is done
+                log.critical("append_only_file_not_rewritten", error=str(error), reason="send BGREWRITEAOF yourself")
+            else:
+                log.warning("append_only_file_rewritten", reason="a write to it had failed")
+            self._log_failed = False
+
+    def server_ms(self) -> float:
+        """The server's time (Unix milliseconds), as the scripts know it."""
+        return server_ms(self._client)
+
+    def requeue_due_retries(self) -> tuple[int, int]:
+        """Put retries that are due back into their lanes: how many were due, and how many wait on for their budget."""
+        due, held_back = self._scripts.requeue_due(args=[round(1000 * FIRSTS_S), RETRY_SHARE, LEAST_RETRIES])
+        return due, held_back
+
+    def release_dead_workers(self) -> list[tuple[str, int]]:
+        """Fence workers whose heartbeat stopped and release their claims: (incarnation, requests released) each.
+
+        So are those of workers fenced before: who did that may have died, or had no answer, before it came to them.
+        """
+        silent_ms = round(self._settings.lease_ttl_s * 1000)
+        silent = self._client.zrangebyscore(keys.BEATS, "(0", self.server_ms() - silent_ms)
+        # All are fenced before the first is released: else its work might be handed to the next dead one.
+        fenced = self._scripts.fence(args=[silent_ms, *silent]) if silent else []
+        dead = self._client.zrangebyscore(keys.BEATS, "-inf", 0)
+        pipe = self._client.pipeline(transaction=False)
+        for incarnation in dead:
+            pipe.exists(keys.claims(incarnation.decode()))
+        holding = [incarnation for incarnation, holds in zip(dead, pipe.execute(), strict=True) if holds]
+        released = []
+        for name in sorted({incarnation.decode() for incarnation in (*fenced, *holding)}):
+            count = release_claims(self._scripts, name, charge="loss", reason="the worker vanished", fence=True)
+            released.append((name, count))
+        return released
+
+    def overdue_s(self, *, longer: bool) -> float:
+        """How long a batch may be claimed. ``longer``: it may have begun with the limits of degraded mode."""
+        # Its parent kills a process at the limit; this is for parents that do not. A batch may have waited for another.
+        return 2 * self._settings.hard_limit_s * (LONGER if longer else 1) + 5
+
+    def release_overdue_batches(self, *, longer: bool = False) -> int:
+        """Release batches that run past the hard limit although their worker beats; how many requests.
+
+        ``longer``: they may have begun with the limits of degraded mode.
+        """
+        overdue_ms = round(1000 * self.overdue_s(longer=longer))
+        released = 0
+        for incarnation in self._client.zrangebyscore(keys.BEATS, "(0", "+inf"):
+            reason = f"ran longer than the hard limit of {self._settings.hard_limit_s:g} s"
+            name = incarnation.decode()
+            released += release_claims(
+                self._scripts, name, charge="start", reason=reason, category="hang", older_ms=overdue_ms
+            )
+        return released
+
+    def forget_dead_workers(self, *, after_s: float = 600) -> None:
+        """Drop the descriptions of fenced workers some minutes after they died, unless they still hold claims."""
+        dead_since = self.server_ms() - after_s * 1000
+        for incarnation in self._client.zrangebyscore(keys.BEATS, -dead_since, 0):
+            if not self._client.exists(keys.claims(incarnation.decode())):
+                self._client.hdel(keys.WORKERS, incarnation)
+                self._client.zrem(keys.BEATS, incarnation)
+
+    def expire_deadlines(self) -> int:
+        """End requests whose deadline has passed before scoring claimed them; how many."""
+        due = self._client.zrange(
+            keys.OPEN,
+            "-inf",
+            str(self.server_ms()),
+            byscore=True,
+            offset=0,
+            num=keys.SCRIPT_LIMIT,
+        )
+        if not due:
+            return 0
+        try:
+            return self._expire(due)
+        except ResponseError:
+            # One that cannot be ended must not keep the others from their ends.
+            return sum(self._expire_alone(request_id) for request_id in due)
+
+    def _expire_alone(self, request_id: bytes) -> int:
+        try:
+            return self._expire([request_id])
+        except ResponseError as error:
+            log.warning("request_not_expired", request_id=to_text(request_id), error=str(error))
+            return 0
+
+    def _expire(self, due: list[bytes]) -> int:
+        blobs = self._client.mget([keys.record(request_id) for request_id in due])
+        entries = [_readable(blob) for blob in blobs]
+        flights = [entry.links.flight or request_id for entry, request_id in zip(entries, due, strict=True)]
+        attempts = self._client.hmget(keys.ATTEMPTS, flights)
+        now = self.server_ms()
+        arguments = end_early_head(self._settings, State.EXPIRED, only_late=True)
+        for request_id, entry, tried in zip(due, entries, attempts, strict=True):
+            errors = unpack_attempts(tried).errors
+            last = f"; the last attempt failed: {errors[-1].error}" if errors else ""
+            message = f"not scored within its timeout of {entry.header.timeout_ms / 1000:g} s{last}"
+            error = Failure(category="deadline", stage=None, message=message, retryable=True)
+            end = End(now, None, error, unpack_attempts(tried).starts)
+            arguments += end_early_arguments(request_id, entry, State.EXPIRED, end)
+        return sum(self._scripts.end_early(args=arguments))
+
+    def fan_out_flights(self) -> int:
+        """Give outcomes to the members of flights whose settler has died before all had them; how many got theirs."""
+        flights = self._client.hkeys(keys.FANOUT)
+        return sum(fan_out(self._scripts, self._settings, flight) for flight in flights)
+
+    def lanes_with_work(self) -> list[str]:
+        """Lanes in which anything waits."""
+        lanes = [lane.decode() for lane in self._client.zrange(keys.LANES, 0, -1)]
+        pipe = self._client.pipeline(transaction=False)
+        for lane in lanes:
+            pipe.zcard(keys.waiting(lane))
+        return [lane for lane, waiting in zip(lanes, pipe.execute(), strict=True) if waiting]
+
+    def ring_idle(self, lane: str, *, unless_bells_wait: bool = False) -> str:
+        """Ring a lane that nobody has claimed from for ``lane_idle_s``: ``rung``, ``empty``, ``served``, ``bells``."""
+        idle_ms = round(self._settings.lane_idle_s * 1000)
+        return str(self._scripts.ring(args=[lane, idle_ms, "1" if unless_bells_wait else "0"]).decode())
+
+    def trim_letters(self) -> None:
+        """Drop dead letters that are too old or too many."""
+        self._scripts.trim_dead_letters(args=[round(self._settings.dead_max_age * 1000), self._settings.dead_max_count])
+
+
+def _readable(blob: bytes | None) -> Entry:
+    """A record; one that nobody can read must not keep the others from their ends."""
+    try:
+        return unpack_entry(blob or b"")
+    except (ValueError, TypeError):
+        header = Header("unknown", "0", b"", "", Priority.LOW, 0, 0, True)
+        return Entry(ACCEPTED, header, Progress(0), None, pack_prefix(header, Links(tenant=tenant_of(blob or b""))))

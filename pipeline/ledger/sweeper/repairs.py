@@ -1,0 +1,127 @@
+"""Repairs: what scripts that the server stopped on their way have left, and what stands nowhere.
+
+A script is no transaction (see ``lua/prelude/base.lua``). Whatever one has left undone, these bring to its end:
+
+``scrub``      walks over all keys, a page at a time, and clears away what has outlived what it stood for
+``stranded``   flights that scoring has claimed once, and that no lane, no claim and no retry knows
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import structlog
+
+from pipeline.contracts.ids import accepted_ms
+from pipeline.contracts.stages import PRIORITY_STEP, Stage
+from pipeline.ledger import keys
+from pipeline.ledger.records import unpack_entry
+from pipeline.ledger.recovery import release_claims
+from pipeline.ledger.scripts import Scripts
+from pipeline.settings import Settings
+from pipeline.store.connection import Client
+
+log = structlog.get_logger()
+PAGE = 256
+"""Keys of one look, about: a look costs the store half a millisecond."""
+
+
+class Repairs:
+    """One sweeper's repairs: how far it has come is its own."""
+
+    def __init__(self, client: Client, settings: Settings) -> None:
+        self._client = client
+        self._settings = settings
+        self._scripts = Scripts(client)
+        self._lives = round(1000 * settings.result_ttl), round(1000 * settings.idempotency_ttl)
+        self._cursor = 0
+        self._past_from = 0
+        self._joined_from = 0
+        self._missed: set[bytes] = set()
+
+    def scrub(self) -> int:
+        """Look at the next page of keys; how many requests wait again because of it."""
+        self._cursor, page = self._client.scan(self._cursor, match=f"{keys.TAG}*", count=PAGE)
+        letter_ms = round(1000 * self._settings.dead_max_age)
+        reopened = 0
+        for start in range(0, len(page), keys.SCRIPT_LIMIT):
+            part = page[start : start + keys.SCRIPT_LIMIT]
+            astray, holders = self._scripts.scrub(args=[*self._lives, letter_ms, *part])
+            reopened += self._reopen(astray)
+            for incarnation in holders:
+                reason = "the worker was forgotten"
+                reopened += release_claims(self._scripts, incarnation.decode(), charge="loss", reason=reason)
+        return reopened
+
+    @property
+    def has_seen_all(self) -> bool:
+        """Whether the walk over the keys is at its beginning."""
+        return self._cursor == 0
+
+    def stranded(self) -> int:
+        """Bring back flights that stood nowhere when they were looked for, twice in a row; how many."""
+        past, self._past_from = self._page_of_past()
+        self._joined_from, joined = self._client.hscan(keys.JOINED, self._joined_from, count=PAGE)
+        past |= {flight for flight, since in joined.items() if since != b"0"}
+        missed = past - self._claimed() - self._retrying() if past else set()
+        found, self._missed = missed & self._missed, missed
+        return self._reopen(self._in_no_lane(found)) if found else 0
+
+    def _page_of_past(self) -> tuple[set[bytes], int]:
+        """Some of the requests that scoring has claimed, and where to go on."""
+        start = self._past_from
+        page = self._client.zrange(keys.OPEN, "+inf", "+inf", byscore=True, offset=start, num=PAGE)
+        # From the same place again, until what was missed there has been looked for twice.
+        return set(page), start + PAGE if len(page) == PAGE and not self._missed else 0 if len(page) < PAGE else start
+
+    def _claimed(self) -> set[bytes]:
+        pipe = self._client.pipeline(transaction=False)
+        for incarnation in self._client.zrange(keys.BEATS, 0, -1):
+            pipe.hvals(keys.claims(incarnation.decode()))
+        return {request_id for held in pipe.execute() for claim in held for request_id in _ids_of(claim)}
+
+    def _retrying(self) -> set[bytes]:
+        return {entry[:16] for entry in self._client.zrange(keys.LATER, 0, -1)}
+
+    def _in_no_lane(self, flights: Iterable[bytes]) -> list[bytes]:
+        pipe = self._client.pipeline(transaction=False)
+        asked = []
+        for flight, entry in self._entries(flights):
+            for stage in Stage:
+                pipe.zscore(keys.waiting(entry.header.ref.lane(stage)), flight)
+            asked.append(flight)
+        answers = pipe.execute()
+        return [
+            flight
+            for place, flight in enumerate(asked)
+            if all(score is None for score in answers[3 * place : 3 * place + 3])
+        ]
+
+    def _entries(self, request_ids: Iterable[bytes]) -> list[tuple[bytes, Any]]:
+        ids = list(request_ids)
+        blobs = self._client.mget([keys.record(request_id) for request_id in ids]) if ids else []
+        entries = []
+        for request_id, blob in zip(ids, blobs, strict=True):
+            try:
+                entries.append((request_id, unpack_entry(blob or b"")))
+            except (ValueError, TypeError):
+                continue  # it ends when its deadline has passed
+        return entries
+
+    def _reopen(self, request_ids: Iterable[bytes]) -> int:
+        arguments: list[Any] = []
+        for request_id, entry in self._entries(request_ids):
+            header = entry.header
+            deadline = accepted_ms(request_id) + header.timeout_ms
+            score = header.priority * PRIORITY_STEP + deadline
+            flight = entry.links.flight or request_id
+            arguments += request_id, flight, header.ref.lane(Stage.SCORING), score, deadline
+        reopened = int(self._scripts.reopen(args=[*self._lives, *arguments])) if arguments else 0
+        if reopened:
+            log.warning("requests_reopened", requests=reopened)
+        return reopened
+
+
+def _ids_of(claim: bytes) -> list[bytes]:
+    """The requests of a claim; none if nobody can read it."""
+    ids = claim.split(b"|", 3)[-1]
+    return [ids[at : at + 16] for at in range(0, len(ids), 16)]

@@ -1,0 +1,1 @@
+"""Which versions of models are served: artifacts become releases in the ledger (``publishing``)."""

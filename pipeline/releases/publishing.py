@@ -1,0 +1,69 @@
+"""Publishing: the model store's artifacts become releases in the ledger, once each is known to work."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from pipeline.contracts.failures import StageFailure
+from pipeline.contracts.releases import Release
+from pipeline.ledger.releases import ReleaseConflict, publish, read_releases
+from pipeline.models.folder import Artifact, ModelStore, Refused
+from pipeline.store.connection import AsyncClient
+
+Prove = Callable[[ModelStore, Sequence[Artifact]], Iterable[str | None]]
+"""For each artifact, in order, why its example does not come through the three stages; None if it does."""
+
+
+@dataclass(slots=True)
+class Published:
+    """What publishing has done: the versions that were ``added``, as MODEL@VERSION, and what was refused, and why."""
+
+    added: list[str] = field(default_factory=list)
+    refused: list[Refused] = field(default_factory=list)
+
+
+def trusted(_: ModelStore, artifacts: Sequence[Artifact]) -> Iterable[None]:
+    """Proves nothing: for artifacts that are known to work."""
+    return [None] * len(artifacts)
+
+
+async def publish_all(client: AsyncClient, store: ModelStore, prove: Prove = trusted) -> Published:
+    """Release every version in the store that is not released yet; what is wrong with one keeps back no other.
+
+    A model's first release becomes its current version; later ones wait to be made current. ArtifactMissing if the
+    store's folder cannot be read.
+    """
+    artifacts, refused = store.scan()
+    published = Published(refused=refused)
+    released = (await read_releases(client)).versions
+    good: list[Artifact] = []
+    for artifact in artifacts:
+        known = released.get((artifact.ref.name, artifact.ref.version))
+        if known is not None and known.digest == artifact.digest:
+            continue
+        try:
+            store.check(artifact)
+            if known is not None:
+                await _release(client, artifact)
+        except (StageFailure, ReleaseConflict) as failure:
+            refused.append(_refused(artifact, str(failure)))
+        else:
+            good.append(artifact)
+    for artifact, reason in zip(good, prove(store, good), strict=True):
+        if reason is not None:
+            refused.append(_refused(artifact, reason))
+        elif await _release(client, artifact):
+            published.added.append(f"{artifact.ref.name}@{artifact.ref.version}")
+    return published
+
+
+def _refused(artifact: Artifact, reason: str) -> Refused:
+    return Refused(f"{artifact.folder.parent.name}/{artifact.folder.name}", reason)
+
+
+async def _release(client: AsyncClient, artifact: Artifact) -> bool:
+    """Whether it is new; ReleaseConflict."""
+    ref, manifest = artifact.ref, artifact.manifest
+    release = Release(
+        ref.name, ref.version, ref.digest, ref.pool, manifest["input_schema"], manifest.get("cache_ttl_s", 0)
+    )
+    return await publish(client, release, make_current=False)

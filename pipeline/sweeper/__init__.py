@@ -1,0 +1,1 @@
+"""The sweeper service: ``loop`` is its rounds, ``python -m pipeline.sweeper`` starts it."""

@@ -1,0 +1,44 @@
+"""``python -m pipeline.sweeper``: the start command of a sweeper (``scoreline sweeper`` runs it)."""
+
+import argparse
+import signal
+
+from pipeline.ledger.rights import demand, speaks_against
+from pipeline.service.health import STUCK_S, HealthServer, Recent
+from pipeline.settings import settings
+from pipeline.store.connection import connect
+from pipeline.sweeper.loop import Sweeper
+from pipeline.telemetry.logs import configure_logging
+
+
+def main() -> None:
+    """Read the command line and sweep until told to stop."""
+    parser = argparse.ArgumentParser(prog="scoreline sweeper", description="Run a sweeper.")
+    parser.add_argument("--health-port", type=int, help="serve /livez and /readyz on this port (0: a free one)")
+    options = parser.parse_args()
+    configure_logging("sweeper")
+    demand(settings(), "service")
+    sweeper = Sweeper(connect(settings()), settings())
+    asking = connect(settings())
+    refused = Recent(lambda: speaks_against(asking, settings(), "service"))
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sweeper.stop())
+
+    def stuck() -> str:
+        return "" if sweeper.turned_s_ago < STUCK_S else f"it has not swept for {sweeper.turned_s_ago:.0f} s"
+
+    health = None
+    if options.health_port is not None:
+        health = HealthServer(
+            options.health_port,
+            live=stuck,
+            ready=lambda: stuck() or refused() or sweeper.in_vain,
+        )
+        print(f"health of sweeper: http://127.0.0.1:{health.port}/livez", flush=True)
+    sweeper.run()
+    if health is not None:
+        health.stop()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,251 @@
+"""The sweeper: finds what nobody else is there to notice. Run at least two; one leads, the others stand by.
+
+Each round: due retries go back to their lanes, claims of workers that fell silent or batches that overran are
+released, deadlines expire (even with no worker alive), lanes with work that nobody claims are rung, and what scripts
+that were stopped on their way have left is repaired.
+"""
+
+import math
+import queue
+import secrets
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+import structlog
+
+from pipeline.ledger import keys
+from pipeline.ledger.registry import CLOCK_BEHIND_MS
+from pipeline.ledger.sweeper.lane_metrics import Measuring
+from pipeline.ledger.sweeper.maintenance import Lead, Sweeping
+from pipeline.ledger.sweeper.repairs import Repairs
+from pipeline.settings import LONGER, Settings
+from pipeline.store.connection import Client
+from pipeline.store.errors import OUTAGES, StoreError
+
+log = structlog.get_logger()
+MAX_PAUSE_S = 30.0
+MEASURE_S = 1.0
+WEAK_S = 3.0
+"""For so long too few workers must live before the mode is degraded."""
+
+
+@dataclass(slots=True)
+class _Rings:
+    """When to look at a lane with work again, and when to ring it although bells wait in its queue.
+
+    Where no worker answers, bells must not pile up: the pauses grow. Where no bell waits at all, one is rung at once.
+    """
+
+    look_at: float
+    insist_at: float
+    pause_s: float
+
+
+class Sweeper:
+    """Sweeps until stopped."""
+
+    def __init__(self, client: Client, settings: Settings, clock: Callable[[], float] = time.monotonic) -> None:
+        self._sweeping = Sweeping(client, settings)
+        self._settings = settings
+        self._clock = clock
+        self._name = secrets.token_hex(8)
+        # Told from a signal handler, which may interrupt anything: an event's lock could be held just then, for ever.
+        self._halt: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._rings: dict[str, _Rings] = {}
+        self._client = client
+        self._measuring = Measuring(client, settings)
+        self._repairs = Repairs(client, settings)
+        self._measured_at = -math.inf
+        self._degraded = False
+        self._strong_at = self._longer_until = -math.inf
+        self._retries_wait = False
+        self._swept_at = clock()
+        self._away = False
+        self._excused_until = self._overdue_excused_until = -math.inf
+        self._server_ms: int | None = None
+        self._clock_behind = False
+        self._turned = time.monotonic()
+        self.leads = False
+        self.in_vain = "it has not got through a round yet"
+        """Why its latest round came to nothing; empty if it led or stood by."""
+
+    def run(self) -> None:
+        """Sweep every ``sweep_s`` until ``stop``; through outages of the store, keep trying."""
+        while self._halt.empty():
+            try:
+                self.sweep()
+                self.in_vain = ""
+            except StoreError as error:
+                log.warning("sweep_failed", error=str(error))
+                self.in_vain = f"its latest round failed: {error}"
+                self.store_was_away()
+            self._turned = time.monotonic()
+            with suppress(queue.Empty):
+                self._halt.get(timeout=self._settings.sweep_s)
+                return
+
+    @property
+    def turned_s_ago(self) -> float:
+        """Seconds since the last round, for the health check."""
+        return time.monotonic() - self._turned
+
+    def stop(self) -> None:
+        """Let ``run`` return after the present round. Safe in a signal handler."""
+        self._halt.put(None)
+
+    def store_was_away(self) -> None:
+        """This round came to nothing; the next one that does not looks how long that went."""
+        self._rings.clear()
+        self._away = True
+
+    def _excuse(self, now: float) -> None:
+        """Silence counts from now on: workers could not beat, or the clock has jumped over their heartbeats.
+
+        Once: another excuse is given when silence has counted for as long in between, or a store that fails now and
+        then would keep the claims of the dead for ever.
+        """
+        if now >= self._excused_until + self._settings.lease_ttl_s:
+            self._excused_until = now + self._settings.lease_ttl_s
+
+    def _look_at_clocks(self, lead: Lead) -> None:
+        """Give workers time to be heard of after an outage of the store, or when its clock has jumped ahead."""
+        now = self._clock()
+        passed_s, self._swept_at = now - self._swept_at, now
+        if self._away and passed_s >= self._settings.lease_ttl_s - 2 * self._settings.heartbeat_s:
+            self._excuse(now)
+        if self._server_ms is not None:
+            jump_s = (lead.now_ms - self._server_ms) / 1000 - passed_s
+            if jump_s > self._settings.heartbeat_s:
+                log.warning("store_clock_jumped", ahead_s=round(jump_s, 3))
+                self._excuse(now)
+                self._overdue_excused_until = now + self._sweeping.overdue_s(longer=now < self._longer_until)
+        self._away, self._server_ms = False, lead.now_ms
+        behind = lead.behind_ms > CLOCK_BEHIND_MS
+        if behind and not self._clock_behind:
+            log.warning("store_clock_behind", seconds=lead.behind_ms / 1000)
+        self._clock_behind = behind
+
+    def sweep(self) -> None:
+        """One round, if this sweeper leads."""
+        lead = self._sweeping.lead(
+            self._name,
+            shortage=self._sweeping.shortage(),
+            backlogs=self._measuring.backlogs(),
+            degraded=self._degraded,
+            passed_s=self._clock() - self._swept_at,
+        )
+        self._look_at_clocks(lead)
+        leads, degraded = lead.leads, lead.degraded
+        if leads != self.leads:
+            log.info("sweeper_leads" if leads else "sweeper_stands_by", name=self._name)
+            self.leads = leads
+            self._begin_lead(degraded=degraded)
+        if not leads:
+            return
+        for step in (
+            self._requeue_due_retries,
+            self._fan_out_flights,  # before deadlines: what has its outcome in time is not expired
+            self._expire_deadlines,
+            self._release_claims,
+            self._sweeping.forget_dead_workers,
+            self._repairs.scrub,
+            self._ring_idle_lanes,
+            self._measure,
+        ):
+            try:
+                step()
+            except OUTAGES:
+                raise
+            except Exception:
+                # One thing that cannot be swept must not keep everything else from it.
+                log.exception("sweep_step_failed", step=step.__name__)
+
+    def _begin_lead(self, *, degraded: bool) -> None:
+        """Forget what was found when this sweeper led before; what the leader before it has found goes on."""
+        now = self._clock()
+        self._rings.clear()
+        self._measuring = Measuring(self._client, self._settings)
+        self._degraded = degraded
+        self._strong_at = -math.inf if degraded else now
+        self._longer_until = now + LONGER * self._settings.hard_limit_s  # batches may have begun with longer limits
+        self._retries_wait = False
+
+    # Full pages mean that more is due: go on at once, but look at everything else in between.
+
+    def _requeue_due_retries(self) -> None:
+        revived = held_back = 0
+        for _ in range(50):
+            due, waiting = self._sweeping.requeue_due_retries()
+            revived, held_back = revived + due - waiting, held_back + waiting
+            if due < keys.SCRIPT_LIMIT:
+                break
+        if held_back and not self._retries_wait:
+            log.warning("retry_budget_used_up", held_back=held_back)
+        if held_back or revived:
+            self._retries_wait = bool(held_back)
+
+    def _expire_deadlines(self) -> None:
+        for _ in range(50):
+            if self._sweeping.expire_deadlines() < keys.SCRIPT_LIMIT:
+                break
+
+    def _fan_out_flights(self) -> None:
+        ended = self._sweeping.fan_out_flights()
+        if ended:
+            log.info("flights_fanned_out", requests=ended)
+
+    def _release_claims(self) -> None:
+        if self._clock() >= self._excused_until:
+            for name, released in self._sweeping.release_dead_workers():
+                log.warning("worker_dead", incarnation=name, released=released)
+        if self._clock() >= self._overdue_excused_until:
+            overdue = self._sweeping.release_overdue_batches(longer=self._clock() < self._longer_until)
+            if overdue:
+                log.warning("batch_overdue", released=overdue)
+
+    def _ring_idle_lanes(self) -> None:
+        now, idle_s = self._clock(), self._settings.lane_idle_s
+        self._rings = {
+            # Seen in two rounds at least: one may come between a bell and its claim.
+            lane: self._rings.get(lane) or _Rings(now + idle_s / 8, now + idle_s, idle_s)
+            for lane in self._sweeping.lanes_with_work()
+        }
+        for lane, rings in self._rings.items():
+            if now < rings.look_at:
+                continue
+            answer = self._sweeping.ring_idle(lane, unless_bells_wait=now < rings.insist_at)
+            if answer == "served":
+                # Look again each round: the second counts from the last claim, which may be nearly as old by now.
+                self._rings[lane] = _Rings(now, now + idle_s, idle_s)
+            elif answer == "rung":
+                log.info("lane_rung", lane=lane)
+                rings.pause_s = min(2 * rings.pause_s, MAX_PAUSE_S)
+                rings.look_at, rings.insist_at = now + idle_s, now + rings.pause_s
+
+    def _measure(self) -> None:
+        now = self._clock()
+        if now - self._measured_at < MEASURE_S:
+            return
+        self._measured_at = now
+        self._sweeping.trim_letters()
+        self._repairs.stranded()
+        self._measuring.look(now, self._sweeping.server_ms())
+        self._watch_strength(now)
+
+    def _watch_strength(self, now: float) -> None:
+        """Degraded mode begins when fewer than half of the expected scoring workers live, and ends by itself.
+
+        It waits a while before it begins: after an outage of the store all workers have to be heard of again first.
+        """
+        live, expected = self._measuring.live_scoring_workers(), self._settings.expected_scoring_workers
+        if 2 * live >= expected:
+            self._strong_at = now
+        degraded = now - self._strong_at >= WEAK_S
+        if degraded:
+            self._longer_until = now + LONGER * self._settings.hard_limit_s
+        if degraded != self._degraded:
+            self._degraded = degraded
+            tell = log.warning if degraded else log.info
+            tell("degraded_mode_begins" if degraded else "degraded_mode_ends", live=live, expected=expected)

@@ -1,0 +1,183 @@
+"""What a worker's children tell their parent: memory that they share, with a slot for each child.
+
+A child that is being replaced and its successor live side by side for a while. Each has a slot of its own, so that what
+the parent reads of one is never the other's. The child writes its slot; the parent reads it, says that a batch takes
+too long, and clears the slot when the child is dead.
+"""
+
+import json
+import mmap
+import struct
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+from pipeline.worker.devices.health import Canary
+
+COUNT = 64
+"""More children than any pool of ours has."""
+_PID = slice(0, 8)
+_SINCE = slice(8, 16)
+_TOLD = slice(16, 24)
+_CANARY = slice(24, 41)
+_REGISTERED = 41
+_FIELD = slice(48, 80)
+_BREAKERS = slice(80, 80 + 2048)
+_MODELS = slice(_BREAKERS.stop, _BREAKERS.stop + 4096)
+SIZE = _MODELS.stop
+NAME_LIMIT = 100
+_NEVER = bytes(8)
+Item = TypeVar("Item")
+
+
+class Slot:
+    """One child's slot."""
+
+    def __init__(self, memory: mmap.mmap, start: int) -> None:
+        # The child's process id; since when its batch runs; the same of the batch that was told that it takes too long;
+        # since when its canary runs, how long the last one took, and whether it was wrong; whether it has registered;
+        # the field of the batch that it ran last; its breakers that are not closed, and its models, as JSON.
+        self._memory = memory
+        self._start = start
+
+    def _read(self, part: slice) -> bytes:
+        return self._memory[self._start + part.start : self._start + part.stop]
+
+    def _write(self, part: slice, value: bytes) -> None:
+        self._memory[self._start + part.start : self._start + part.stop] = value.ljust(part.stop - part.start, b"\0")
+
+    @property
+    def pid(self) -> int:
+        """The child's process id; 0 if the slot is free."""
+        return int.from_bytes(self._read(_PID), "big")
+
+    def take(self, pid: int) -> None:
+        """Make it this child's, with nothing known of it yet."""
+        self.clear()
+        self._write(_PID, pid.to_bytes(8, "big"))
+
+    def clear(self) -> None:
+        """Forget the child."""
+        self._memory[self._start : self._start + SIZE] = bytes(SIZE)
+
+    @property
+    def registered(self) -> bool:
+        """Whether the child has loaded its stage and can answer bells."""
+        return self._memory[self._start + _REGISTERED] == 1
+
+    def register(self) -> None:
+        """The child can answer bells."""
+        self._memory[self._start + _REGISTERED] = 1
+
+    def began(self, field: str) -> None:
+        """The child begins to run the batch of this field."""
+        self.ended()
+        self._write(_FIELD, field.encode())
+        self._write(_TOLD, _NEVER)
+        self._write(_SINCE, struct.pack("d", time.monotonic()))
+
+    def ended(self) -> None:
+        """It has run; until the next one begins, the death of the child would still be on its account."""
+        self._write(_SINCE, _NEVER)
+
+    @property
+    def running(self) -> str:
+        """The field of the batch that the child began last: suspect if it dies. Empty: it has begun none."""
+        return self._read(_FIELD).rstrip(b"\0").decode()
+
+    @property
+    def running_s(self) -> float:
+        """How long the batch that the child runs has been running; 0 if it runs none (by the host's clock)."""
+        (since,) = struct.unpack("d", self._read(_SINCE))
+        return max(1e-9, time.monotonic() - since) if since else 0.0
+
+    def tell_too_long(self) -> None:
+        """Say of the batch that runs now, and of no other, that it takes too long."""
+        self._write(_TOLD, self._read(_SINCE))
+
+    @property
+    def overran(self) -> bool:
+        """Whether that was said of the batch that runs now."""
+        since = self._read(_SINCE)
+        return since != _NEVER and since == self._read(_TOLD)
+
+    def canary_began(self) -> None:
+        """The child's canary begins."""
+        self._write(_CANARY, struct.pack("dd?", time.monotonic(), self.canary.took_s or 0.0, False))
+
+    def canary_ended(self, *, right: bool) -> None:
+        """It has come back."""
+        self._write(_CANARY, struct.pack("dd?", 0.0, self.canary.running_s, not right))
+
+    @property
+    def canary(self) -> Canary:
+        """What is known of the child's canary."""
+        since, took_s, wrong = struct.unpack("dd?", self._read(_CANARY))
+        return Canary(took_s or None, time.monotonic() - since if since else 0.0, wrong)
+
+    @property
+    def breakers(self) -> list[dict[str, Any]]:
+        """The child's breakers that are not closed; ValueError while it is writing them."""
+        found: list[dict[str, Any]] = json.loads(self._read(_BREAKERS).rstrip(b"\0") or b"[]")
+        return found
+
+    def tell(self, breakers: list[dict[str, Any]]) -> None:
+        """The child's breakers that are not closed; of more than there is room for, as many as fit, and a count."""
+        short = [{**each, "name": _cut(each["name"])} for each in breakers]
+        self._write(_BREAKERS, _fitting(short, _BREAKERS, lambda left: {**short[-1], "name": f"and {left} more"}))
+
+    @property
+    def models(self) -> list[str]:
+        """The models that the child holds in memory; ValueError while it is writing them."""
+        found: list[str] = json.loads(self._read(_MODELS).rstrip(b"\0") or b"[]")
+        return found
+
+    def loaded(self, models: list[str]) -> None:
+        """The models that the child holds in memory; of more than there is room for, as many as fit, and a count."""
+        self._write(_MODELS, _fitting([*map(_cut, models)], _MODELS, lambda left: f"and {left} more"))
+
+
+def _cut(name: str) -> str:
+    return name if len(name) <= NAME_LIMIT else name[: NAME_LIMIT - 1] + "…"
+
+
+def _fitting(items: list[Item], part: slice, rest: Callable[[int], Item]) -> bytes:
+    """As JSON all of them, or the first ones and ``rest``, which stands for so many others."""
+    room = part.stop - part.start
+    text = json.dumps(items).encode()
+    kept = len(items)
+    while len(text) > room:
+        kept -= 1
+        text = json.dumps([*items[:kept], rest(len(items) - kept)]).encode()
+    return text
+
+
+class Slots:
+    """The slots of one worker, shared with the children that are forked after they were made."""
+
+    def __init__(self, memory: mmap.mmap, start: int) -> None:
+        """``memory`` has room for them from ``start`` on: COUNT times SIZE bytes."""
+        self._slots = [Slot(memory, start + place * SIZE) for place in range(COUNT)]
+
+    def __iter__(self) -> Iterator[Slot]:
+        """Those that a child has taken."""
+        return (slot for slot in self._slots if slot.pid)
+
+    def of(self, pid: int) -> Slot | None:
+        """This child's slot, if it has one."""
+        return next((slot for slot in self if slot.pid == pid), None)
+
+    def take(self, pid: int) -> Slot:
+        """A slot for this child. Children that are forked together begin to look at different places."""
+        for place in range(COUNT):
+            slot = self._slots[(pid + place) % COUNT]
+            if slot.pid in (0, pid):
+                slot.take(pid)
+                return slot
+        raise RuntimeError(f"a worker has room for {COUNT} children, and all of it is taken: give it fewer")
+
+    def forget(self, pid: int) -> None:
+        """The child is dead."""
+        slot = self.of(pid)
+        if slot is not None:
+            slot.clear()
