@@ -31,7 +31,7 @@ async def stats(request: Request) -> Response:
     request.app.state.access.caller(request)
     state = request.app.state
     overview = await in_time(read_overview(state.client.store, state.settings), answer_by(request))
-    overview["breakers"] += [{**breaker, "worker": "api", "stage": None} for breaker in state.outside.states()]
+    overview["breakers"] += [{**breaker, "worker": "api", "stage": None} for breaker in state.breakers.states()]
     return JsonResponse(overview)
 
 
