@@ -1,24 +1,25 @@
 """Real parts for the tests: a Valkey server, and whole stacks of real processes."""
 
-import os
-import socket
+import asyncio
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import fakeredis
 import httpx
 import pytest
 import redis
 from hypothesis import settings as hypothesis_settings
-from tenacity import retry, retry_if_not_exception_type, stop_after_delay, wait_fixed
 
 from pipeline.settings import Settings, read_settings
 from pipeline.stack.local import LocalStack
+from pipeline.store.connection import connect, connect_async
 from pipeline.worker.devices.nvml import NoDriver, find
-from tests.servers import EMBEDDED, SERVERS, command_of
+from tests.support.ledger import Ledger, LedgerMaker, denied, restricted
+from tests.support.processes import eventually, free_port
+from tests.support.servers import EMBEDDED, SERVERS, command_of
 
-REPOSITORY = Path(__file__).parent.parent
 BELL_S = 2.0
 """How long a bell is answered at most, in the shared stack: tests that look at jobs wait for that."""
 
@@ -51,29 +52,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if marked and not _gpu_is_there():
         items[:] = [item for item in items if item not in marked]
         config.hook.pytest_deselected(items=marked)
-
-
-def eventually(check: Callable[[], object], *, within_s: float = 30) -> object:
-    """The first truthy answer of ``check``; its last failure if there is none in time."""
-
-    @retry(
-        stop=stop_after_delay(within_s),
-        wait=wait_fixed(0.05),
-        retry=retry_if_not_exception_type(KeyboardInterrupt),
-        reraise=True,
-    )
-    def ask() -> object:
-        answer = check()
-        assert answer, f"still {answer!r} after {within_s} s"
-        return answer
-
-    return ask()
-
-
-def free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
 
 
 @pytest.fixture(scope="session")
@@ -115,29 +93,6 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalStack]:
     }
     with LocalStack(read_settings({}), data_dir=folder, chaos_model=True, environment=environment) as running:
         yield running
-
-
-def api_over(store_url: str, **environment: str) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
-    """One more API process; its URL, and itself."""
-    port = free_port()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.api", "--port", str(port)],
-        env={**os.environ, "SCORELINE_STORE_URL": store_url, **environment},
-        stderr=subprocess.DEVNULL,
-    )
-    url = f"http://127.0.0.1:{port}"
-    try:
-        eventually(lambda: httpx.get(f"{url}/readyz").status_code == 200)
-        yield url, process
-    finally:
-        process.terminate()
-        process.wait(20)
-
-
-def another_api(stack: LocalStack, **environment: str) -> Iterator[str]:
-    """One more API process over the stack's store; its URL."""
-    for url, _ in api_over(stack.store_url, **environment):
-        yield url
 
 
 @pytest.fixture
@@ -183,3 +138,30 @@ def scoreline(stack: LocalStack) -> Callable[..., subprocess.CompletedProcess[st
         )
 
     return run
+
+
+@pytest.fixture(params=["fakeredis", "valkey"])
+def make_ledger(request: pytest.FixtureRequest) -> Iterator[LedgerMaker]:
+    """Make a ledger with other settings, on an empty server."""
+    with asyncio.Runner() as runner:
+
+        def make(**environment: str) -> Ledger:
+            values = {f"SCORELINE_{name.upper()}": value for name, value in environment.items()}
+            if request.param == "fakeredis":
+                server = fakeredis.FakeServer(server_type="valkey")
+                client, async_client = fakeredis.FakeRedis(server=server), fakeredis.FakeAsyncRedis(server=server)
+                return Ledger(client, async_client, client, async_client, read_settings(values), runner)
+            url = request.getfixturevalue("valkey")
+            operator = redis.Redis.from_url(url, decode_responses=True)
+            operator.flushall()
+            settings = read_settings(values | {"SCORELINE_STORE_URL": url})
+            own = settings.model_copy(update={"store_url": restricted(operator, settings)})
+            clients = connect(settings, extra_wait_s=2), connect_async(settings)
+            ledger = Ledger(*clients, connect(own, extra_wait_s=2), connect_async(own), settings, runner)
+            operators.append(operator)
+            return ledger
+
+        operators: list[redis.Redis] = []
+        yield make
+        for operator in operators:
+            assert denied(operator) == set(), "what no list of rights names"

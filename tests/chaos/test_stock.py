@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.conftest import REPOSITORY
+from pipeline.settings import REPOSITORY
 
 KILLS = ("child", "worker", "store")
 

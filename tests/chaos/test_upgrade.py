@@ -35,7 +35,7 @@ from pipeline.settings import REPOSITORY, SHIPPED_MODELS, read_settings
 from pipeline.stack.local import CHAOS_MODELS
 from pipeline.store.connection import connect_async
 from pipeline.testing.failpoints import arm
-from tests.conftest import eventually, free_port
+from tests.support.processes import eventually, free_port
 
 EARLIER = Path(__file__).parent / "data" / "release-b7afa2a.tar.gz"
 START_S = 90

@@ -13,7 +13,7 @@ from pipeline.ledger.producers.submissions import Accepted, Known, Submission, i
 from pipeline.ledger.sweeper.lane_metrics import Measuring
 from pipeline.ledger.workers.claims import Claims
 from pipeline.worker.incarnation import Heartbeat, Incarnation
-from tests.conformance.conftest import Ledger, LedgerMaker, dead
+from tests.support.ledger import Ledger, LedgerMaker, dead
 
 LATER = RetryLater(0, Attempts().charge(1, "preprocess", "unknown", "boom"))
 

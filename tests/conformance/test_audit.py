@@ -3,7 +3,7 @@
 from pipeline.contracts.stages import Stage
 from pipeline.ledger import keys
 from pipeline.ledger.recovery import release_claims
-from tests.conformance.conftest import Ledger
+from tests.support.ledger import Ledger
 
 
 def logged(ledger: Ledger) -> list[dict[bytes, bytes]]:

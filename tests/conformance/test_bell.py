@@ -9,7 +9,7 @@ import redis
 from pipeline.contracts.stages import Stage
 from pipeline.ledger.keys import TAG
 from tasks.broker import make_app
-from tests.conformance.conftest import Ledger
+from tests.support.ledger import Ledger
 
 LEFT_TO_US = {"id", "root_id", "origin", "argsrepr", "stamps", "stamped_headers"}
 """Headers that may differ: ids are short and counted; ``argsrepr`` is what Flower shows."""

@@ -5,39 +5,16 @@ from typing import Any
 import pytest
 import redis
 
-from pipeline.breakers.calls import Breakers
 from pipeline.contracts import cache_keys
 from pipeline.contracts.releases import Release
-from pipeline.contracts.stages import Stage, State
-from pipeline.contracts.work import Completed, Ended, Outcome, Output
+from pipeline.contracts.stages import State
+from pipeline.contracts.work import Completed, Ended, Output
 from pipeline.ledger.keys import TAG
 from pipeline.ledger.producers.submissions import Accepted, Known, Submission, idempotency
 from pipeline.ledger.releases import publish
-from pipeline.ledger.result_cache import CacheFiller
 from pipeline.ledger.scripts import Scripts
-from tests.conformance.conftest import FAILURE, Ledger, LedgerMaker
-
-SAME = {"n": -1}
-RESULT = {"score": 0.25, "decision": "approve"}
-
-
-def run_stages(ledger: Ledger, outcome: Outcome | None = None, *, scored_by: str = "") -> None:
-    """Let what waits pass all stages, as a worker with a cache elsewhere would, if there is one.
-
-    ``scored_by``: the model that answers at scoring in place of the pinned one.
-    """
-    worker, url = ledger.worker(), ledger.settings.cache_url
-    for stage in Stage:
-        batch = ledger.claim(worker, stage)
-        if batch is None:
-            continue
-        fallback = scored_by if stage is Stage.SCORING else ""
-        outcomes: list[Outcome] = [Completed(Output(b"body", scored_by=fallback))] * len(batch.works)
-        if stage is Stage.POSTPROCESS:
-            outcomes = [outcome or Completed(Output(RESULT, [{"feature": "n", "kind": "outlier"}]))] * len(batch.works)
-        ledger.settle(worker, batch, outcomes)
-        if url and stage is Stage.POSTPROCESS:
-            CacheFiller(url, ledger.settings, Breakers()).fill(batch.works, outcomes)
+from tests.support.caches import HERE_AND_ELSEWHERE, RESULT, SAME, elsewhere, forget_pointers, run_stages
+from tests.support.ledger import FAILURE, Ledger, LedgerMaker
 
 
 def submit(ledger: Ledger, model: str = "m", **fields: Any) -> Any:
@@ -52,29 +29,7 @@ def was_there(ledger: Ledger, answer: Any) -> bool:
     return status["cached"]
 
 
-HERE_AND_ELSEWHERE = pytest.mark.parametrize(
-    ("make_ledger", "cache_elsewhere"),
-    [("fakeredis", False), ("valkey", False), ("valkey", True)],
-    indirect=["make_ledger"],
-)
 ELSEWHERE = pytest.mark.parametrize("make_ledger", ["valkey"], indirect=True)
-
-
-@pytest.fixture
-def cached(cache_elsewhere: bool, valkey: str, make_ledger: LedgerMaker) -> Ledger:
-    """A ledger that finds its own answers, or one with a cache elsewhere (another database)."""
-    return elsewhere(valkey, make_ledger) if cache_elsewhere else make_ledger()
-
-
-def elsewhere(valkey: str, make_ledger: LedgerMaker, **environment: str) -> Ledger:
-    return make_ledger(cache_url=valkey.removesuffix("/0") + "/1", **environment)
-
-
-def forget_pointers(ledger: Ledger) -> None:
-    """With a cache elsewhere: two seconds pass."""
-    if ledger.settings.cache_url:
-        for key in ledger.client.keys(f"{TAG}f:*"):
-            ledger.client.delete(key)
 
 
 @HERE_AND_ELSEWHERE

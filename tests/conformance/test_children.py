@@ -15,7 +15,7 @@ from pipeline.worker import slots
 from pipeline.worker.incarnation import Incarnation
 from pipeline.worker.judge import exhausted
 from tasks.worker import Children
-from tests.conformance.conftest import Ledger, LedgerMaker
+from tests.support.ledger import Ledger, LedgerMaker
 
 PID = 4_000_001
 STUBBORN = """

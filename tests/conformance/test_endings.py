@@ -12,7 +12,7 @@ from pipeline.ledger.keys import ENDED, record
 from pipeline.ledger.producers.notifications import Notifications, looks, unpack_announcement
 from pipeline.settings import read_settings
 from pipeline.store.connection import connect_async
-from tests.conformance.conftest import Ledger
+from tests.support.ledger import Ledger
 
 FOR_EVER_S = 3600.0  # a test that waits for so long has failed
 ONE, OTHER = b"1" * 16, b"2" * 16

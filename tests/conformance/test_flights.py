@@ -15,7 +15,7 @@ from pipeline.ledger.recovery import release_claims
 from pipeline.ledger.releases import publish
 from pipeline.ledger.workers import claims as claiming
 from pipeline.ledger.workers.claims import Batch, Claims
-from tests.conformance.conftest import Ledger, LedgerMaker, dead
+from tests.support.ledger import Ledger, LedgerMaker, dead
 
 SAME = {"n": -1}
 HOUR_MS = 3_600_000

@@ -17,7 +17,7 @@ from pipeline.contracts.work import Attempts, RetryLater
 from pipeline.ledger import keys
 from pipeline.ledger.keys import TAG
 from pipeline.ledger.producers.submissions import Accepted, Known, Submission, SubmissionBatch, idempotency
-from tests.conformance.conftest import Ledger, LedgerMaker, dead
+from tests.support.ledger import Ledger, LedgerMaker, dead
 
 
 def keyed(key: str = "k", scope: str = "", *, n: int = 1, **fields: Any) -> Submission:

@@ -16,8 +16,8 @@ from pipeline.ledger.producers.submissions import Submission
 from pipeline.ledger.recovery import release_claims
 from pipeline.ledger.releases import ReleaseConflict, publish
 from pipeline.ledger.workers.claims import ClaimLost
-from tests.conformance.conftest import REF, Ledger, LedgerMaker
-from tests.conftest import eventually
+from tests.support.ledger import REF, Ledger, LedgerMaker
+from tests.support.processes import eventually
 
 
 def test_a_request_passes_three_stages_and_leaves_nothing_but_its_end(ledger: Ledger) -> None:

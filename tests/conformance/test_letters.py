@@ -6,7 +6,7 @@ from pipeline.contracts.ids import to_text
 from pipeline.contracts.problems import InvalidRequest, NotDead, NotFound
 from pipeline.contracts.stages import Stage
 from pipeline.ledger.keys import TAG
-from tests.conformance.conftest import Ledger, LedgerMaker, dead
+from tests.support.ledger import Ledger, LedgerMaker, dead
 
 
 def test_a_dead_letter_keeps_everything_and_a_replay_resumes_at_the_stage_that_died(ledger: Ledger) -> None:

@@ -8,7 +8,7 @@ from pipeline.ledger.keys import TAG
 from pipeline.ledger.recovery import release_claims
 from pipeline.ledger.workers.claims import Batch, Claims
 from pipeline.worker.incarnation import Heartbeat, Incarnation
-from tests.conformance.conftest import Ledger, LedgerMaker
+from tests.support.ledger import Ledger, LedgerMaker
 
 
 def entry(name: str, field: str, lane: Lane, limit: int = 64) -> str:

@@ -13,7 +13,7 @@ from pipeline.ledger.recovery import release_claims
 from pipeline.ledger.scripts import Scripts
 from pipeline.ledger.sweeper.repairs import Repairs
 from pipeline.store.connection import connect, connect_async
-from tests.conformance.conftest import Ledger, LedgerMaker, dead
+from tests.support.ledger import Ledger, LedgerMaker, dead
 
 LANE = f"{TAG}q:"
 

@@ -3,7 +3,6 @@
 import asyncio
 import inspect
 import re
-from pathlib import Path
 from typing import Any
 
 import kombu.transport.redis
@@ -17,12 +16,10 @@ from pipeline.cli.doctor import Check, examine
 from pipeline.contracts.problems import StoreUnavailable
 from pipeline.ledger import rights
 from pipeline.ledger.rights import demand, lacking, lacking_async, needed, rule
-from pipeline.settings import Settings, read_settings
+from pipeline.settings import REPOSITORY, Settings, read_settings
 from pipeline.store.connection import connect
 from pipeline.sweeper.loop import Sweeper
-from tests.conformance.conftest import Ledger, LedgerMaker, restricted
-
-REPOSITORY = Path(__file__).parent.parent.parent
+from tests.support.ledger import Ledger, LedgerMaker, restricted
 
 
 @pytest.fixture

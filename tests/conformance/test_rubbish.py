@@ -13,7 +13,7 @@ from pipeline.ledger import keys
 from pipeline.ledger.keys import TAG
 from pipeline.ledger.producers.submissions import Submission
 from pipeline.worker.judge import exhausted, judge
-from tests.conformance.conftest import Ledger
+from tests.support.ledger import Ledger
 
 
 @pytest.mark.parametrize(

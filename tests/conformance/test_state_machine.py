@@ -32,7 +32,7 @@ from pipeline.ledger.producers.submissions import Accepted, Known, Submission, S
 from pipeline.ledger.recovery import release_claims
 from pipeline.ledger.workers import claims as claiming
 from pipeline.ledger.workers.claims import Batch, ClaimLost, Claims
-from tests.conformance.conftest import Ledger, LedgerMaker
+from tests.support.ledger import Ledger, LedgerMaker
 
 FATES = st.sampled_from(["complete", "retry", "dead", "complete", "invalid"])
 SHORT_MS, LONG_MS, STEP_S = 60_000, 3_600_000, 100

@@ -14,7 +14,7 @@ from pipeline.contracts.stages import Stage
 from pipeline.ledger import keys
 from pipeline.ledger.producers.submissions import Submission
 from pipeline.ledger.sweeper.repairs import Repairs
-from tests.conformance.conftest import Ledger, LedgerMaker
+from tests.support.ledger import Ledger, LedgerMaker
 
 USER = "exact"
 """The user that may do what the ledger needs, and no more (see conftest.py)."""

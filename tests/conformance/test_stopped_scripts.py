@@ -36,7 +36,7 @@ from pipeline.ledger.scripts import SCRIPTS, source
 from pipeline.ledger.sweeper.repairs import Repairs
 from pipeline.ledger.workers.claims import Batch, ClaimLost, Claims
 from pipeline.sweeper.loop import Sweeper
-from tests.conformance.conftest import Ledger, LedgerMaker, SteppedClock, dead
+from tests.support.ledger import Ledger, LedgerMaker, SteppedClock, dead
 
 USER = "exact"
 """The user that may do what the ledger needs, and no more (see conftest.py)."""

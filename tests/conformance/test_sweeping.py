@@ -12,7 +12,7 @@ from pipeline.ledger.producers.submissions import Submission
 from pipeline.ledger.sweeper.repairs import Repairs
 from pipeline.ledger.workers.claims import Fenced
 from pipeline.sweeper.loop import Sweeper
-from tests.conformance.conftest import Ledger, LedgerMaker, SteppedClock, dead
+from tests.support.ledger import Ledger, LedgerMaker, SteppedClock, dead
 
 
 def test_a_silent_worker_is_fenced_for_ever(make_ledger: LedgerMaker) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from pipeline.client import AsyncScoringClient
 from pipeline.contracts.cache_keys import cache_keys
+from pipeline.contracts.ids import to_text
 from pipeline.contracts.problems import AlreadyEnded, Gone, NotFound, Problem, RateLimited
 from pipeline.contracts.stages import Stage, State
 from pipeline.contracts.tenants import NOBODY, STORE, WITHOUT_KEYS, Caller, Role, tenant_of_digest
@@ -17,18 +18,8 @@ from pipeline.ledger.producers.accept import Producing
 from pipeline.ledger.producers.submissions import Accepted, Known, Submission, SubmissionBatch, idempotency
 from pipeline.ledger.records import tenant_of
 from pipeline.settings import read_settings
-from tests.conformance.conftest import FAILURE, REF, Ledger, LedgerMaker, dead, to_text
-from tests.conformance.test_cache import (
-    HERE_AND_ELSEWHERE,
-    RESULT,
-    SAME,
-    cached,
-    elsewhere,
-    forget_pointers,
-    run_stages,
-)
-
-__all__ = ["cached"]  # a fixture
+from tests.support.caches import HERE_AND_ELSEWHERE, RESULT, SAME, elsewhere, forget_pointers, run_stages
+from tests.support.ledger import FAILURE, REF, Ledger, LedgerMaker, dead
 
 A, B = (tenant_of_digest(16 * digits) for digits in ("0a1b", "2c3d"))
 OPERATORS = tenant_of_digest(16 * "4e5f")

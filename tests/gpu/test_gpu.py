@@ -1,10 +1,8 @@
 """What only a real GPU can show. Collected where there is one that torch can use; see ``tests/conftest.py``."""
 
-import json
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,11 +15,11 @@ from preprocess.service import Preprocess
 from scoring.canary import Canary
 from scoring.device import Gpu, open_device
 from scoring.model import LoadedModel
+from tests.support.minilm import ROWS
 from training.relevance_minilm import import_minilm
 
 pytestmark = pytest.mark.gpu
-REFERENCE = json.loads((Path(__file__).parent.parent / "unit" / "minilm_reference.json").read_text())["rows"]
-COSINES = [row["cosine"] for row in REFERENCE]
+COSINES = [row["cosine"] for row in ROWS]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +38,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 
 @pytest.fixture(scope="module")
 def bodies(artifact: Artifact) -> list[bytes]:
-    rows = [{"query": row["query"], "passage": row["passage"]} for row in REFERENCE]
+    rows = [{"query": row["query"], "passage": row["passage"]} for row in ROWS]
     store = ModelStore(artifact.folder.parent.parent)
     return [output.body for output in Preprocess(store).perform(artifact.ref, rows)]
 

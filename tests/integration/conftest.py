@@ -3,39 +3,15 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
-from tests.conftest import REPOSITORY, eventually, free_port
+from pipeline.settings import REPOSITORY
+from tests.support.processes import Service, StartService, free_port
 
 FEATURES = {"Seniority": 9, "Home": "rent", "Time": 60, "Records": "no", "Job": "freelance", "Expenses": 73}
-
-
-@dataclass
-class Service:
-    """One process of ours, what it has said, and where its health is asked."""
-
-    process: subprocess.Popen[bytes]
-    log: Path
-    url: str
-
-    def ready(self) -> str:
-        """What speaks against it; nothing if it is ready."""
-        try:
-            answer = httpx.get(f"{self.url}/readyz", timeout=10)
-        except httpx.HTTPError as error:
-            return repr(error)
-        return "" if answer.status_code == 200 else answer.text
-
-    def said(self) -> str:
-        return self.log.read_text()
-
-
-StartService = Callable[..., Service]
 
 
 @pytest.fixture
@@ -68,8 +44,3 @@ def start(tmp_path: Path) -> Iterator[StartService]:
         except subprocess.TimeoutExpired:
             service.process.kill()
             service.process.wait()
-
-
-def become_ready(*services: Service) -> None:
-    for service in services:
-        eventually(lambda service=service: not service.ready(), within_s=60)

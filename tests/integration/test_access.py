@@ -10,8 +10,8 @@ import pytest
 
 from pipeline.client import ScoringClient
 from pipeline.stack.local import LocalStack
-from tests.conftest import another_api
-from tests.integration.test_http import APPLICATION, submit
+from tests.support.processes import another_api
+from tests.support.requests import APPLICATION, submit
 
 PRODUCER, OTHER, OPERATOR = "producer-key", "another-producers-key", "operator-key"
 UNKNOWN_ID = "01890a5d-ac96-774b-bcce-b302099a8057"

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from pipeline.ledger.keys import BEATS
+from pipeline.settings import REPOSITORY
 from pipeline.sweeper.loop import Sweeper
-from tests.conformance.conftest import Ledger, LedgerMaker, make_ledger  # noqa: F401 - a fixture
-from tests.conftest import REPOSITORY, eventually
+from tests.support.ledger import Ledger, LedgerMaker
+from tests.support.processes import eventually
 
 DEEDS = ("pass", "panic", "exit", "interrupt", "os_exit")
 WORKER = f"""
@@ -90,7 +91,7 @@ class Running:
 
 
 @pytest.fixture
-def worker(request: pytest.FixtureRequest, make_ledger: LedgerMaker, tmp_path: Path) -> Iterator[Running]:  # noqa: F811
+def worker(request: pytest.FixtureRequest, make_ledger: LedgerMaker, tmp_path: Path) -> Iterator[Running]:
     running = Running(make_ledger(), tmp_path / "worker.log")
     yield running
     if running.process.poll() is None:

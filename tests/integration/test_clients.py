@@ -14,13 +14,8 @@ from pipeline.client import AsyncScoringClient, ScoringClient
 from pipeline.contracts.ids import accepted_ms, from_text
 from pipeline.contracts.problems import InvalidRequest, NotFound, StoreUnavailable, UnknownModel
 from pipeline.stack.local import LocalStack
-from tests.conftest import eventually, free_port
-from tests.integration.test_http import APPLICATION
-
-
-def request(number: int = 0, **fields: object) -> dict:
-    features = APPLICATION | {"Price": 100 + number}
-    return {"model": "credit-default", "features": features, "no_cache": True, **fields}
+from tests.support.processes import eventually, free_port
+from tests.support.requests import APPLICATION, request
 
 
 @pytest.fixture

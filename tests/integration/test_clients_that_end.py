@@ -31,8 +31,8 @@ from pipeline.ledger.releases import publish
 from pipeline.settings import read_settings
 from pipeline.stack.store_server import server_command
 from pipeline.store.connection import connect_async
-from tests.bad_stores import BadStore, bad_store
-from tests.conftest import eventually, free_port
+from tests.support.bad_stores import BadStore, bad_store
+from tests.support.processes import eventually, free_port
 
 HANGS_S = 30
 UNKNOWN = "01890a5d-ac96-774b-bcce-b302099a8057"

@@ -16,9 +16,9 @@ import redis
 
 from pipeline.ledger import keys
 from pipeline.samples.credit_data import FEATURES, read_applications, split
-from pipeline.settings import SHIPPED_MODELS
-from tests.conftest import REPOSITORY, eventually, free_port
-from tests.integration.test_http import APPLICATION, submit
+from pipeline.settings import REPOSITORY, SHIPPED_MODELS
+from tests.support.processes import eventually, free_port
+from tests.support.requests import APPLICATION, submit
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 SCORELINE = str(Path(sys.executable).parent / "scoreline")

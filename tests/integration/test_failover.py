@@ -23,10 +23,9 @@ from pipeline.releases.publishing import publish_all
 from pipeline.settings import Settings, read_settings
 from pipeline.store.client import Moved
 from pipeline.store.connection import connect, connect_async
-from tests.conftest import eventually, free_port
-from tests.integration.conftest import StartService, become_ready
-from tests.integration.test_http import APPLICATION
-from tests.servers import EMBEDDED, command_of
+from tests.support.processes import StartService, become_ready, eventually, free_port
+from tests.support.requests import APPLICATION
+from tests.support.servers import EMBEDDED, command_of
 
 
 @dataclass

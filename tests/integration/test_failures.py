@@ -7,26 +7,10 @@ from collections.abc import Callable
 import httpx
 
 from pipeline.stack.local import LocalStack
-from tests.conftest import eventually
-from tests.integration.test_http import APPLICATION
+from tests.support.processes import eventually
+from tests.support.requests import APPLICATION, end_of, letter_of, probe
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
-
-
-def probe(do: str, **fields: object) -> dict:
-    return {"model": "chaos-probe", "features": {"x": 1.5, "do": do, **fields}}
-
-
-def end_of(http: httpx.Client, request_id: str, *, within_s: float = 30) -> dict:
-    return eventually(
-        lambda: (d := http.get(f"/v1/scores/{request_id}", params={"wait": 10}).json())["finished_at"] and d,
-        within_s=within_s,
-    )
-
-
-def letter_of(http: httpx.Client, request_id: str) -> dict:
-    letters = http.get("/v1/dead-letters", params={"limit": 500}).json()["items"]
-    return next(letter for letter in letters if letter["id"] == request_id)
 
 
 def test_a_stage_that_raises_is_retried_and_then_dead_with_every_attempt_in_its_letter(http: httpx.Client) -> None:

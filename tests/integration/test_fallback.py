@@ -7,8 +7,8 @@ import httpx
 import pytest
 
 from pipeline.stack.local import LocalStack
-from tests.conftest import eventually
-from tests.integration.test_failures import end_of, letter_of
+from tests.support.processes import eventually
+from tests.support.requests import end_of, letter_of
 
 X = 1.5
 

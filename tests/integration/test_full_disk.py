@@ -12,7 +12,7 @@ from pipeline.ledger.sweeper.maintenance import Sweeping
 from pipeline.settings import Settings, read_settings
 from pipeline.stack.store_server import server_command
 from pipeline.store.connection import Client, connect
-from tests.conftest import eventually, free_port
+from tests.support.processes import eventually, free_port
 
 
 def test_a_store_whose_disk_was_full_keeps_what_it_has_acknowledged(tmp_path: Path) -> None:

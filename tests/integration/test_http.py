@@ -9,21 +9,15 @@ import pytest
 
 from pipeline.contracts.stages import Stage
 from pipeline.models.folder import ModelStore
-from pipeline.samples.credit_data import read_applications, split
 from pipeline.stack.local import LocalStack
 from tasks.child import load_stage
-from tests.conftest import eventually
+from tests.support.processes import eventually
+from tests.support.requests import APPLICATION, submit
 
-APPLICATION = split(read_applications()).held_out[0].features
 STATUS_KEYS = {
     "request_id", "state", "model", "model_version", "result", "error", "degraded", "scored_by", "cached", "joined",
     "anomalies", "attempts", "generation", "priority", "position", "eta_s", "submitted_at", "finished_at", "timings",
 }  # fmt: skip
-
-
-def submit(http: httpx.Client, *, wait: float = 30, **fields: object) -> httpx.Response:
-    body = {"model": "credit-default", "features": APPLICATION, **fields}
-    return http.post("/v1/scores", json=body, params={"wait": wait} if wait else {})
 
 
 def test_a_request_is_accepted_and_can_be_polled_until_it_has_its_result(http: httpx.Client) -> None:

@@ -13,7 +13,7 @@ import redis
 
 from pipeline.contracts.stages import Stage
 from pipeline.stack.local import LocalStack
-from tests.conftest import another_api, eventually, free_port
+from tests.support.processes import another_api, eventually, free_port
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 

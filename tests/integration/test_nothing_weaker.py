@@ -22,7 +22,7 @@ from pipeline.samples.credit_data import read_applications
 from pipeline.settings import Durability
 from pipeline.stack.local import LocalStack
 from pipeline.store.connection import connect
-from tests.conftest import eventually
+from tests.support.processes import eventually
 
 GIVEN = {"STORE_URL", "DURABILITY", "MODEL_STORE", "CHAOS_MODEL", "EXPECTED_SCORING_WORKERS", "TORCH_THREADS"}
 """What a local stack tells its services; everything else is as the settings have it."""

@@ -16,9 +16,8 @@ from redis import Redis
 from pipeline.contracts.stages import Stage
 from pipeline.settings import read_settings
 from pipeline.stack.local import LocalStack
-from tests.conftest import another_api, eventually
-from tests.integration.test_http import APPLICATION, submit
-from tests.integration.test_services import live
+from tests.support.processes import another_api, eventually
+from tests.support.requests import APPLICATION, live, submit
 
 Command = Callable[..., subprocess.CompletedProcess[str]]
 

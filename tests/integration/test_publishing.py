@@ -19,8 +19,8 @@ from pipeline.models.folder import ModelStore
 from pipeline.settings import REPOSITORY, SHIPPED_MODELS, read_settings
 from pipeline.stack.local import CHAOS_MODELS, LocalStack
 from tasks.proof import prove
-from tests.conftest import free_port
-from tests.unit.test_model_store import strays
+from tests.support.model_folders import strays
+from tests.support.processes import free_port
 from training.credit_default import BANDS
 from training.relevance_minilm import import_minilm
 

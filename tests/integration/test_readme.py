@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.settings import PREFIX, Settings
-from tests.conftest import REPOSITORY, eventually, free_port
+from pipeline.settings import PREFIX, REPOSITORY, Settings
+from tests.support.processes import eventually, free_port
 
 README = (REPOSITORY / "README.md").read_text()
 BLOCKS = re.findall(r"^```(sh|python)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)

@@ -23,7 +23,7 @@ from pipeline.ledger.scripts import Scripts
 from pipeline.settings import Settings, read_settings
 from pipeline.stack.store_server import server_command
 from pipeline.store.connection import connect, connect_async
-from tests.conftest import eventually, free_port
+from tests.support.processes import eventually, free_port
 
 
 @pytest.fixture

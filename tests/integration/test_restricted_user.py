@@ -15,9 +15,8 @@ from pipeline.models.folder import ModelStore
 from pipeline.releases.publishing import publish_all
 from pipeline.settings import Settings, read_settings
 from pipeline.store.connection import connect_async
-from tests.conftest import eventually
-from tests.integration.conftest import StartService, become_ready
-from tests.integration.test_http import APPLICATION
+from tests.support.processes import StartService, become_ready, eventually
+from tests.support.requests import APPLICATION
 
 STAGES = ("preprocess", "scoring", "postprocess")
 

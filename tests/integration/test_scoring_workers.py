@@ -14,8 +14,8 @@ import psutil
 import pytest
 
 from pipeline.stack.local import LocalStack
-from tests.conftest import eventually
-from tests.integration.test_failures import end_of, probe
+from tests.support.processes import eventually
+from tests.support.requests import end_of, probe
 
 SCORELINE = Path(sys.executable).parent / "scoreline"
 

@@ -1,17 +1,14 @@
 """The second model through the whole stack: real text in, relevance out."""
 
-import json
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from pipeline.client import ScoringClient
 from pipeline.settings import read_settings
 from pipeline.stack.local import LocalStack
+from tests.support.minilm import ROWS
 from training.relevance_minilm import import_minilm
-
-REFERENCE = json.loads((Path(__file__).parent.parent / "unit" / "minilm_reference.json").read_text())["rows"]
 
 
 @pytest.fixture(scope="module")
@@ -25,10 +22,9 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ScoringClient]:
 
 def test_scores_through_the_stack_are_the_references(client: ScoringClient) -> None:
     requests = [
-        {"model": "relevance-minilm", "features": {"query": row["query"], "passage": row["passage"]}}
-        for row in REFERENCE
+        {"model": "relevance-minilm", "features": {"query": row["query"], "passage": row["passage"]}} for row in ROWS
     ]
-    for row, answer in zip(REFERENCE, client.score_many(requests), strict=True):
+    for row, answer in zip(ROWS, client.score_many(requests), strict=True):
         assert answer["state"] == "succeeded", answer["error"]
         assert answer["result"]["score"] == pytest.approx(row["cosine"], abs=1e-4)
 

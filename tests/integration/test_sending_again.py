@@ -23,10 +23,9 @@ from pipeline.contracts.problems import (
 )
 from pipeline.settings import Settings
 from pipeline.stack.local import LocalStack
-from tests.conftest import another_api, eventually
-from tests.integration.test_clients import request
-from tests.integration.test_http import APPLICATION, submit
-from tests.integration.test_services import pid_of
+from tests.support.processes import another_api, eventually
+from tests.support.requests import APPLICATION, request, submit
+from tests.support.stacks import pid_of
 
 
 @pytest.fixture(scope="module")

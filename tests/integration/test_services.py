@@ -16,23 +16,11 @@ import redis
 
 from pipeline.contracts.stages import Stage
 from pipeline.ledger.keys import TAG
+from pipeline.settings import REPOSITORY
 from pipeline.stack.local import LocalStack
-from tests.conftest import eventually, free_port
-from tests.integration.test_http import APPLICATION, submit
-
-REPOSITORY = Path(__file__).parent.parent.parent
-
-
-def pid_of(stack: LocalStack, name: str) -> int:
-    return stack.ready_document()["pids"][name][0]
-
-
-def child_of(stack: LocalStack, stage: Stage) -> psutil.Process:
-    return eventually(lambda: psutil.Process(pid_of(stack, stage)).children())[0]  # type: ignore[index]
-
-
-def live(http: httpx.Client) -> set[str]:
-    return {worker["stage"] for worker in http.get("/v1/stats").json()["workers"] if worker["state"] == "live"}
+from tests.support.processes import eventually, free_port
+from tests.support.requests import APPLICATION, live, submit
+from tests.support.stacks import child_of, pid_of
 
 
 @pytest.mark.parametrize("stage", list(Stage))

@@ -14,8 +14,8 @@ import pytest
 
 from pipeline.stack.local import LocalStack
 from tasks.device_watch import EX_DRAIN
-from tests.conftest import eventually, free_port
-from tests.integration.test_failures import end_of, probe
+from tests.support.processes import eventually, free_port
+from tests.support.requests import end_of, probe
 
 GPU = {
     "name": "Stub 80GB", "uuid": "GPU-stub-0", "memory": [8 << 30, 80 << 30], "utilisation": 40, "temperature": 51,

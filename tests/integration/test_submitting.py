@@ -19,7 +19,7 @@ from pipeline.models.folder import ModelStore
 from pipeline.releases.publishing import publish_all
 from pipeline.settings import REPOSITORY, SHIPPED_MODELS, read_settings
 from pipeline.store.connection import connect_async
-from tests.conftest import eventually, free_port
+from tests.support.processes import eventually, free_port
 
 SCORELINE = str(Path(sys.executable).parent / "scoreline")
 HEADER = "Seniority,Home,Time,Records,Job,Expenses,Income,Assets,Debt,Amount,Price"

@@ -13,7 +13,7 @@ from pipeline.contracts.releases import Release
 from pipeline.ledger.releases import publish
 from pipeline.settings import read_settings
 from pipeline.store.connection import connect_async
-from tests.conftest import api_over
+from tests.support.processes import api_over
 
 WAITERS = 3000
 ROWS = 1000

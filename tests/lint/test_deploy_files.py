@@ -1,12 +1,10 @@
 """What `make lint` checks beside style and types: that files written for other tools are what those tools take."""
 
 import json
-from pathlib import Path
 
 from pipeline.ledger.keys import TAG
 from pipeline.ledger.scripts import SCRIPTS
-
-REPOSITORY = Path(__file__).parent.parent.parent
+from pipeline.settings import REPOSITORY
 
 
 def test_every_script_is_loaded_and_every_loaded_script_exists() -> None:

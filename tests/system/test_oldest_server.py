@@ -11,8 +11,8 @@ from pipeline.cli.doctor import examine
 from pipeline.ledger.rights import demand, lacking
 from pipeline.settings import Settings, read_settings
 from pipeline.store.connection import connect
-from tests.conftest import eventually, free_port
-from tests.servers import command_of
+from tests.support.processes import eventually, free_port
+from tests.support.servers import command_of
 
 
 @pytest.fixture(scope="module")

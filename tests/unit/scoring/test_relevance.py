@@ -1,8 +1,5 @@
 """relevance-minilm against the reference, and its text on the way there."""
 
-import json
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -10,9 +7,8 @@ from pipeline.models.folder import ModelStore
 from preprocess.service import Preprocess
 from scoring.device import Cpu
 from scoring.model import LoadedModel
+from tests.support.minilm import REFERENCE
 from training.relevance_minilm import import_minilm
-
-REFERENCE = json.loads((Path(__file__).parent / "minilm_reference.json").read_text())
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ from kombu.exceptions import OperationalError
 
 from pipeline.settings import read_settings
 from tasks.broker import RECONNECT_S, StoreTransport, make_app
-from tests.conftest import free_port
+from tests.support.processes import free_port
 
 
 def test_who_reconnects_pauses_no_longer_the_longer_it_takes() -> None:

@@ -19,7 +19,7 @@ from tasks import worker
 from tasks.device_watch import DeviceWatch
 from tasks.standby import Standby
 from tasks.watchdog import Watchdog
-from tests.conftest import eventually
+from tests.support.processes import eventually
 
 SETTINGS = read_settings({"SCORELINE_EXPECTED_SCORING_WORKERS": "1"})
 

@@ -10,7 +10,7 @@ import pytest
 from superlance import httpok, timeoutconn
 
 from pipeline.stack import probe
-from tests.conftest import free_port
+from tests.support.processes import free_port
 
 
 class Alive(BaseHTTPRequestHandler):

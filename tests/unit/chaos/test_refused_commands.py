@@ -15,7 +15,7 @@ from pipeline.ledger.rights import scripted
 from pipeline.settings import read_settings
 from pipeline.stack.store_server import server_command
 from pipeline.store.connection import connect_async
-from tests.conftest import eventually, free_port
+from tests.support.processes import eventually, free_port
 
 
 def test_each_command_of_the_scripts_is_refused_but_for_the_proofs_own_log() -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.service.health import Recent
-from tests.conftest import eventually
+from tests.support.processes import eventually
 
 
 def test_a_check_is_made_once_however_many_ask_and_again_later(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,15 @@
+"""The processes of a local stack."""
+
+import psutil
+
+from pipeline.contracts.stages import Stage
+from pipeline.stack.local import LocalStack
+from tests.support.processes import eventually
+
+
+def pid_of(stack: LocalStack, name: str) -> int:
+    return stack.ready_document()["pids"][name][0]
+
+
+def child_of(stack: LocalStack, stage: Stage) -> psutil.Process:
+    return eventually(lambda: psutil.Process(pid_of(stack, stage)).children())[0]  # type: ignore[index]
