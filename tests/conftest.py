@@ -19,9 +19,7 @@ from pipeline.worker.devices.nvml import NoDriver, find
 from tests.support.ledger import Ledger, LedgerMaker, denied, restricted
 from tests.support.processes import eventually, free_port
 from tests.support.servers import EMBEDDED, SERVERS, command_of
-
-BELL_S = 2.0
-"""How long a bell is answered at most, in the shared stack: tests that look at jobs wait for that."""
+from tests.support.stacks import BELL_S
 
 # Each run of a commit tries the same cases, so that it passes or fails by what changed, not by chance.
 # To look for new ones: pytest --hypothesis-profile=explore

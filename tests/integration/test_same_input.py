@@ -15,9 +15,9 @@ from pipeline.contracts.problems import Gone
 from pipeline.settings import read_settings
 from pipeline.stack.local import LocalStack
 from pipeline.stack.store_server import server_command
-from tests.conftest import BELL_S
 from tests.support.processes import another_api, eventually, free_port
 from tests.support.requests import APPLICATION
+from tests.support.stacks import BELL_S
 
 
 @pytest.fixture(scope="module")

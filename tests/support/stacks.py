@@ -6,6 +6,9 @@ from pipeline.contracts.stages import Stage
 from pipeline.stack.local import LocalStack
 from tests.support.processes import eventually
 
+BELL_S = 2.0
+"""How long a bell is answered at most, in the shared stack: tests that look at jobs wait for that."""
+
 
 def pid_of(stack: LocalStack, name: str) -> int:
     return stack.ready_document()["pids"][name][0]
