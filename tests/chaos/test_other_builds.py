@@ -85,7 +85,7 @@ def test_a_build_whose_settle_does_not_check_its_claim_fails(build: Path) -> Non
 
 def test_a_build_whose_sweeper_does_nothing_fails(build: Path) -> None:
     change(
-        build / "pipeline" / "sweeper.py",
+        build / "pipeline" / "sweeper" / "loop.py",
         "        lead = self._sweeping.lead(\n",
         "        return\n        lead = self._sweeping.lead(\n",
     )
@@ -116,7 +116,7 @@ def test_the_unbroken_build_passes_what_the_broken_ones_fail(build: Path) -> Non
 
 def test_nothing_depends_on_kombu_restoring_messages(build: Path) -> None:
     """A build in which kombu never gives an unacknowledged message back, at no time and at no shutdown."""
-    with (build / "pipeline" / "broker.py").open("a") as broker:
+    with (build / "tasks" / "broker.py").open("a") as broker:
         broker.write(
             "\n\nfrom kombu.transport import redis as transport\n\n"
             "transport.QoS.restore_visible = lambda *_, **__: None\n"
