@@ -1,11 +1,12 @@
-"""Loads the ledger's scripts: each ``lua/NAME.lua`` with the prelude, the bell and the channel before it."""
+"""Loads the ledger's scripts: each ``lua/NAME.lua`` behind the constants and the prelude."""
 
 import json
-from functools import cache
+from functools import cache, partial
 from importlib.resources import files
 from typing import Any
 
 from pipeline.ledger import keys
+from pipeline.ledger.constants import INJECTED, in_lua
 
 SCRIPTS = (
     "accept",
@@ -50,27 +51,31 @@ def source(name: str, *, channel: str = keys.ENDED, flags: bool = True) -> str:
     flag_line = ""
     if text.startswith("#!"):
         flag_line, text = text.split("\n", 1)
+    head = flag_line + "\n" if flags and flag_line else ""
+    parts = [(folder / "lua" / "prelude" / f"{part}.lua").read_text() for part in (*PRELUDE, *OWN_PARTS.get(name, ()))]
+    body = "\n".join((*parts, text))
     # Minified: the bell is pushed as it stands here, and every byte is sent with every bell.
     bell = json.dumps(json.loads((folder / "bell.json").read_text()), separators=(",", ":"))
-    head = flag_line + "\n" if flags and flag_line else ""
-    prelude = "\n".join(
-        (folder / "lua" / "prelude" / f"{part}.lua").read_text() for part in (*PRELUDE, *OWN_PARTS.get(name, ()))
-    )
-    constants = f"local BELL, CHANNEL = [==[{bell}]==], '{channel}'"
-    return f"{head}{constants}\n{prelude}\n{text}"
+    return head + in_lua(body, {**INJECTED, "BELL": bell, "CHANNEL": channel}) + body
+
+
+def bind(client: Any, name: str) -> partial[Any]:
+    """One script bound to a client of either kind: call it with ``args=[...]``.
+
+    Its only key is the partition's prefix: every key of the call begins with it, so that a cluster finds the server.
+    Calls go by digest; a server that does not know the script (a fresh one) is sent it.
+    """
+    flags = not type(client).__module__.startswith("fakeredis")
+    script = client.register_script(source(name, channel=keys.ended_channel(client), flags=flags))
+    return partial(script, keys=[keys.TAG])
 
 
 class Scripts:
-    """The scripts bound to one client (of either kind): ``scripts.accept(args=[...])``.
-
-    Calls go by digest; a server that does not know a script (a fresh one) is sent it.
-    """
+    """The scripts bound to one client (see ``bind``): ``scripts.accept(args=[...])``."""
 
     def __init__(self, client: Any) -> None:
-        flags = not type(client).__module__.startswith("fakeredis")
-        channel = keys.ended_channel(client)
         for name in SCRIPTS:
-            setattr(self, name, client.register_script(source(name, channel=channel, flags=flags)))
+            setattr(self, name, bind(client, name))
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"no script named {name!r} in pipeline/ledger/lua")
