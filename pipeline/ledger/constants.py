@@ -1,9 +1,10 @@
-"""Constants that the ledger's scripts share with its Python code, or that scripts alone need: each is written once, here.
+"""Constants of the ledger's scripts, whether Python code needs them as well or not: each is written once, here.
 
-A script gets ``local NAME = value`` for each name of ``INJECTED`` that it, or its prelude, mentions.
+``INJECTED`` lists them by the names that they have in Lua, which are the same.
 """
 
 import re
+from collections.abc import Mapping
 
 from pipeline.contracts.stages import FINAL_STATES, PRIORITY_STEP, Priority
 from pipeline.contracts.tenants import TENANT_ID_BYTES
@@ -17,8 +18,7 @@ DIGEST_BYTES = 16
 """Of an idempotency key, of the body that it stands for, and of a cache key."""
 
 HAS_FLIGHT, HAS_KEY, HAS_CACHE_KEY, IS_REUSABLE, WAS_CACHED, HAS_TENANT = (1 << bit for bit in range(6))
-"""Flags of a value's prefix (see ``records``): it has joined a flight; it has an idempotency key; it has a cache key; its
-answer may be given again; it was given the answer of another; it has a tenant."""
+"""Flags of a value's prefix (see ``records``)."""
 
 MAX_WAIT_SHARE = 0.8
 """Of a request's timeout that the estimated wait before it may take: estimates are wrong by about a fifth."""
@@ -51,7 +51,7 @@ ANNOUNCED_BYTES = 4096
 
 LOWEST_PRIORITY = max(Priority)
 
-INJECTED: dict[str, float | str | frozenset[str]] = {
+INJECTED: dict[str, float | frozenset[str]] = {
     "SCRIPT_LIMIT": SCRIPT_LIMIT,
     "PRIORITY_STEP": PRIORITY_STEP,
     "LOWEST_PRIORITY": int(LOWEST_PRIORITY),
@@ -82,16 +82,18 @@ INJECTED: dict[str, float | str | frozenset[str]] = {
     "CACHE_ENTRY_BYTES": CACHE_ENTRY_BYTES,
     "ANNOUNCED_BYTES": ANNOUNCED_BYTES,
 }
-"""By their names in Lua: numbers, texts, and sets."""
+"""Numbers and sets."""
 
 
-def in_lua(text: str, constants: dict[str, float | str | frozenset[str]]) -> str:
-    """The lines of Lua that define those constants which a text mentions."""
-    mentioned = set(re.findall(r"\b[A-Z][A-Z_]+\b", text))
-    return "".join(f"local {name} = {_literal(value)}\n" for name, value in constants.items() if name in mentioned)
+def with_constants(text: str, *, texts: Mapping[str, str]) -> str:
+    """Lua with its constants: numbers in place of their names, then sets and ``texts`` in a line each before the rest.
 
-
-def _literal(value: float | str | frozenset[str]) -> str:
-    if isinstance(value, frozenset):
-        return "{ " + ", ".join(f"{each} = true" for each in sorted(value)) + " }"
-    return f"[==[{value}]==]" if isinstance(value, str) else repr(value)
+    A script runs from its first line with every call, and a local that functions use costs each of them time.
+    """
+    numbers = {name: value for name, value in INJECTED.items() if not isinstance(value, frozenset)}
+    sets = {name: value for name, value in INJECTED.items() if isinstance(value, frozenset)}
+    lines = [f"local {name} = [==[{value}]==]\n" for name, value in texts.items()]
+    for name, members in sets.items():
+        lines.append(f"local {name} = {{ {', '.join(f'{each} = true' for each in sorted(members))} }}\n")
+    names = re.compile(rf"\b({'|'.join(numbers)})\b")
+    return "".join(lines) + names.sub(lambda found: repr(numbers[found[0]]), text)

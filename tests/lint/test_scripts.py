@@ -9,7 +9,7 @@ from luaparser import ast
 
 from pipeline.ledger import constants
 from pipeline.ledger.keys import TAG
-from pipeline.ledger.scripts import OWN_PARTS, PRELUDE, SCRIPTS, source
+from pipeline.ledger.scripts import SCRIPTS, source
 
 FOLDER = Path(__file__).parent.parent.parent / "pipeline" / "ledger"
 FILES = {path.relative_to(FOLDER / "lua").as_posix(): path.read_text() for path in FOLDER.glob("lua/**/*.lua")}
@@ -24,8 +24,7 @@ def code_of(text: str) -> str:
 
 def test_every_script_is_loaded_and_every_loaded_script_exists() -> None:
     assert {name.removesuffix(".lua") for name in FILES if "/" not in name} == set(SCRIPTS)
-    parts = {*PRELUDE, *(part for own in OWN_PARTS.values() for part in own)}
-    assert {Path(name).stem for name in FILES if "/" in name} == parts
+    assert {Path(name).stem for name in FILES if "/" in name} == {"base"}.union(*SCRIPTS.values())
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -74,16 +73,32 @@ def test_no_milliseconds_stand_bare_in_a_script() -> None:
     assert {name: found for name, found in bare.items() if found} == {}
 
 
+def shared_by(text: str) -> set[str]:
+    """The names that a part of the prelude defines at its top level."""
+    found = re.findall(r"^local (?:function (\w+)|([\w, ]+))", code_of(text), re.MULTILINE)
+    return {name for function, names in found for name in re.findall(r"\w+", function or names)}
+
+
+SHARED = {Path(name).stem: shared_by(text) for name, text in FILES.items() if "/" in name}
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_each_script_has_the_parts_of_the_prelude_that_it_uses(name: str) -> None:
+    words = {part: set(re.findall(r"\w+", code_of(FILES[f"prelude/{part}.lua"]))) for part in SHARED}
+    own = set(re.findall(r"\w+", code_of(FILES[f"{name}.lua"])))
+    parts = ("base", *SCRIPTS[name])
+    used = own.union(*(words[part] for part in parts)) - shared_by(FILES[f"{name}.lua"])
+    lacking = {part: found for part in SHARED if part not in parts and (found := SHARED[part] & used)}
+    assert lacking == {}
+    for place, part in enumerate(parts[1:], 1):
+        later = own.union(*(words[each] for each in parts[place + 1 :]))
+        assert SHARED[part] & later, f"{part} stands there for nothing"
+
+
 def test_what_the_prelude_shares_is_used() -> None:
-    parts = {name: code_of(text) for name, text in FILES.items()}
-    unused = []
-    for name, text in parts.items():
-        if "/" in name:
-            for found in re.findall(r"^local (?:function (\w+)|([\w, ]+))", text, re.MULTILINE):
-                for shared in re.findall(r"\w+", "".join(found)):
-                    if sum(len(re.findall(rf"\b{shared}\b", part)) for part in parts.values()) < 2:
-                        unused.append((name, shared))
-    assert unused == []
+    code = "\n".join(code_of(text) for text in FILES.values())
+    unused = {name for names in SHARED.values() for name in names if len(re.findall(rf"\b{name}\b", code)) < 2}
+    assert unused == set()
 
 
 def test_the_bell_is_json_with_the_places_that_a_ring_fills() -> None:

@@ -37,7 +37,8 @@ def _too_many(_: bytes, __: int, ___: Header, settings: Settings) -> Problem:
 
 def _unreachable(number: bytes, _: int, header: Header, __: Settings) -> Problem:
     wait_s, timeout_s = int(number) / 1000, header.timeout_ms / 1000
-    detail = f"what waits before it takes about {wait_s:.1f} s, more than {MAX_WAIT_SHARE:.0%} of its timeout of {timeout_s:g} s"
+    share = f"{MAX_WAIT_SHARE:.0%} of its timeout of {timeout_s:g} s"
+    detail = f"what waits before it takes about {wait_s:.1f} s, more than {share}"
     pause_s = _pause(wait_s - MAX_WAIT_SHARE * timeout_s)
     return DeadlineUnreachable(f"{detail}: send it later, or with more time", retry_after_s=pause_s)
 
