@@ -47,7 +47,7 @@ LEGEND = (
     Key("o:ID", "string", _WORK, "until ended", ("settle", "replay"),
         "a flight's latest stage output: the input of the next stage"),
     Key("f:CACHE_KEY", "string", _THEN, "until ended, then cache_ttl_s", ("accept", "ends"),
-        "the flight that computes this: ID, `:`, its own score; ID alone once it has succeeded: its record has the answer"),
+        "the flight that computes this: ID, `:`, its own score; ID alone once its record has the answer"),
     Key("kept:MS:N", "string", _EXPIRES, "twice MS", ("ends",),
         "how many such pointers with a TTL of MS were made in period N"),
     Key("m:ID", "zset", _WORK, "until ended", ("accept", "reopen", "replay"),
@@ -147,6 +147,8 @@ LEGEND = (
     Key("unacked_index", "zset", _FOR_EVER, "until answered", _STOCK, "since when"),
     Key("unacked_mutex", "string", _EXPIRES, "5 min", _STOCK, "the worker that gives back what nobody has answered"),
     Key("_kombu.binding.EXCHANGE", "set", _FOR_EVER, "for ever (few)", _STOCK, "the queues of an exchange"),
+    Key("_kombu.binding_permanent.EXCHANGE", "set", _FOR_EVER, "for ever (few)", _STOCK, "those that stay"),
+    Key("_kombu.binding_deadlines", "zset", _FOR_EVER, "for ever (few)", _STOCK, "until when others stay"),
     Key("REPLY.reply.celery.pidbox", "list", _FOR_EVER, "until read", _STOCK, "answers to remote control"),
 )  # fmt: skip
 """Every kind of key. Beside them is the channel ``ended`` (``ended:DB`` in databases other than 0), on which ``ends``

@@ -1,8 +1,9 @@
 """A cache of results on a server of its own (``SCORELINE_CACHE_URL``). Best effort: it may be gone at any time.
 
 Without one, the ledger itself finds again what it has: ``f:CACHE_KEY`` points to the request that was computed last,
-for as long as its model says, and its record is copied (``accept.lua``). Nothing of this module is used then. Its keys are
-``x:``, ``xi`` and ``xs`` (see ``legend``).
+for as long as its model says, and its record is copied (``accept.lua``). Nothing of this module is used then.
+
+Its keys are ``x:``, ``xi`` and ``xs`` (see ``legend``).
 """
 
 from collections.abc import Sequence

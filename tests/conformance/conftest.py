@@ -29,6 +29,7 @@ from pipeline.ledger.releases import publish
 from pipeline.ledger.rights import OPTIONAL, Role, needed, rule
 from pipeline.ledger.scripts import Scripts
 from pipeline.ledger.sweeper.maintenance import Sweeping
+from pipeline.ledger.sweeper.repairs import Repairs
 from pipeline.ledger.workers.claims import Batch, Claims
 from pipeline.settings import Settings, read_settings
 from pipeline.store.connection import connect, connect_async
@@ -120,6 +121,14 @@ class Ledger:
         """Let the server's clock jump ahead, as the scripts see it."""
         self.client.incrby(f"{TAG}offset", round(seconds * 1000))
 
+    def scrub(self) -> int:
+        """Check all keys for what stopped scripts have left, and repair it; how many requests wait again."""
+        repairs = Repairs(self.client, self.settings)
+        reopened = repairs.scrub()
+        while not repairs.has_seen_all:
+            reopened += repairs.scrub()
+        return reopened
+
     def leftovers(self) -> set[str]:
         """What is stored and should not be if everything has ended."""
         return set(self.run(breaches(self.async_client, all_ended=True)))
@@ -164,6 +173,8 @@ def make_ledger(request: pytest.FixtureRequest) -> Iterator[LedgerMaker]:
         operators: list[redis.Redis] = []
         ledgers: list[Ledger] = []
         yield make
+        if ledgers and request.node.get_closest_marker("spoils"):
+            ledgers[-1].scrub()
         if ledgers:  # each is on an empty server: what is stored is the last one's
             assert runner.run(breaches(ledgers[-1].async_client, all_ended=False)) == [], "see legend.py"
         for operator in operators:
