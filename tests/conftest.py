@@ -12,6 +12,7 @@ import pytest
 import redis
 from hypothesis import settings as hypothesis_settings
 
+from chaos.legend_check import breaches
 from pipeline.settings import Settings, read_settings
 from pipeline.stack.local import LocalStack
 from pipeline.store.connection import connect, connect_async
@@ -148,7 +149,8 @@ def make_ledger(request: pytest.FixtureRequest) -> Iterator[LedgerMaker]:
             if request.param == "fakeredis":
                 server = fakeredis.FakeServer(server_type="valkey")
                 client, async_client = fakeredis.FakeRedis(server=server), fakeredis.FakeAsyncRedis(server=server)
-                return Ledger(client, async_client, client, async_client, read_settings(values), runner)
+                ledgers.append(Ledger(client, async_client, client, async_client, read_settings(values), runner))
+                return ledgers[-1]
             url = request.getfixturevalue("valkey")
             operator = redis.Redis.from_url(url, decode_responses=True)
             operator.flushall()
@@ -157,9 +159,15 @@ def make_ledger(request: pytest.FixtureRequest) -> Iterator[LedgerMaker]:
             clients = connect(settings, extra_wait_s=2), connect_async(settings)
             ledger = Ledger(*clients, connect(own, extra_wait_s=2), connect_async(own), settings, runner)
             operators.append(operator)
+            ledgers.append(ledger)
             return ledger
 
         operators: list[redis.Redis] = []
+        ledgers: list[Ledger] = []
         yield make
+        if ledgers and request.node.get_closest_marker("spoils"):
+            ledgers[-1].scrub()
+        if ledgers:  # each is on an empty server: what is stored is the last one's
+            assert runner.run(breaches(ledgers[-1].async_client, all_ended=False)) == [], "see legend.py"
         for operator in operators:
             assert denied(operator) == set(), "what no list of rights names"

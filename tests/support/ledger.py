@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import redis
 
+from chaos.legend_check import breaches
 from pipeline.contracts.lanes import Lane, ModelRef, parse_lane
 from pipeline.contracts.releases import Release
 from pipeline.contracts.stages import Stage, State
@@ -22,6 +23,7 @@ from pipeline.ledger.releases import publish
 from pipeline.ledger.rights import OPTIONAL, Role, needed, rule
 from pipeline.ledger.scripts import Scripts
 from pipeline.ledger.sweeper.maintenance import Sweeping
+from pipeline.ledger.sweeper.repairs import Repairs
 from pipeline.ledger.workers.claims import Batch, Claims
 from pipeline.settings import Settings
 
@@ -114,10 +116,17 @@ class Ledger:
         """Let the server's clock jump ahead, as the scripts see it."""
         self.client.incrby(f"{TAG}offset", round(seconds * 1000))
 
-    def leftovers(self) -> set[bytes]:
-        """Keys that only unfinished work may have."""
-        kinds = tuple(f"{TAG}{kind}".encode() for kind in ("open", "later", "attempts", "q:", "o:", "c:"))
-        return {key for key in self.client.scan_iter(f"{TAG}*", count=1000) if key.startswith(kinds)}
+    def scrub(self) -> int:
+        """Check all keys for what stopped scripts have left, and repair it; how many requests wait again."""
+        repairs = Repairs(self.client, self.settings)
+        reopened = repairs.scrub()
+        while not repairs.has_seen_all:
+            reopened += repairs.scrub()
+        return reopened
+
+    def leftovers(self) -> set[str]:
+        """What is stored and should not be if everything has ended."""
+        return set(self.run(breaches(self.async_client, all_ended=True)))
 
 
 FAILURE = Failure(category="unknown", stage="scoring", message="boom", retryable=True)
