@@ -23,8 +23,10 @@ from pipeline.stage.protocols import StageService
 from pipeline.store.connection import Client, connect
 from pipeline.store.errors import StoreError
 from pipeline.testing.failpoints import failpoints
+from pipeline.worker.batches import Served, Unfit
+from pipeline.worker.guard import TOO_LONG
 from pipeline.worker.incarnation import Incarnation
-from pipeline.worker.runner import TOO_LONG, Runner, Served, Unfit
+from pipeline.worker.runner import Runner
 
 log = structlog.get_logger()
 _OUTAGE = retry_if_exception_type(StoreError)

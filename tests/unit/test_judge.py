@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from pipeline.contracts.attempts import NO_ATTEMPTS, Attempt, Attempts
 from pipeline.contracts.failures import (
     ArtifactCorrupt,
     ArtifactMissing,
@@ -13,7 +14,7 @@ from pipeline.contracts.failures import (
     SoftLimit,
 )
 from pipeline.contracts.stages import Priority, Stage, State, waiting_score
-from pipeline.contracts.work import NO_ATTEMPTS, Attempt, Attempts, Ended, Header, Progress, RetryLater, Work
+from pipeline.contracts.work import Ended, Header, Progress, RetryLater, Work
 from pipeline.settings import Settings, read_settings
 from pipeline.worker.judge import backoff_ms, exhausted, judge
 
