@@ -40,7 +40,7 @@ class _Child:
         client = connect(settings, extra_wait_s=settings.park_s + 1)
         self.claims = Claims(client, settings, lambda: incarnation.name)
         incarnation.child_begins(os.getpid())
-        breakers = Breakers(incarnation.tell)
+        breakers = Breakers(incarnation.report_breakers)
         cache = CacheFiller(settings.cache_url, settings, breakers) if settings.cache_url else None
         service = load_stage(stage, settings, breakers, incarnation, pool)
         failpoint = failpoints(settings.failpoints)

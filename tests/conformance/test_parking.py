@@ -7,7 +7,8 @@ from pipeline.contracts.stages import Stage
 from pipeline.ledger.keys import TAG
 from pipeline.ledger.recovery import release_claims
 from pipeline.ledger.workers.claims import Batch, Claims
-from pipeline.worker.incarnation import Heartbeat, Incarnation
+from pipeline.worker.heartbeat import Heartbeat
+from pipeline.worker.incarnation import Incarnation
 from tests.conformance.conftest import Ledger, LedgerMaker
 
 
