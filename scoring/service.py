@@ -41,7 +41,7 @@ class Scoring:
     ) -> None:
         """``example_of``: a model's own example as ``preprocess`` encodes it. ``breakers`` is told of those of models.
 
-        ``reports`` is told of the device's canary and of what is loaded; without it there is no canary. Models of ``pool``
+        ``reports`` hears of the device's canary and of what is loaded; without it, there is none. Models of ``pool``
         are loaded at once, others when they are asked for. ``threads``: of CPU kernels; 0: as many as it has cores.
         """
         torch.set_num_threads(threads or cores_given())
@@ -95,9 +95,8 @@ class Scoring:
             else:
                 self._cold.extend(known.cold_sizes())
             if self._reports is not None:
-                self._reports.report_models(
-                    [each.name for each in self._models.values() if isinstance(each, LoadedModel)]
-                )
+                loaded = (each for each in self._models.values() if isinstance(each, LoadedModel))
+                self._reports.report_models([each.name for each in loaded])
         return known
 
     def _warm_one_more(self) -> bool:

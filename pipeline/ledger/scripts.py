@@ -5,6 +5,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from pipeline.contracts.attempts import SUSPECT_LOSSES
 from pipeline.ledger import keys
 
 SCRIPTS = (
@@ -56,7 +57,7 @@ def source(name: str, *, channel: str = keys.ENDED, flags: bool = True) -> str:
     prelude = "\n".join(
         (folder / "lua" / "prelude" / f"{part}.lua").read_text() for part in (*PRELUDE, *OWN_PARTS.get(name, ()))
     )
-    constants = f"local BELL, CHANNEL = [==[{bell}]==], '{channel}'"
+    constants = f"local BELL, CHANNEL, SUSPECT_LOSSES = [==[{bell}]==], '{channel}', {SUSPECT_LOSSES}"
     return f"{head}{constants}\n{prelude}\n{text}"
 
 
