@@ -11,7 +11,7 @@ computes, the batch before it is judged and settled, and the batch behind it is 
 death of this process delays no more than that.
 
 From its claim to its settle the batch stands in the ledger's claims. Wherever this process dies, its batches are
-released from there, and other workers run them (see ``judge`` for who is charged). Four things can happen to a batch:
+released from there, and other workers run them (see ``judge`` for what is charged). Four things can happen to a batch:
 
     settled    its outcomes are written, and the lane's next batch may be claimed with the same script
     lost       it was released meanwhile, and whoever claimed it then settles it: what was made of it here is dropped

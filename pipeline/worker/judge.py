@@ -22,9 +22,9 @@
     that the others stop paying for one. A batch that the process held but had not begun is not charged: it cannot be
     the cause.
 
-5.  A whole worker that vanishes (machine, network) has nobody to see its death. The sweeper releases its batches once
-    its heartbeat is missing, with a loss charged: there is no evidence against these requests, so losses have a larger
-    limit than starts, and only the second makes a suspect.
+5.  A whole worker that vanishes (machine, network) has no parent that sees its death. The sweeper releases its batches
+    once its heartbeat is missing, with a loss charged. There is no evidence against these requests, so losses have a
+    larger limit than starts, and only the second makes a suspect.
 
 6.  A worker that stops in order, or drains a sick device, gives back what it holds. Nothing is charged.
 

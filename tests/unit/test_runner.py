@@ -35,8 +35,8 @@ class Ledger:
     def __init__(self, left: int = 1_000_000) -> None:
         self.left = left
         self.claim_next: list[int] = []
-        self.lingered = 0
-        self.passed_on = 0
+        self.times_parked = 0
+        self.successors = 0
         self.parked = False
         self.steps: list[str] = []
         self.claimed = 0
@@ -66,11 +66,11 @@ class Ledger:
         return self.claim(batch.lane, claim_next, answers_bell=False) if claim_next else None
 
     def park(self, lane: Lane, limit: int, seconds: float) -> Batch | Lane | None:
-        self.lingered += 1
+        self.times_parked += 1
         return None
 
     def ring_successor(self, lane: Lane) -> None:
-        self.passed_on += 1
+        self.successors += 1
 
 
 class Watch:
@@ -152,13 +152,13 @@ def serve(service: Service, ledger: Ledger | None = None) -> tuple[Ledger, Serve
 
 def test_a_busy_lane_is_left_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     ledger, served = serve(Service(Clock(monkeypatch), 0.2))
-    assert (served.batches, ledger.claim_next, ledger.lingered) == (3, [64, 64, 0], 0)
-    assert ledger.passed_on == 1, "the next request finds somebody ready"
+    assert (served.batches, ledger.claim_next, ledger.times_parked) == (3, [64, 64, 0], 0)
+    assert ledger.successors == 1, "the next request finds somebody ready"
 
 
-def test_an_empty_lane_is_lingered_on_and_not_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_an_empty_lane_a_worker_parks_and_rings_no_successor(monkeypatch: pytest.MonkeyPatch) -> None:
     ledger, served = serve(Service(Clock(monkeypatch), 0.01), Ledger(left=2))
-    assert (served.batches, ledger.lingered, ledger.passed_on) == (2, 1, 0), "an idle stack rings nobody"
+    assert (served.batches, ledger.times_parked, ledger.successors) == (2, 1, 0), "an idle stack rings nobody"
 
 
 def test_the_steps_at_which_tests_kill_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,14 +170,14 @@ def test_the_steps_at_which_tests_kill_are_told(monkeypatch: pytest.MonkeyPatch)
 
 def test_after_a_long_batch_no_other_is_begun(monkeypatch: pytest.MonkeyPatch) -> None:
     ledger, served = serve(Service(Clock(monkeypatch), 40))
-    assert (served.batches, ledger.claim_next, ledger.lingered) == (1, [0], 0)
+    assert (served.batches, ledger.claim_next, ledger.times_parked) == (1, [0], 0)
 
 
 def test_after_an_interrupted_batch_the_process_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     ledger = Ledger()
     with pytest.raises(Unfit, match="too long"):
         serve(Service(Clock(monkeypatch), 0.0, error=SoftLimit("too long")), ledger)
-    assert (ledger.claim_next, ledger.held, ledger.lingered, ledger.passed_on) == ([0], set(), 0, 0)
+    assert (ledger.claim_next, ledger.held, ledger.times_parked, ledger.successors) == ([0], set(), 0, 0)
     assert all(isinstance(outcome, RetryLater) and outcome.attempts.suspect for outcome in ledger.outcomes)
 
 
@@ -247,14 +247,14 @@ class PanicException(BaseException):
 class Rows(Service):
     """Raises ``error`` for the rows that are told to, wherever they stand in a batch."""
 
-    def __init__(self, error: BaseException, guilty: Sequence[int]) -> None:
-        self.error, self.guilty = error, guilty
+    def __init__(self, error: BaseException, offending: Sequence[int]) -> None:
+        self.error, self.offending = error, offending
 
     def batch_limit(self, model: ModelRef) -> int:
         return 8
 
     def perform(self, model: ModelRef, bodies: Sequence[Any]) -> Sequence[Output]:
-        if set(self.guilty) & set(bodies):
+        if set(self.offending) & set(bodies):
             raise self.error
         return [Output(body) for body in bodies]
 

@@ -119,7 +119,7 @@ class Claims:
         return handed_over(waiter.incarnation, woken_for, batch) if batch else woken_for
 
     def ring_successor(self, lane: Lane) -> None:
-        """Rings a lane on leaving it, whether work waits there or not: who answers stands ready when some comes."""
+        """Rings a lane on leaving it, even if nothing waits: the worker that answers is ready when something comes."""
         self._scripts.ring_if_unattended(args=[lane.name])
 
     def _woken(self, waiter: _Waiter, seconds: float) -> list[bytes] | None:
