@@ -98,20 +98,21 @@ class Batches:
         ``deadline``: when to leave (monotonic seconds); looked at after each batch, whatever that took.
         """
         lane, overlaps = batch.lane, self._overlaps(batch.lane)
-        run, before = self._stage(batch, alone=True), None
+        run = self._stage(batch, alone=True)
+        before: Run | None = None
         while True:
             self._launch(run)
-            staged = self._meanwhile(run, before, deadline, served) if overlaps else None
+            behind = self._meanwhile(run, before, deadline, served) if overlaps else None
             self._collect(run)
             if run.unfit is not None:
                 self._end_process(run, run.unfit, served)
-            if staged is not None:
-                run, before = staged, run  # settled while the staged one computes
-                continue
-            following = self._settle(run, served, claim_next=self._room(lane, deadline), idle=True)
-            if following is None:
-                return
-            run, before = self._stage(following, alone=True), None
+            before = run  # settled while the one behind it computes
+            if behind is None:
+                following = self._settle(run, served, claim_next=self._room(lane, deadline), idle=True)
+                if following is None:
+                    return
+                behind, before = self._stage(following, alone=True), None
+            run = behind
 
     def _meanwhile(self, run: Run, before: Run | None, deadline: float, served: Served) -> Run | None:
         """While ``run`` computes: settles the batch before it, and stages the one behind it."""
