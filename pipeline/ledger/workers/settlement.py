@@ -1,9 +1,9 @@
 """What ``settle.lua`` is to write for a batch: one short method for each kind of outcome.
 
-    goes on    completed, and another stage follows: its output, and it waits in the next lane
-    succeeds   completed, and no stage follows: its record with the result
-    retried    its attempts, and it waits in this lane again after a delay
-    ended      its record with the error; if it is dead, a dead letter as well
+    forward  completed, and another stage follows: the output; the request waits in the next lane
+    succeed  completed, and no stage follows: the request's record with the result
+    retry    the account of attempts; the request waits in this lane again after a delay
+    end      the request's record with the error; if it is dead, a dead letter as well
 
 An output that cannot be stored is a failure of its request: it ends as ``dead``, and the others are settled.
 """
@@ -82,8 +82,8 @@ class Settlement:
 
     def add(self, outcomes: Sequence[Outcome]) -> None:
         """Takes the outcome of each request of the batch, in order, and lets its strays go on."""
-        self._go_on(self._batch.strays)
-        completed = self._goes_on if self._stage.following else self._succeeds
+        self._pass_strays(self._batch.strays)
+        completed = self._forward if self._stage.following else self._succeed
         stage_name, claimed_ms, worked_ms = self._stage_name, self._batch.claimed_ms, self._batch.worked_ms
         for work, outcome in zip(self._batch.works, outcomes, strict=True):
             progress = work.progress
@@ -93,21 +93,21 @@ class Settlement:
                 try:
                     completed(work, outcome.output, timings)
                 except (TypeError, ValueError, OverflowError) as error:
-                    self._ended(work, _not_storable(error), timings)
+                    self._end(work, _not_storable(error), timings)
             elif isinstance(outcome, RetryLater):
-                self._retried(work, outcome)
+                self._retry(work, outcome)
             else:
-                self._ended(work, outcome, timings)
+                self._end(work, outcome, timings)
 
-    def _goes_on(self, work: Work, output: Output, timings: Timings) -> None:
-        """The stage is done with it, and another one follows."""
+    def _forward(self, work: Work, output: Output, timings: Timings) -> None:
+        """Gives the request to the next stage, with this one's output."""
         progress = work.progress
         scored_by = output.scored_by or progress.scored_by
         done = Progress(self._now_ms, timings, (*progress.anomalies, *output.anomalies), scored_by)
         self._forwards += work.id, work.score, pack_entry(self._stage_name, work.prefix, done, output.body)
 
-    def _succeeds(self, work: Work, output: Output, timings: Timings) -> None:
-        """The last stage is done with it."""
+    def _succeed(self, work: Work, output: Output, timings: Timings) -> None:
+        """Ends the request with the result. The last stage is done with it."""
         progress, now_ms = work.progress, self._now_ms
         substitute = output.scored_by or progress.scored_by
         done = Progress(now_ms, timings, (*progress.anomalies, *output.anomalies), substitute)
@@ -116,15 +116,15 @@ class Settlement:
         end = End(now_ms, output.body, None, starts, substitute or self._own_model, bool(substitute))
         self._ends += work.id, _SUCCEEDED, pack_entry(_SUCCEEDED, prefix, done, end)
 
-    def _retried(self, work: Work, outcome: RetryLater) -> None:
-        """It runs again after a delay."""
+    def _retry(self, work: Work, outcome: RetryLater) -> None:
+        """Runs the request again after a delay. A retry that was not charged is outside the lane's budget."""
         free = "" if outcome.charged else "free"
         if outcome.charged:
             self._count_failure(outcome.attempts.errors[-1].category)
         self._retries += work.id, work.score, outcome.delay_ms, pack_attempts(outcome.attempts), free
 
-    def _ended(self, work: Work, outcome: Ended, timings: Timings) -> None:
-        """It ends without a result; a dead one leaves a dead letter with its input."""
+    def _end(self, work: Work, outcome: Ended, timings: Timings) -> None:
+        """Ends the request without a result. A dead one leaves a dead letter with its input."""
         starts = outcome.attempts.starts or work.attempts.starts + 1
         end = End(self._now_ms, None, outcome.error, starts)
         record = end_of(outcome.state, work.prefix, work.progress._replace(timings=timings), end)
@@ -134,8 +134,8 @@ class Settlement:
             accepted = work.blob if self._stage is Stage.PREPROCESS else self._input_of(work.id)
             self._letters += work.id, pack_letter(work, outcome, self._stage, accepted, self._now_ms)
 
-    def _go_on(self, strays: Iterable[Stray]) -> None:
-        """What this stage has done already goes on; what has ended has yet to leave. Neither has run here."""
+    def _pass_strays(self, strays: Iterable[Stray]) -> None:
+        """Gives strays that this stage has done to the next one, and ends those that have their end already."""
         for stray in strays:
             if stray.kind == self._stage:
                 self._forwards += stray.id, stray.score, stray.blob
