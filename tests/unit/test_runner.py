@@ -1,4 +1,4 @@
-"""The runner and its batches: how long a worker stays, what it claims next, which batches overlap, and when it leaves."""
+"""The runner and its batches: how long a worker stays, what it claims next, what overlaps, and when it leaves."""
 
 import asyncio
 import itertools
