@@ -15,7 +15,7 @@ from pipeline.contracts.stages import Stage
 from pipeline.contracts.work import Work
 from pipeline.models.folder import Artifact, ModelStore
 from pipeline.stage.isolation import Performed, ends_process
-from scoring.canary import Canary, Told
+from scoring.canary import Canary, Reports
 from scoring.device import Cpu, Device, cores_given
 from scoring.model import DEFAULT_BATCH, LoadedModel
 from scoring.serving import Batch, Missing, Serving, performed
@@ -34,14 +34,14 @@ class Scoring:
         example_of: Callable[[Artifact], bytes],
         device: Device | None = None,
         breakers: Breakers | None = None,
-        told: Told | None = None,
+        reports: Reports | None = None,
         *,
         pool: str = "",
         threads: int = 1,
     ) -> None:
-        """``example_of``: a model's own example as ``preprocess`` encodes it. ``outside`` is told of breakers.
+        """``example_of``: a model's own example as ``preprocess`` encodes it. ``breakers`` is told of those of models.
 
-        ``told`` hears of the device's canary and of what is loaded; without, there is no canary. Models of ``pool``
+        ``reports`` hears of the device's canary and of what is loaded; without it, there is none. Models of ``pool``
         are loaded at once, others when they are asked for. ``threads``: of CPU kernels; 0: as many as it has cores.
         """
         torch.set_num_threads(threads or cores_given())
@@ -50,10 +50,10 @@ class Scoring:
         self._device = device or Cpu()
         self._breakers = breakers or Breakers()
         self._canary: Canary | None = None
-        self._told = told
+        self._reports = reports
         self._cold: deque[Callable[[], None]] = deque()
-        if told is not None:
-            self._canary = Canary(self._device, told, self._warm_one_more)
+        if reports is not None:
+            self._canary = Canary(self._device, reports, self._warm_one_more)
             self._canary.start()
         self._models: dict[ModelRef, LoadedModel | Missing] = {}
         self._served: dict[ModelRef, Serving] = {}
@@ -94,8 +94,9 @@ class Scoring:
                 log.warning("model_not_ready", model=f"{ref.name}@{ref.version}", reason=known.reason)
             else:
                 self._cold.extend(known.cold_sizes())
-            if self._told is not None:
-                self._told.loaded([each.name for each in self._models.values() if isinstance(each, LoadedModel)])
+            if self._reports is not None:
+                loaded = (each for each in self._models.values() if isinstance(each, LoadedModel))
+                self._reports.report_models([each.name for each in loaded])
         return known
 
     def _warm_one_more(self) -> bool:

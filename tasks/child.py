@@ -23,8 +23,10 @@ from pipeline.stage.protocols import StageService
 from pipeline.store.connection import Client, connect
 from pipeline.store.errors import StoreError
 from pipeline.testing.failpoints import failpoints
+from pipeline.worker.batches import Served, Unfit
+from pipeline.worker.guard import TOO_LONG
 from pipeline.worker.incarnation import Incarnation
-from pipeline.worker.runner import TOO_LONG, Runner, Served, Unfit
+from pipeline.worker.runner import Runner
 
 log = structlog.get_logger()
 _OUTAGE = retry_if_exception_type(StoreError)
@@ -38,7 +40,7 @@ class _Child:
         client = connect(settings, extra_wait_s=settings.park_s + 1)
         self.claims = Claims(client, settings, lambda: incarnation.name)
         incarnation.child_begins(os.getpid())
-        breakers = Breakers(incarnation.tell)
+        breakers = Breakers(incarnation.report_breakers)
         cache = CacheFiller(settings.cache_url, settings, breakers) if settings.cache_url else None
         service = load_stage(stage, settings, breakers, incarnation, pool)
         failpoint = failpoints(settings.failpoints)

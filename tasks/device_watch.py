@@ -86,7 +86,7 @@ class DeviceWatch(Periodic):
             tell("device", state=str(verdict.state), reasons=verdict.reasons)
             self._state = verdict.state
         self.full = ", ".join(_full(reading))
-        self._incarnation.observe(self._report(reading, verdict, canary.took_s))
+        self._incarnation.report_health(self._report(reading, verdict, canary.took_s))
         return verdict
 
     def _read(self) -> tuple[Reading | None, str]:

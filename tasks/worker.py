@@ -29,7 +29,8 @@ from pipeline.store.errors import StoreError
 from pipeline.telemetry.logs import configure_logging
 from pipeline.worker.devices.health import State, Verdict
 from pipeline.worker.devices.nvml import Found
-from pipeline.worker.incarnation import Heartbeat, Incarnation
+from pipeline.worker.heartbeat import Heartbeat
+from pipeline.worker.incarnation import Incarnation
 from tasks import child
 from tasks.broker import check_acks
 from tasks.device_watch import EX_DRAIN, DeviceWatch, chosen

@@ -6,9 +6,9 @@
 import re
 from collections.abc import Mapping
 
+from pipeline.contracts.attempts import KEPT_ERRORS, SUSPECT_LOSSES
 from pipeline.contracts.stages import FINAL_STATES, PRIORITY_STEP, Priority
 from pipeline.contracts.tenants import TENANT_ID_BYTES
-from pipeline.contracts.work import KEPT_ERRORS
 from pipeline.ledger.keys import SCRIPT_LIMIT
 
 ID_BYTES = 16
@@ -57,6 +57,7 @@ INJECTED: dict[str, float | frozenset[str]] = {
     "LOWEST_PRIORITY": int(LOWEST_PRIORITY),
     "FINAL_STATES": frozenset(str(state) for state in FINAL_STATES),
     "KEPT_ERRORS": KEPT_ERRORS,
+    "SUSPECT_LOSSES": SUSPECT_LOSSES,
     "ID_BYTES": ID_BYTES,
     "ID_TIME_BYTES": ID_TIME_BYTES,
     "DIGEST_BYTES": DIGEST_BYTES,

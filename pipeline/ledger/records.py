@@ -26,13 +26,14 @@ from typing import Any, NamedTuple
 
 import msgpack
 
+from pipeline.contracts.attempts import NO_ATTEMPTS, Attempt, Attempts
 from pipeline.contracts.features import without_names
 from pipeline.contracts.ids import accepted_ms, rfc3339, to_text
 from pipeline.contracts.problems import InvalidRequest
 from pipeline.contracts.stages import FINAL_STATES, LABELS, Stage, State
 from pipeline.contracts.status import Failure, Status
 from pipeline.contracts.tenants import TENANT_ID_BYTES
-from pipeline.contracts.work import NO_ATTEMPTS, Attempt, Attempts, Header, Links, Progress
+from pipeline.contracts.work import Header, Links, Progress
 from pipeline.ledger.constants import (
     DIGEST_BYTES,
     HAS_CACHE_KEY,

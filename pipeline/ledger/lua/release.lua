@@ -24,16 +24,17 @@ if queue ~= '' then -- first, or another script would claim for a worker that ha
   end
 end
 
--- One more attempt that failed, of what is known of a request's attempts.
+-- The account after one more attempt that failed. Its definition is Attempts.charge in contracts/attempts.py; a test
+-- holds the two to the same account. The death of a process is evidence, and makes a suspect at once; a worker that
+-- vanished is none, and makes one from SUSPECT_LOSSES on.
 local function charged_to(known, stage)
   local a = attempts_of(known)
-  -- Evidence makes a suspect at once; a vanished worker only the second time.
   if charge == 'start' then
     a.starts = a.starts + 1
     a.suspect = true
   else
     a.losses = a.losses + 1
-    a.suspect = a.suspect or a.losses >= 2
+    a.suspect = a.suspect or a.losses >= SUSPECT_LOSSES
   end
   local entry = { n = a.starts + a.losses, at = now, stage = stage, error = reason, category = category }
   if signal ~= '' then entry.signal = signal end

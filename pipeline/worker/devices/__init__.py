@@ -1,1 +1,5 @@
-"""The health of the devices that models run on: what NVML says of a GPU, and what follows from it. Needs no torch."""
+"""The health of the devices that models run on; needs no torch.
+
+``nvml``   what the NVIDIA driver says of a GPU
+``health`` whether a device is healthy, suspect or sick
+"""

@@ -10,7 +10,7 @@ from redis.exceptions import ConnectionError as StoreConnectionError
 from pipeline.contracts.lanes import ModelRef
 from pipeline.contracts.stages import Stage
 from pipeline.ledger.workers.claims import Fenced
-from pipeline.worker.runner import Served, Unfit
+from pipeline.worker.batches import Served, Unfit
 from tasks import child
 
 LANE = ModelRef("m", "1", "a" * 64).lane(Stage.PREPROCESS)
