@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from pipeline.contracts.lanes import ModelRef
-from pipeline.contracts.stages import Priority, State
+from pipeline.contracts.stages import State
 from pipeline.contracts.status import Failure
 
 
@@ -28,11 +28,6 @@ class Header(NamedTuple):
     def ref(self) -> ModelRef:
         """The pinned model version."""
         return ModelRef(self.model, self.version, self.digest.hex(), self.pool)
-
-    @property
-    def urgency(self) -> Priority:
-        """The priority as its enum."""
-        return Priority(self.priority)
 
 
 class Links(NamedTuple):
