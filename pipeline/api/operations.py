@@ -1,4 +1,4 @@
-"""What operators ask for: models, stats, dead letters, metrics."""
+"""Operators' routes: models, stats, dead letters, metrics."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,8 +9,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from pipeline.api.bodies import JsonResponse
-from pipeline.api.scores import answer_by, in_time
-from pipeline.contracts.ids import from_text
+from pipeline.api.call import Call
+from pipeline.contracts.ids import parse_id
 from pipeline.contracts.problems import InvalidRequest
 from pipeline.ledger.operators.stats import read_overview
 
@@ -20,18 +20,18 @@ router = APIRouter()
 @router.get("/v1/models", tags=["models"])
 async def models(request: Request) -> Response:
     """Every released version, its state and its input schema."""
-    request.app.state.access.caller(request)
-    table = await in_time(request.app.state.client.releases(), answer_by(request))
+    call = Call.by_producer(request)
+    table = await call.in_time(call.api.core.releases())
     return JsonResponse({"models": table.documents()})
 
 
 @router.get("/v1/stats", tags=["operations"])
 async def stats(request: Request) -> Response:
-    """What waits, what is claimed, who works."""
-    request.app.state.access.caller(request)
-    state = request.app.state
-    overview = await in_time(read_overview(state.client.store, state.settings), answer_by(request))
-    overview["breakers"] += [{**breaker, "worker": "api", "stage": None} for breaker in state.breakers.states()]
+    """What waits, what is claimed, which workers there are."""
+    call = Call.by_producer(request)
+    api = call.api
+    overview = await call.in_time(read_overview(api.core.store, api.settings))
+    overview["breakers"] += [{**breaker, "worker": "api", "stage": None} for breaker in api.breakers.states()]
     return JsonResponse(overview)
 
 
@@ -45,36 +45,32 @@ async def dead_letters(
     limit: int = 50,
 ) -> Response:
     """Requests that were given up, newest first."""
-    request.app.state.access.operator(request)
+    call = Call.by_operator(request)
     if not 1 <= limit <= 500:
         message = f"limit was {limit}; allowed: 1 to 500"
         raise InvalidRequest(message, errors=[{"pointer": "/limit", "message": message}])
-    page = request.app.state.letters.page(model=model, stage=stage, category=category, cursor=cursor, limit=limit)
-    letters, following = await in_time(page, answer_by(request))
+    page = call.api.letters.page(model=model, stage=stage, category=category, cursor=cursor, limit=limit)
+    letters, following = await call.in_time(page)
     return JsonResponse({"items": [letter.document() for letter in letters], "next": following})
 
 
 @router.post("/v1/dead-letters/{letter_id}/replay", status_code=202, tags=["operations"])
 async def replay(request: Request, letter_id: str) -> Response:
     """Run a dead request again from the stage that died."""
-    request.app.state.access.operator(request)
-    try:
-        request_id = from_text(letter_id)
-    except ValueError as error:
-        raise InvalidRequest(str(error), errors=[{"pointer": "/id", "message": str(error)}]) from None
-    until = answer_by(request)
-    await in_time(request.app.state.letters.replay(request_id), until)
-    status = await in_time(request.app.state.client.get(letter_id), until)
+    call = Call.by_operator(request)
+    request_id = parse_id(letter_id, "id")
+    await call.in_time(call.api.letters.replay(request_id))
+    status = await call.in_time(call.api.core.read(request_id))
     return JsonResponse(status, status_code=202, headers={"Location": f"/v1/scores/{letter_id}"})
 
 
 @router.get("/metrics", tags=["operations"], include_in_schema=False)
 async def metrics(request: Request) -> Response:
-    """The same counts for Prometheus."""
-    state = request.app.state
-    overview = await in_time(read_overview(state.client.store, state.settings), answer_by(request))
+    """The counts of ``/v1/stats``, for Prometheus."""
+    call = Call.by_anybody(request)
+    overview = await call.in_time(read_overview(call.api.core.store, call.api.settings))
     registry = CollectorRegistry()
-    registry.register(_Overview(overview, state.waits))
+    registry.register(_Overview(overview, call.api.waits))
     return Response(generate_latest(registry), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 

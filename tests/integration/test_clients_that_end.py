@@ -406,7 +406,7 @@ def test_a_closed_asynchronous_client_raises_and_leaves_no_connection(store: str
         await asyncio.gather(*(client.submit(**row(n)) for n in range(50)))
         accepted = (await client.submit(**row()))["request_id"]
         held = [asyncio.create_task(client.wait(accepted, 60)), asyncio.create_task(client.score("ending", {"x": 1}))]
-        while len(client._session.notifications._waits) < 2:  # type: ignore[union-attr]
+        while len(client._core.notifications._waits) < 2:  # type: ignore[union-attr]
             await asyncio.sleep(0.01)
         held.append(asyncio.create_task(client.submit(**row())))
         await asyncio.sleep(0)
@@ -697,7 +697,7 @@ def test_an_interrupt_ends_a_call_and_its_task(swallowing: BadStore) -> None:
 
 def test_an_interrupt_leaves_a_client_that_is_as_good_as_before(client: ScoringClient) -> None:
     accepted = client.submit(**row())["request_id"]
-    waits = client._client._session.notifications._waits  # type: ignore[union-attr]
+    waits = client._client._core.notifications._waits  # type: ignore[union-attr]
     waiting = threading.Event()
 
     def look() -> None:
@@ -713,7 +713,7 @@ def test_an_interrupt_leaves_a_client_that_is_as_good_as_before(client: ScoringC
 def test_a_signals_handler_may_close_the_client_in_the_midst_of_a_call(store: str) -> None:
     client = ScoringClient(store)
     accepted = client.submit(**row())["request_id"]
-    waits = client._client._session.notifications._waits  # type: ignore[union-attr]
+    waits = client._client._core.notifications._waits  # type: ignore[union-attr]
 
     def terminate() -> None:
         eventually(lambda: waits)

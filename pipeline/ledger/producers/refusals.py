@@ -1,4 +1,4 @@
-"""What accept refuses, as problems: each code of ``accept.lua`` that is no acceptance."""
+"""Refusals: the problem for each code of ``accept.lua`` that is no acceptance."""
 
 from collections.abc import Callable
 from math import ceil
@@ -16,13 +16,16 @@ from pipeline.contracts.work import Header
 from pipeline.settings import Settings
 
 FILL = 0.8
-"""As in ``admission.lua``."""
+"""As in ``admission.lua``: so much of a timeout may pass before the request is scored."""
 LONGEST_PAUSE_S = 60
-"""What a producer is asked to wait at most before it sends again."""
+"""At most so long a producer is asked to wait before it sends again."""
 
 
 def refusal(code: bytes, number: bytes, unfinished: int, header: Header, settings: Settings) -> Problem:
-    """The problem. ``number``: what stands in the place of the id, milliseconds for some of them."""
+    """The problem for ``code``. ``number``: what stands in place of an id, for some codes milliseconds.
+
+    ``unfinished``: requests in the ledger that have not ended.
+    """
     return _REFUSALS[code](number, unfinished, header, settings)
 
 
