@@ -325,9 +325,7 @@ def test_closing_ends_the_calls_of_all_threads_once(store: str) -> None:
         outcomes: list[str] = []
         started = threading.Barrier(9)
 
-        def submit(
-            client: ScoringClient = client, started: threading.Barrier = started, heard: list = outcomes
-        ) -> None:
+        def submit(client: ScoringClient = client, started: threading.Barrier = started, got: list = outcomes) -> None:
             started.wait(HANGS_S)
             try:
                 while True:
