@@ -12,7 +12,7 @@ from pipeline.telemetry.logs import configure_logging
 
 
 def main() -> None:
-    """Read the command line and serve until told to stop; requests under way are answered first."""
+    """Read the command line and serve until a signal; calls under way are answered first."""
     parser = argparse.ArgumentParser(prog="scoreline api", description="Serve the HTTP API.")
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
@@ -21,7 +21,7 @@ def main() -> None:
     demand(settings(), "service")
     app = HotPath(create_app())
     gc.collect()
-    gc.freeze()  # what is loaded by now stays: it need not be walked again and again (as in tasks/child.py)
+    gc.freeze()  # what is loaded by now stays: the collector need not visit it (as in tasks/child.py)
     uvicorn.run(
         app,
         host=options.host,

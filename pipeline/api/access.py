@@ -12,7 +12,7 @@ from pipeline.settings import Settings
 
 
 class Access:
-    """Who may do what. Without any keys set, everybody on loopback may do everything."""
+    """The callers that the settings' keys stand for. Without any keys set, every caller may do everything."""
 
     def __init__(self, settings: Settings) -> None:
         self._producers = settings.api_keys
@@ -22,7 +22,7 @@ class Access:
         }
 
     def caller(self, request: Request) -> Caller:
-        """Who calls a producer's route; Unauthorized. Operators may do what producers may."""
+        """The caller of a producers' route; Unauthorized. Operators may do what producers may."""
         if not self._producers:
             return WITHOUT_KEYS
         digest = self._digest(request)
@@ -30,13 +30,13 @@ class Access:
             raise Unauthorized("send a known key: Authorization: Bearer KEY")
         return self._callers[digest]
 
-    def operator(self, request: Request) -> None:
-        """Unauthorized without a key, Forbidden for a producer's."""
+    def operator(self, request: Request) -> Caller:
+        """The caller of an operators' route; Unauthorized without a key, Forbidden for a producer's."""
         if not self._producers and not self._operators:
-            return
+            return WITHOUT_KEYS
         digest = self._digest(request)
         if _among(digest, self._operators):
-            return
+            return self._callers[digest]
         if _among(digest, self._producers):
             raise Forbidden("this needs an operator's key (SCORELINE_OPERATOR_KEYS)")
         raise Unauthorized("send an operator's key: Authorization: Bearer KEY")
@@ -50,5 +50,5 @@ class Access:
 
 
 def _among(digest: str, known: Collection[str]) -> bool:
-    # Every known digest is compared, in the same time whichever fits.
+    # Compares every known digest: the time it takes does not depend on which one fits.
     return sum(hmac.compare_digest(digest, other) for other in known) > 0

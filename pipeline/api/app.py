@@ -1,4 +1,4 @@
-"""The application: its life, how problems leave it, and its health."""
+"""The application: its life, the responses for problems, and its health."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -14,8 +14,9 @@ from starlette.types import Receive, Scope, Send
 from pipeline.api import operations, scores
 from pipeline.api.access import Access
 from pipeline.api.bodies import JsonResponse, problem_response
+from pipeline.api.call import Api, Call
 from pipeline.breakers.calls import Breakers
-from pipeline.client.asynchronous import AsyncScoringClient
+from pipeline.client.core import Core
 from pipeline.contracts.envelope import pointer
 from pipeline.contracts.problems import InvalidRequest, NotFound, Problem
 from pipeline.ledger import keys
@@ -26,15 +27,16 @@ from pipeline.store.errors import store_problems
 
 log = structlog.get_logger()
 
-DESCRIPTION = """Hand in scoring requests, poll for the answer by request ID.
+DESCRIPTION = """Submit scoring requests, poll for the answer by request ID.
 
 Every accepted request ends exactly once: `succeeded`, `invalid`, `dead`, `expired` or `cancelled`."""
 
 
 class HotPath:
-    """The two routes that carry all the traffic, answered before FastAPI's middleware and dependency machinery.
+    """Answers the two routes that carry all the traffic before FastAPI's middleware and dependency machinery.
 
-    Same handlers, same documents; they stay declared on the app, which documents them and answers everything else.
+    The handlers are the same; they stay declared on the app, which documents them and answers everything else. What
+    concerns every call is done where its ``Call`` is parsed.
     """
 
     def __init__(self, app: FastAPI) -> None:
@@ -52,7 +54,7 @@ class HotPath:
         except Problem as problem:
             response = problem_response(problem)
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets a document
-            response = _our_fault(error)
+            response = _fault_response(error)
         await response(scope, receive, send)
 
     @staticmethod
@@ -67,7 +69,7 @@ class HotPath:
         return None
 
 
-def _our_fault(error: Exception) -> Response:
+def _fault_response(error: Exception) -> Response:
     log.error("api_failed", exc_info=error)
     document = {"type": "about:blank", "title": "Internal Server Error", "status": 500}
     return Response(JsonResponse(document).body, status_code=500, media_type="application/problem+json")
@@ -80,10 +82,10 @@ def create_app(configured: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with AsyncScoringClient(settings=chosen, retry_for_s=0, breakers=breakers) as client:
-            client.listen()
-            app.state.client = client
-            app.state.letters = DeadLetters(client.store)
+        # Nothing is tried again: the API's callers can, and learn sooner that they should.
+        async with Core(chosen, retry_for_s=0, breakers=breakers, shed=True) as core:
+            core.listen()
+            app.state.api = Api(chosen, Access(chosen), breakers, core, DeadLetters(core.store))
             yield
 
     app = FastAPI(
@@ -96,10 +98,6 @@ def create_app(configured: Settings | None = None) -> FastAPI:
         swagger_ui_oauth2_redirect_url=None,
     )
     patch_fastapi(app)  # /docs
-    app.state.settings = chosen
-    app.state.breakers = breakers
-    app.state.waits = 0
-    app.state.access = Access(chosen)
     app.include_router(scores.router)
     app.include_router(operations.router)
 
@@ -109,7 +107,7 @@ def create_app(configured: Settings | None = None) -> FastAPI:
 
     @app.exception_handler(Exception)
     async def _fault(_: Request, error: Exception) -> Response:
-        return _our_fault(error)
+        return _fault_response(error)
 
     @app.exception_handler(RequestValidationError)
     async def _invalid_query(_: Request, error: RequestValidationError) -> Response:
@@ -130,22 +128,23 @@ def create_app(configured: Settings | None = None) -> FastAPI:
 
     @app.get("/livez", tags=["health"])
     async def livez() -> Response:
-        """The event loop turns."""
+        """The event loop runs."""
         return Response("ok\n", media_type="text/plain")
 
     @app.get("/readyz", tags=["health"])
     async def readyz(request: Request) -> Response:
         """The store takes this API's writes and a model is released; 503 with the reason otherwise."""
-        client, until = app.state.client, scores.answer_by(request)
+        call = Call.of_open_route(request)
+        core = call.api.core
         with store_problems():
-            lacks = await scores.in_time(lacking_async(client.store, chosen, "service"), until)
+            lacks = await call.in_time(lacking_async(core.store, chosen, "service"))
         if lacks:
             return JsonResponse({"ready": False, "reason": lacks}, 503)
-        table = await scores.in_time(client.releases(), until)
+        table = await call.in_time(core.releases())
         if not table.current:
             return JsonResponse({"ready": False, "reason": "no model is released: run scoreline publish"}, 503)
         with store_problems():
-            degraded = bool(await scores.in_time(client.store.exists(keys.DEGRADED), until))
+            degraded = bool(await call.in_time(core.store.exists(keys.DEGRADED)))
         reason = "fewer than half of the expected scoring workers live: low priority is refused" if degraded else None
         return JsonResponse({"ready": True, "degraded": degraded, "reason": reason})
 

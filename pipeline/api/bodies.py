@@ -6,8 +6,7 @@ from typing import Any
 import orjson
 from fastapi import Request, Response
 
-from pipeline.contracts.envelope import check_key
-from pipeline.contracts.problems import BodyTooLarge, InvalidRequest, MalformedJson, Problem
+from pipeline.contracts.problems import BodyTooLarge, MalformedJson, Problem
 
 
 class JsonResponse(Response):
@@ -21,7 +20,7 @@ class JsonResponse(Response):
 
 
 def to_json(document: Any) -> bytes:
-    """A document as JSON, also where it quotes text that is no Unicode (a lone surrogate)."""
+    """A document as JSON, even if it quotes text that is not valid Unicode (a lone surrogate)."""
     try:
         return orjson.dumps(document)
     except TypeError:
@@ -29,7 +28,7 @@ def to_json(document: Any) -> bytes:
 
 
 def problem_response(problem: Problem) -> Response:
-    """A problem as RFC 9457 has it."""
+    """The response for a problem, as in RFC 9457."""
     headers = {} if problem.retry_after_s is None else {"Retry-After": str(problem.retry_after_s)}
     if problem.status == 401:
         headers["WWW-Authenticate"] = "Bearer"
@@ -56,7 +55,10 @@ async def read_json(request: Request, limit: int) -> Any:
 
 
 def parse_json(body: bytes) -> Any:
-    """Strict JSON, and the NaN and Infinity that many encoders write: preprocess refuses those, naming the feature."""
+    """The document in a body of strict JSON, or with the NaN and Infinity that many encoders write; MalformedJson.
+
+    Preprocess refuses those two, and names the feature.
+    """
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -66,39 +68,3 @@ def parse_json(body: bytes) -> Any:
             except (ValueError, RecursionError):
                 pass  # it is malformed for another reason, which the strict parser names
         raise MalformedJson(f"the body is not JSON: {error}") from None
-
-
-def idempotency_key(request: Request) -> str | None:
-    """The header ``Idempotency-Key``; None without, InvalidRequest if it cannot be one."""
-    key = request.headers.get("idempotency-key")
-    try:
-        return None if key is None else check_key(key)
-    except InvalidRequest as wrong:
-        message = "allowed: 1 to 255 visible ASCII characters"
-        errors = [{"pointer": "/Idempotency-Key", "message": message}]
-        raise InvalidRequest(f"the header Idempotency-Key is not valid; {message}", errors=errors) from wrong
-
-
-def no_cache(request: Request) -> bool:
-    """Whether the header ``Cache-Control`` says ``no-cache``: to compute anew."""
-    directives = request.headers.get("cache-control", "").lower().split(",")
-    return "no-cache" in map(str.strip, directives)
-
-
-def wait_seconds(request: Request) -> float:
-    """The ``wait`` of the query, 0 to 30 seconds; InvalidRequest."""
-    text = None
-    for field in request.scope["query_string"].split(b"&"):  # a number needs no escapes, and its parser much CPU
-        name, _, value = field.partition(b"=")
-        if name == b"wait":
-            text = value.decode("latin-1")
-    if text is None:
-        return 0.0
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds <= 30:
-        message = f"wait was {text[:40]!r}; allowed: a number of seconds from 0 to 30"
-        raise InvalidRequest(message, errors=[{"pointer": "/wait", "message": message}])
-    return seconds

@@ -8,7 +8,7 @@ import typer
 from rich.table import Table
 
 from pipeline.cli.console import USAGE, AsJson, console, fail, print_json
-from pipeline.contracts.ids import from_text, to_text
+from pipeline.contracts.ids import parse_id, to_text
 from pipeline.ledger.letters import Letter
 from pipeline.ledger.operators.dead_letters import DeadLetters
 from pipeline.settings import read_settings
@@ -31,14 +31,6 @@ def _with_letters(use: Callable[[DeadLetters], Awaitable[Result]]) -> Result:
             await client.aclose()
 
     return asyncio.run(call())
-
-
-def _id(text: str) -> bytes:
-    try:
-        return from_text(text)
-    except ValueError as error:
-        fail(str(error), USAGE)
-        raise
 
 
 async def _all(letters: DeadLetters, **chosen: Any) -> list[Letter]:
@@ -85,7 +77,7 @@ def list_letters(
 @app.command()
 def show(letter_id: str) -> None:
     """Show one dead letter, whole, as JSON."""
-    print_json(_with_letters(lambda letters: letters.get(_id(letter_id))).document())
+    print_json(_with_letters(lambda letters: letters.get(parse_id(letter_id))).document())
 
 
 @app.command()
@@ -136,7 +128,7 @@ async def _chosen(letters: DeadLetters, ids: list[str] | None, everything: bool,
     if bool(ids) == everything:
         fail("name the letters, or say --all", USAGE)
     if ids:
-        return [_id(text) for text in ids]
+        return [parse_id(text) for text in ids]
     return [letter.id for letter in await _all(letters, **options)]
 
 

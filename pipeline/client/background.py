@@ -13,9 +13,9 @@ Result = TypeVar("Result")
 
 
 class Background:
-    """Runs coroutines until it is left; then ``finish``, after which no task of the loop lives on.
+    """Runs coroutines until ``leave``; then ``finish``, after which no task of the loop lives on.
 
-    The owner sees to it that nothing is started after ``leave``: whoever waited for that would wait for ever.
+    The owner makes sure that nothing is started after ``leave``: a caller that waited for it would wait for ever.
     """
 
     def __init__(self, finish: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -33,12 +33,12 @@ class Background:
         """Run a coroutine; from any thread."""
         return asyncio.run_coroutine_threadsafe(call, self._loop)
 
-    def is_here(self) -> bool:
-        """Whether this is its thread, which must not wait for itself."""
+    def is_current_thread(self) -> bool:
+        """Whether this is the loop's own thread, which must not wait for itself."""
         return threading.get_ident() == self._thread.ident
 
     def leave(self) -> None:
-        """Let it end; from any thread, and as often as one likes."""
+        """Have it end; from any thread, any number of times."""
         with contextlib.suppress(RuntimeError):  # it has ended
             self._loop.call_soon_threadsafe(self._left.set)
 
@@ -47,14 +47,14 @@ class Background:
         self._thread.join()
 
     def leave_to_parent(self) -> None:
-        """In a forked process: never unregister from the parent's loop what the kernel watches for it."""
+        """In a forked process: keep the collector from unregistering what the kernel watches for the parent's loop."""
         self._loop.is_closed = lambda: True  # type: ignore[method-assign]
 
     def _live(self) -> None:
         life = self._loop.create_task(self._until_left())
         try:
             while not life.done():
-                # Tasks that raise these stop the loop. Whoever waits for them is told.
+                # Tasks that raise these stop the loop. Their callers get them from the future.
                 with contextlib.suppress(SystemExit, KeyboardInterrupt):
                     self._loop.run_until_complete(life)
             self._loop.run_until_complete(self._loop.shutdown_asyncgens())

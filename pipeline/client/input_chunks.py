@@ -1,7 +1,7 @@
 """Reading a caller's requests: in chunks of whatever is there, never faster than they are taken.
 
-A source may be slow (a file, a query, a queue of somebody else's). What it has given so far goes out as soon as the
-store can take it; nothing waits for a chunk to fill up.
+A source may be slow (a file, a query, another system's queue). What it has given so far goes out as soon as the store
+can take it; nothing waits for a chunk to fill up.
 """
 
 import asyncio
@@ -17,8 +17,8 @@ Item = TypeVar("Item")
 class SourceFailed(Exception):
     """The caller's iterable raised ``error``, whatever that is.
 
-    Carried apart: in a task, an exit or interrupt would stop the event loop, and a caller that waits for one that
-    raises CancelledError would take it for cancelled.
+    It is wrapped because a task that raises SystemExit or KeyboardInterrupt stops the event loop, and one that raises
+    CancelledError looks cancelled.
     """
 
     def __init__(self, error: BaseException) -> None:
@@ -27,17 +27,17 @@ class SourceFailed(Exception):
 
 
 async def chunks_of(source: Iterable[Item] | AsyncIterable[Item], size: int) -> AsyncGenerator[list[Item], None]:
-    """Parts of at most ``size``; SourceFailed if it raises.
+    """The source in chunks of at most ``size`` items; SourceFailed if it raises.
 
     A synchronous iterable is read in the event loop: it must not block.
     """
-    chunks = _parts_of_async(source, size) if isinstance(source, AsyncIterable) else _parts_of_sync(source, size)
+    chunks = _chunks_of_async(source, size) if isinstance(source, AsyncIterable) else _chunks_of_sync(source, size)
     async with contextlib.aclosing(chunks):
         async for chunk in chunks:
             yield chunk
 
 
-async def _parts_of_sync(source: Iterable[Item], size: int) -> AsyncGenerator[list[Item], None]:
+async def _chunks_of_sync(source: Iterable[Item], size: int) -> AsyncGenerator[list[Item], None]:
     items, failed, ended = iter(source), None, False
     while not ended:
         chunk: list[Item] = []
@@ -53,7 +53,7 @@ async def _parts_of_sync(source: Iterable[Item], size: int) -> AsyncGenerator[li
         raise failed
 
 
-async def _parts_of_async(source: AsyncIterable[Item], size: int) -> AsyncGenerator[list[Item], None]:
+async def _chunks_of_async(source: AsyncIterable[Item], size: int) -> AsyncGenerator[list[Item], None]:
     buffer = _Buffer[Item](size)
 
     async def read() -> None:
@@ -75,8 +75,8 @@ async def _parts_of_async(source: AsyncIterable[Item], size: int) -> AsyncGenera
         reader.cancel()
 
 
-async def chunks_read_apart(source: Iterable[Item], size: int) -> AsyncGenerator[list[Item], None]:
-    """Parts of an iterable that may block, read in a thread of its own; SourceFailed if it raises."""
+async def chunks_read_in_thread(source: Iterable[Item], size: int) -> AsyncGenerator[list[Item], None]:
+    """The chunks of an iterable that may block: it is read in a thread of its own. SourceFailed if it raises."""
     buffer = _Buffer[Item](size)
 
     def read() -> None:
@@ -99,7 +99,7 @@ async def chunks_read_apart(source: Iterable[Item], size: int) -> AsyncGenerator
 
 
 class _Buffer(Generic[Item]):
-    """Items between a reader, in this event loop or in a thread, and a taker in this event loop."""
+    """Items on their way from a reader, in this event loop or in a thread, to a taker in this event loop."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -117,21 +117,21 @@ class _Buffer(Generic[Item]):
         return len(self._items) >= self._size
 
     def add(self, item: Item) -> None:
-        """Hand over an item."""
+        """Add an item."""
         with self._changed:
             self._items.append(item)
             first = len(self._items) == 1
         if first:
-            self._tell()
+            self._wake_taker()
 
     def end(self, error: BaseException | None) -> None:
         """No more items come; ``error`` is raised once those that came are taken."""
         with self._changed:
             self._ended, self._error = True, error
-        self._tell()
+        self._wake_taker()
 
     def wait_for_room(self) -> bool:
-        """Block a reading thread while the buffer is full; False if nobody takes any more."""
+        """Block a reading thread while the buffer is full; False if nothing is taken any more."""
         with self._changed:
             self._changed.wait_for(lambda: self._left or not self.full)
             return not self._left
@@ -143,7 +143,7 @@ class _Buffer(Generic[Item]):
             self._changed.notify_all()
 
     async def chunks(self) -> AsyncGenerator[list[Item], None]:
-        """All that is there, again and again."""
+        """Chunk after chunk: whatever is there by then."""
         while True:
             await self._news.wait()
             self._news.clear()
@@ -160,6 +160,6 @@ class _Buffer(Generic[Item]):
                     raise self._error
                 return
 
-    def _tell(self) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has been closed: nobody waits
+    def _wake_taker(self) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nothing waits
             self._loop.call_soon_threadsafe(self._news.set)

@@ -1,4 +1,4 @@
-"""Limits: a call has one time for all of it - queueing, round trips and pauses - and does not outlive its client."""
+"""Time limits: a call has one for all of it - queueing, round trips and pauses - and does not outlive its client."""
 
 import asyncio
 from types import TracebackType
@@ -10,7 +10,7 @@ CLOSED_MEANWHILE = "this client was closed meanwhile; what was sent may or may n
 
 
 class Calls:
-    """What a client has under way in the tasks of its callers."""
+    """The calls of one client that are under way in the tasks of its callers."""
 
     def __init__(self) -> None:
         self._closed = False
@@ -18,11 +18,14 @@ class Calls:
         self._last_left = asyncio.Event()
 
     def limit(self, by: float) -> "_Limit":
-        """A context that must be left ``by`` then (the event loop's time): StoreUnavailable. RuntimeError if closed."""
+        """A context that raises StoreUnavailable unless it is left ``by`` then (the event loop's time).
+
+        RuntimeError if the client is closed, or as soon as it is.
+        """
         return _Limit(self, by)
 
     async def close(self) -> None:
-        """End all that is under way, and begin no more."""
+        """End all that are under way, and begin no more."""
         self._closed = True
         for limit in self._under_way:
             limit.end()
@@ -30,13 +33,13 @@ class Calls:
             await self._last_left.wait()
 
     def begin(self, limit: "_Limit") -> None:
-        """One is entered."""
+        """Count a call in."""
         if self._closed:
             raise RuntimeError(CLOSED_MEANWHILE)
         self._under_way.add(limit)
 
     def leave(self, limit: "_Limit") -> Exception:
-        """One is left; what it raises if its time was over."""
+        """Count a call out; returns what it raises if its time was over."""
         self._under_way.discard(limit)
         if not self._closed:
             return StoreUnavailable("the store did not answer in time")
@@ -64,6 +67,6 @@ class _Limit:
             raise over from None
 
     def end(self) -> None:
-        """As if its time were over."""
+        """End the call as if its time were over."""
         if not self._scope.expired():
             self._scope.reschedule(0)

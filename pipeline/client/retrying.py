@@ -1,7 +1,7 @@
-"""Trying again: through outages of the store, and after refusals that pass.
+"""Retrying: through outages of the store, and after refusals that pass.
 
-An outage leaves open whether a call was carried out. An accept is therefore sent again as the same batch: its
-dedup_token tells the ledger what it has answered already, and however often it is sent, each request is accepted once.
+An outage leaves open whether a call was carried out. An accept is therefore sent again as the same batch: its dedup
+token tells the ledger what it has answered already, and however often it is sent, each request is accepted once.
 """
 
 import asyncio
@@ -34,9 +34,9 @@ LAST_S = 0.05
 
 
 def refused(outcome: object) -> bool:
-    """Whether this is a problem that may be gone later, and says that nothing was accepted.
+    """Whether the outcome is a problem that may be gone later, and that says that nothing was accepted.
 
-    After StoreUnavailable nobody knows: another batch might be a second acceptance.
+    StoreUnavailable leaves that open: another batch might be a second acceptance.
     """
     passes = isinstance(outcome, Problem) and outcome.retry_after_s is not None
     return passes and not isinstance(outcome, StoreUnavailable)
@@ -45,8 +45,8 @@ def refused(outcome: object) -> bool:
 class Retrying:
     """The producers' side of the ledger, tried again for up to ``retry_for_s`` (0: not at all).
 
-    A call has ``retry_for_s`` for all of it, but ``store_timeout_s`` at least: so long one try may take. ``by`` is the
-    event loop's time when it must be over: StoreUnavailable.
+    A call has ``retry_for_s`` for all of it, but at least ``store_timeout_s``, which one try may take. ``by`` is when
+    it must be over (the event loop's time), else StoreUnavailable.
     """
 
     def __init__(self, producing: Producing, retry_for_s: float, store_timeout_s: float) -> None:
@@ -56,11 +56,11 @@ class Retrying:
         self.limit_s = max(retry_for_s, store_timeout_s)
         self._last_try_s = self.limit_s - retry_for_s
         self._calls = Calls()
-        self._given_up = asyncio.Event()
+        self._stopped = asyncio.Event()
 
-    def give_up(self) -> None:
-        """Try nothing again from now on, but for what waits to be tried again: that has one more try, at once."""
-        self._given_up.set()
+    def stop(self) -> None:
+        """Retry nothing from now on. A call that pauses before a retry has that one, at once."""
+        self._stopped.set()
 
     def by(self) -> float:
         """When a call that begins now must be over."""
@@ -71,7 +71,7 @@ class Retrying:
         await self._calls.close()
 
     async def accept_once(self, submissions: Sequence[Submission], by: float) -> list[Accepted | Known | Problem]:
-        """Accept up to ``SCRIPT_LIMIT`` requests, through outages. Refusals are answers."""
+        """Submit up to ``SCRIPT_LIMIT`` requests, through outages; refusals are answers."""
         batch = SubmissionBatch(submissions)
         async with self._calls.limit(by):
             return await self._through_outages(lambda: self._producing.send(batch), by)
@@ -79,7 +79,7 @@ class Retrying:
     async def accept(
         self, submissions: Sequence[Submission], after: Awaitable[object] | None = None
     ) -> list[Accepted | Known | Problem]:
-        """The same; those refused for a while are sent again meanwhile.
+        """Submit up to ``SCRIPT_LIMIT`` requests, through outages; those refused for a while only are sent again.
 
         They are packed at once, and sent when ``after`` is done: their time begins then.
         """
@@ -100,16 +100,16 @@ class Retrying:
     async def _accept_refused(
         self, submissions: Sequence[Submission], answers: list[Accepted | Known | Problem], by: float
     ) -> None:
-        """Send those again that were refused for a while; ``answers`` gets what becomes of them."""
+        """Send those again that were refused for a while; puts what becomes of them into ``answers``."""
         sent: list[int] = []
 
         async def send() -> bool:
-            sent[:] = [place for place, answer in enumerate(answers) if refused(answer)]
-            batch = SubmissionBatch([submissions[place] for place in sent])
-            for place, answer in zip(
+            sent[:] = [index for index, answer in enumerate(answers) if refused(answer)]
+            batch = SubmissionBatch([submissions[index] for index in sent])
+            for index, answer in zip(
                 sent, await self._through_outages(lambda: self._producing.send(batch), by), strict=True
             ):
-                answers[place] = answer
+                answers[index] = answer
             sent.clear()
             return any(map(refused, answers))
 
@@ -117,12 +117,12 @@ class Retrying:
             async with self._calls.limit(by):
                 await self._again(send, by, next(filter(refused, answers)), retry_if_result(bool))
         except StoreUnavailable as outage:
-            # What was accepted before is not unsaid.
-            for place in sent:
-                answers[place] = outage
+            # What was accepted before stays accepted.
+            for index in sent:
+                answers[index] = outage
 
     async def after_refusal(self, refusal: Problem, accept: Callable[[], Awaitable[Result]], by: float) -> Result:
-        """Call until it is not refused for a while only, as it was already."""
+        """Call ``accept``, which was refused with ``refusal``, again until it is accepted, or refused for good."""
         if not refused(refusal) or self._left_s(by) < LAST_S:
             raise refusal
         return await self._again(accept, by, refusal, retry_if_exception(refused))
@@ -130,17 +130,17 @@ class Retrying:
     async def read(
         self, request_ids: Sequence[bytes], by: float, callers: Sequence[Caller] | None = None
     ) -> list[Status | Problem]:
-        """How requests stand, through outages. ``callers``: for whom each is read."""
+        """The statuses of requests, through outages. ``callers``: for whom each is read."""
         async with self._calls.limit(by):
             return await self._through_outages(lambda: self._producing.read(request_ids, callers), by)
 
     async def cancel(self, request_id: bytes, by: float, caller: Caller = STORE) -> Status:
-        """Cancel a request, through outages: who is told that it is cancelled already may have done it."""
+        """Cancel a request, through outages: that it is cancelled already may be the work of an earlier try."""
         async with self._calls.limit(by):
             return await self._through_outages(lambda: self._producing.cancel(request_id, caller), by)
 
     async def releases(self, by: float, *, fresh: bool) -> ReleaseTable:
-        """The releases. One try."""
+        """The releases; one try."""
         async with self._calls.limit(by):
             return await self._producing.releases(fresh=fresh)
 
@@ -159,16 +159,17 @@ class Retrying:
         first: object,
         retry: retry_if_exception | retry_if_result,
     ) -> Result:
-        """Pauses from what the problem asks for, growing, with full jitter. The last outcome stands.
+        """Call again and again, with growing pauses and full jitter; the last outcome counts.
 
-        No pause takes more than half of the time that is left: a store that comes back late is met, too.
+        The first pause is what the problem asks for at most. None takes more than half of the time that is left, so
+        that a store that comes back late is found, too.
         """
         asked = (isinstance(first, Problem) and first.retry_after_s) or 1
         jitter = wait_random_exponential(multiplier=2 * asked, max=LONGEST_PAUSE_S)
         await self._pause(min(random.uniform(0, asked), self._left_s(by) / 2))  # noqa: S311
         retrying = AsyncRetrying(
             retry=retry,
-            stop=lambda _: self._given_up.is_set() or self._left_s(by) < LAST_S,
+            stop=lambda _: self._stopped.is_set() or self._left_s(by) < LAST_S,
             sleep=self._pause,
             wait=lambda state: max(0, min(jitter(state), self._left_s(by) / 2)),
             retry_error_callback=_last_outcome,
@@ -186,7 +187,7 @@ class Retrying:
     async def _pause(self, seconds: float) -> None:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._given_up.wait()
+                await self._stopped.wait()
 
 
 def _last_outcome(state: RetryCallState) -> Any:

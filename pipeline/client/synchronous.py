@@ -10,10 +10,11 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from pipeline.client import forks
-from pipeline.client.asynchronous import AsyncScoringClient, Request
+from pipeline.client.asynchronous import AsyncScoringClient
 from pipeline.client.background import Background
-from pipeline.client.input_chunks import SourceFailed, chunks_read_apart
+from pipeline.client.input_chunks import SourceFailed, chunks_read_in_thread
 from pipeline.client.limits import CLOSED, CLOSED_MEANWHILE
+from pipeline.client.streaming import Request, score_chunks, submit_chunks
 from pipeline.contracts.envelope import DEFAULT_TIMEOUT_S, PriorityName
 from pipeline.contracts.problems import Problem
 from pipeline.contracts.releases import ReleaseTable
@@ -29,7 +30,7 @@ class ScoringClient:
     """Safe to share between threads: calls made at the same time share round trips.
 
     Every method does and raises what its namesake in ``AsyncScoringClient`` does. A forked process may use it, too: it
-    starts again there. The thread begins with the first call.
+    starts again there. The first call starts its thread.
     """
 
     def __init__(
@@ -38,18 +39,19 @@ class ScoringClient:
         self._client = AsyncScoringClient(store_url, settings=settings, retry_for_s=retry_for_s)
         self._background: Background | None = None
         self._closed = False
-        # A signal's handler may close it in the midst of a call of the same thread.
+        # Reentrant: a signal handler may close the client in the middle of a call of the same thread.
         self._lock = threading.RLock()
-        forks.watch(self, ScoringClient._start_after_fork)
+        forks.reset_in_child(self, ScoringClient._reset)
 
-    def _start_after_fork(self) -> object:
+    def _reset(self) -> object:
         """In a forked process: leave to the parent what it has open."""
         left, self._background, self._lock = self._background, None, threading.RLock()
         if left is not None:
             left.leave_to_parent()
         return left
 
-    def _begun(self) -> Background:
+    def _started(self) -> Background:
+        """The thread, which the first call starts."""
         with self._lock:
             if self._closed:
                 raise RuntimeError(CLOSED)
@@ -59,14 +61,14 @@ class ScoringClient:
                 self._background = Background(self._client.close)
             return self._background
 
-    def _run(self, call: Coroutine[Any, Any, Result], begun: Background | None = None) -> Result:
-        """What ``call`` gives. ``begun``: where it must run, if anywhere."""
+    def _run(self, call: Coroutine[Any, Any, Result], thread: Background | None = None) -> Result:
+        """Run ``call`` in the client's thread and return its result. ``thread``: the one it must be, if any."""
         try:
             with self._lock:  # it is started before the client is closed, or not at all
-                background = self._begun()
-                if begun not in (None, background):
+                background = self._started()
+                if thread not in (None, background):
                     raise RuntimeError("this stream began before a fork: begin another one in this process")
-                if background.is_here():
+                if background.is_current_thread():
                     raise RuntimeError("a call from within the client's own thread would wait for itself")
                 future = background.start(call)
         except BaseException:
@@ -77,11 +79,11 @@ class ScoringClient:
         except concurrent.futures.CancelledError:
             raise RuntimeError(CLOSED_MEANWHILE) from None
         except BaseException:
-            future.cancel()  # if it is not done: an interrupt of this thread is not the call's
+            future.cancel()  # an interrupt of this thread: the call itself may still run
             raise
 
     def __enter__(self) -> Self:
-        self._begun()
+        self._started()
         return self
 
     def __exit__(
@@ -102,7 +104,7 @@ class ScoringClient:
             background = self._background
             if background is not None:
                 background.leave()
-        if background is not None and not background.is_here() and not sys.is_finalizing():
+        if background is not None and not background.is_current_thread() and not sys.is_finalizing():
             background.join()
 
     def submit(
@@ -116,7 +118,7 @@ class ScoringClient:
         no_cache: bool = False,
         idempotency_key: str | None = None,
     ) -> Status:
-        """Hand in one request; its status once it is accepted."""
+        """Submit one request; its status once it is accepted."""
         return self._run(
             self._client.submit(
                 model,
@@ -130,41 +132,43 @@ class ScoringClient:
         )
 
     def submit_many(self, requests: Iterable[Request]) -> Iterator[Status | Problem]:
-        """Hand in any number of requests; for each, in order, its status or the problem it was refused for."""
-        return self._stream(lambda: self._client.submit_chunks(chunks_read_apart(requests, SCRIPT_LIMIT)))
+        """Submit any number of requests; for each, in order, its status or the problem it was refused for."""
+        return self._stream(lambda: submit_chunks(self._client.core, chunks_read_in_thread(requests, SCRIPT_LIMIT)))
 
     def score_many(self, requests: Iterable[Request], *, window: int = 8192) -> Iterator[Status | Problem]:
-        """Hand in any number of requests and wait for each end; in order."""
-        return self._stream(lambda: self._client.score_chunks(chunks_read_apart(requests, SCRIPT_LIMIT), window=window))
+        """Submit any number of requests and wait for each end; in order."""
+        return self._stream(
+            lambda: score_chunks(self._client.core, chunks_read_in_thread(requests, SCRIPT_LIMIT), window=window)
+        )
 
     def _stream(self, make: Callable[[], AsyncGenerator[list[Status | Problem], None]]) -> Iterator[Status | Problem]:
-        return self._take(_Stream(make), self._begun())
+        return self._take(_Stream(make), self._started())
 
-    def _take(self, stream: "_Stream", begun: Background) -> Iterator[Status | Problem]:
+    def _take(self, stream: "_Stream", thread: Background) -> Iterator[Status | Problem]:
         try:
-            while (chunk := self._run(stream.next(), begun)) is not None:
+            while (chunk := self._run(stream.next(), thread)) is not None:
                 yield from chunk
         except SourceFailed as failed:
             raise failed.error from None
         finally:
-            self._end(stream, begun)
+            self._end(stream, thread)
 
-    def _end(self, stream: "_Stream", begun: Background) -> None:
-        """End a stream, unless its end has come with that of its event loop."""
+    def _end(self, stream: "_Stream", thread: Background) -> None:
+        """End a stream, unless it has ended together with its event loop."""
         with self._lock:
-            if self._closed or begun is not self._background or sys.is_finalizing():
+            if self._closed or thread is not self._background or sys.is_finalizing():
                 return
-            ending = begun.start(stream.close())
-        if not begun.is_here():  # where the collector has found a stream that was left
+            ending = thread.start(stream.close())
+        if not thread.is_current_thread():  # it is where the collector finds an abandoned stream
             concurrent.futures.wait([ending])
 
     def get(self, request_id: str) -> Status:
-        """How a request stands."""
+        """The status of a request."""
         return self._run(self._client.get(request_id))
 
     def get_many(self, request_ids: Sequence[str]) -> list[Status | Problem]:
-        """How many requests stand, in order."""
-        # Taken here: ids that come from another call of this client must not be waited for in its thread.
+        """The statuses of many requests, in order."""
+        # Listed here: an iterable of ids may call this client, which must not happen in its own thread.
         return self._run(self._client.get_many(list(request_ids)))
 
     def cancel(self, request_id: str) -> Status:
@@ -172,11 +176,11 @@ class ScoringClient:
         return self._run(self._client.cancel(request_id))
 
     def wait(self, request_id: str, timeout_s: float = 30.0) -> Status:
-        """The status once the request has ended, or as it stands when ``timeout_s`` have passed."""
+        """The status once the request has ended, or as it is when ``timeout_s`` have passed."""
         return self._run(self._client.wait(request_id, timeout_s))
 
     def releases(self) -> ReleaseTable:
-        """Which models and versions can be asked for."""
+        """The models and versions that can be asked for."""
         return self._run(self._client.releases())
 
     def score(
@@ -191,17 +195,17 @@ class _Stream:
 
     def __init__(self, make: Callable[[], AsyncGenerator[list[Status | Problem], None]]) -> None:
         self._make = make
-        self._parts: AsyncGenerator[list[Status | Problem], None] | None = None
+        self._chunks: AsyncGenerator[list[Status | Problem], None] | None = None
         self._reading: asyncio.Task[Any] | None = None
 
     async def next(self) -> list[Status | Problem] | None:
         """The next chunk; None at the end."""
-        self._parts = self._parts or self._make()
+        self._chunks = self._chunks or self._make()
         self._reading = asyncio.current_task()
-        return await anext(self._parts, None)
+        return await anext(self._chunks, None)
 
     async def close(self) -> None:
-        """End it, though a ``next`` that an interrupt has left may still be under way."""
+        """End the stream, even if a ``next`` that was interrupted is still under way."""
         await abandon(self._reading)
-        if self._parts is not None:
-            await self._parts.aclose()
+        if self._chunks is not None:
+            await self._chunks.aclose()

@@ -43,7 +43,7 @@ class ScoreRow(ScoreRequest):
     """One of many: a row of ``POST /v1/scores/batch``, or a document given to a client."""
 
     idempotency_key: IdempotencyKey | None = None
-    no_cache: Annotated[bool, Field(description="whether to compute it anew, and for this request alone")] = False
+    no_cache: Annotated[bool, Field(description="whether to compute it again, and for this request alone")] = False
 
 
 _REQUEST = TypeAdapter(ScoreRequest)
@@ -57,12 +57,12 @@ def check_envelope(document: object) -> ScoreRequest:
 
 
 def check_row(document: object) -> ScoreRow:
-    """The same for a row, which may carry its idempotency key."""
+    """The request in a row of a batch, which may carry an idempotency key; InvalidRequest as ``check_envelope``."""
     return _checked(_ROW, document)
 
 
 def check_key(key: str) -> str:
-    """An idempotency key; InvalidRequest."""
+    """The key, if it can be an idempotency key; InvalidRequest otherwise."""
     return _checked(_KEY, key)
 
 
@@ -80,5 +80,5 @@ def _checked(adapter: TypeAdapter[Checked], document: object) -> Checked:
 
 
 def pointer(place: tuple[int | str, ...]) -> str:
-    """A JSON pointer (RFC 6901) to a place in a document."""
+    """The JSON pointer (RFC 6901) to a place in a document, given as keys and indexes."""
     return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in place)

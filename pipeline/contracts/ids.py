@@ -1,6 +1,6 @@
 """Request ids: UUIDv7 (RFC 9562), 16 bytes in the store, text outside.
 
-The 48 bits of time are stamped by the store when it accepts; the producer brings the rest, at random.
+The store stamps the 48 bits of time when it accepts a request; the producer draws the rest at random.
 """
 
 import os
@@ -8,18 +8,18 @@ import re
 from datetime import UTC, datetime
 from functools import lru_cache
 
+from pipeline.contracts.problems import InvalidRequest
+
 _TEXT = re.compile(r"^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$", re.IGNORECASE)
-
-
 _VERSION = bytes(0x70 | byte & 0x0F for byte in range(256))
 _VARIANT = bytes(0x80 | byte & 0x3F for byte in range(256))
-"""For each random byte: with the four bits of the version, and the two of the variant, set as they must be."""
+"""Tables that map each random byte to one with the version's four bits, or the variant's two, set."""
 
 
 def random_tails(count: int) -> list[bytes]:
     """The last ten bytes of ``count`` ids: version and variant set, 74 bits random.
 
-    Ascending: requests that are accepted in one millisecond are claimed in the order in which they were handed in.
+    Ascending: requests that are accepted in one millisecond are claimed in the order in which they were submitted.
     """
     noise = bytearray(os.urandom(10 * count))
     noise[::10] = noise[::10].translate(_VERSION)
@@ -38,6 +38,14 @@ def from_text(text: str) -> bytes:
     if not isinstance(text, str) or not _TEXT.match(text):
         raise ValueError(f"{text!r} is not a request id: a request id is a UUID of version 7")
     return bytes.fromhex(text.replace("-", ""))
+
+
+def parse_id(text: str, field: str = "request_id") -> bytes:
+    """The 16 bytes of an id that a caller gave in ``field``; InvalidRequest with a pointer to it if it is malformed."""
+    try:
+        return from_text(text)
+    except ValueError as error:
+        raise InvalidRequest(str(error), errors=[{"pointer": f"/{field}", "message": str(error)}]) from None
 
 
 def accepted_ms(request_id: bytes) -> int:

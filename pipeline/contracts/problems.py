@@ -1,14 +1,14 @@
-"""Problems: everything the outside can be refused for, one exception each (RFC 9457 on HTTP).
+"""Problems: whatever a call can be refused for, one exception each (RFC 9457 on HTTP).
 
-Each class carries its slug, HTTP status, title and the command line's exit code; an instance adds the detail
-and what the problem's document needs beyond it.
+Each class carries its slug, HTTP status, title and the command line's exit code. An instance adds the detail of one
+occurrence, and where it helps the fields that are wrong or when to try again.
 """
 
 from typing import Any, ClassVar
 
 
 class Problem(Exception):
-    """A refusal with a reason. ``retry_after_s`` is set where sending again later can help."""
+    """A refusal with a reason. ``retry_after_s`` is set where sending the request again later can help."""
 
     slug: ClassVar[str]
     status: ClassVar[int]
@@ -73,9 +73,9 @@ class DeadlineExceeded(Problem):
 
 
 class AlreadyEnded(Problem):
-    """The move is not possible any more."""
+    """A cancel of a request that has ended otherwise."""
 
-    slug, status, title, exit_code = "already-ended", 409, "The request has ended already", 5
+    slug, status, title, exit_code = "already-ended", 409, "The request's state does not allow that", 5
 
 
 class TooLate(Problem):
@@ -84,10 +84,8 @@ class TooLate(Problem):
     slug, status, title, exit_code = "too-late", 409, "The request is being scored already", 5
 
 
-class NotDead(Problem):
-    """A replay of something that is not a dead letter (any more)."""
-
-    slug, status, title, exit_code = "already-ended", 409, "Only a dead letter can be replayed", 5
+class NotDead(AlreadyEnded):
+    """A replay of a request that is not dead, or not any more."""
 
 
 class Gone(Problem):
@@ -115,7 +113,7 @@ class IdempotencyMismatch(Problem):
 
 
 class RateLimited(Problem):
-    """This API key has sent too many requests lately, or has too many unfinished ones."""
+    """This API key has sent too many requests recently, or has too many unfinished ones."""
 
     slug, status, title, exit_code = "rate-limited", 429, "Too many requests with this key", 3
 

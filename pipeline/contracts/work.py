@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from pipeline.contracts.attempts import NO_ATTEMPTS, Attempts
 from pipeline.contracts.lanes import ModelRef
-from pipeline.contracts.stages import Priority, State
+from pipeline.contracts.stages import State
 from pipeline.contracts.status import Failure
 
 
@@ -29,11 +29,6 @@ class Header(NamedTuple):
     def ref(self) -> ModelRef:
         """The pinned model version."""
         return ModelRef(self.model, self.version, self.digest.hex(), self.pool)
-
-    @property
-    def urgency(self) -> Priority:
-        """The priority as its enum."""
-        return Priority(self.priority)
 
 
 class Links(NamedTuple):

@@ -1,4 +1,4 @@
-"""An open loop: requests that arrive when they arrive, whether or not the ones before have been answered."""
+"""An open loop: requests arrive at their own times, whether or not those before have been answered."""
 
 import asyncio
 import math
@@ -16,13 +16,13 @@ from pipeline.contracts.status import Status
 from pipeline.service.cancellation import abandon
 
 WAITERS = 512
-"""Requests that are waited for at once, the oldest first; those behind them are looked at when their turn comes."""
+"""So many requests are waited for at once, the oldest first; the others are read when their turn comes."""
 UNFINISHED_LIMIT = 100_000
-"""What the generator keeps in mind; beyond it arrivals are held back, and reported."""
+"""At most so many unfinished requests; arrivals beyond that are held back, and reported."""
 GRACE_S = 5.0
-"""The sweeper ends what is past its deadline: a little later at most."""
+"""By so much after its deadline at most the sweeper ends a request."""
 PAUSE_S = 0.5
-"""Between two looks at what has not ended although it was waited for; and until an interruption is noticed."""
+"""Between two reads of a request that has not ended in its wait; and until an interruption is noticed."""
 LOST = (NotFound.slug, Gone.slug)
 
 
@@ -35,13 +35,13 @@ class Refused:
 
 
 class Target(Protocol):
-    """Where the load goes."""
+    """Takes the load."""
 
     async def submit(self, features: Mapping[str, Any]) -> Status | Refused:
-        """Hand in one request, once."""
+        """Submit one request, once."""
 
     async def end(self, status: Status, seconds: float) -> Status | Refused:
-        """Its status once it has ended, or as it stands after so many seconds."""
+        """The request's status once it has ended, or as it is after so many seconds."""
 
 
 class Times:
@@ -52,7 +52,7 @@ class Times:
         self._longest = 0.0
 
     def add(self, seconds: float) -> None:
-        """Count one."""
+        """Count one duration."""
         self._counts[math.ceil(100 * math.log(max(seconds, 1e-6)))] += 1
         self._longest = max(self._longest, seconds)
 
@@ -74,7 +74,7 @@ class Times:
 
 @dataclass
 class Tally:
-    """What became of the load. ``in_time``: ended within the deadline; ``good``: succeeded within it.
+    """The outcomes of the load. ``in_time``: ended within the deadline; ``good``: succeeded within it.
 
     ``latency`` is by the documents' own times, submit to end; ``seen`` from the scheduled arrival until this process
     knew of the end; ``lag`` from the scheduled arrival to the send.
@@ -95,7 +95,7 @@ class Tally:
 
     @property
     def unfinished(self) -> int:
-        """Accepted requests of which no end is known, nor that they are lost."""
+        """How many accepted requests have neither ended nor been lost, as far as is known."""
         return self.accepted - self.ended.total() - self.lost
 
 
@@ -107,7 +107,7 @@ class _Waited:
 
 
 class LoadGenerator:
-    """Offers rows to a target at a rate, Poisson arrivals, and follows each accepted request to its end."""
+    """Submits rows to a target at a rate, with Poisson arrivals, and follows each accepted request to its end."""
 
     def __init__(
         self, target: Target, rows: Iterator[Mapping[str, Any]], *, rate: float, timeout_s: float, seed: int
@@ -128,15 +128,15 @@ class LoadGenerator:
 
     @property
     def interrupted(self) -> bool:
-        """Whether it was told to stop."""
+        """Whether ``stop`` was called."""
         return self._stopping.is_set()
 
     def stop(self) -> None:
-        """Offer nothing more, and wait for what was accepted; called again, do not wait for it either."""
+        """Submit nothing more, and wait for what was accepted; called again, do not wait for it either."""
         (self._leaving if self.interrupted else self._stopping).set()
 
     async def run(self, seconds: float) -> Tally:
-        """Offer for so long, and return when everything accepted has ended, or should have."""
+        """Submit for so many seconds, and return when everything accepted has ended, or should have."""
         began = time.monotonic()
         for _ in range(WAITERS):
             self._start(self._follow())
@@ -155,7 +155,7 @@ class LoadGenerator:
 
     def _start(self, call: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(call)
-        self._calls.add(task)  # the event loop itself would let go of it
+        self._calls.add(task)  # the event loop itself keeps no reference
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
@@ -184,7 +184,7 @@ class LoadGenerator:
                 self._start(self._submit(next(self._rows), due))
             due += self._rng.expovariate(self._rate)
             if not self.tally.offered % 64:
-                await asyncio.sleep(0)  # when late: let the calls begin
+                await asyncio.sleep(0)  # when late: let the calls start
 
     async def _submit(self, features: Mapping[str, Any], due: float) -> None:
         self.tally.lag.add(time.monotonic() - due)
@@ -215,7 +215,7 @@ class LoadGenerator:
                 if time.monotonic() > one.until:
                     self._done()
                     break
-                await asyncio.sleep(PAUSE_S)  # an outage, or more calls wait at the API than may
+                await asyncio.sleep(PAUSE_S)  # an outage, or too many calls wait at the API
 
     def _end(self, status: Status, arrived: float) -> None:
         assert status["finished_at"] is not None

@@ -1,11 +1,13 @@
-"""Where ``scoreline load`` sends: to the store through the Python client, or to the HTTP API. One call, no retries."""
+"""Targets of ``scoreline load``: the store through the Python client, or the HTTP API. One call, no retries."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from pipeline.client.asynchronous import AsyncScoringClient
+from pipeline.client.waiting import wait_for_end
 from pipeline.contracts.envelope import PriorityName
+from pipeline.contracts.ids import from_text
 from pipeline.contracts.problems import DeadlineExceeded, Problem, Unauthorized, UnknownModel
 from pipeline.contracts.status import Status
 from pipeline.load.generator import Refused, Target
@@ -15,13 +17,13 @@ if TYPE_CHECKING:
     import aiohttp
 
 NO_ANSWER = "no-answer"
-"""In the place of a problem's slug: the connection failed, and the call may or may not have been carried out."""
+"""In place of a problem's slug: the connection failed, and the call may or may not have been carried out."""
 CALL_S = 5.0
 LONGEST_WAIT_S = 30.0
 
 
 class ApiUnusable(Exception):
-    """There is no API of Scoreline's at that address, or it does not answer."""
+    """No Scoreline API is at that address, or it does not answer."""
 
 
 class StoreTarget:
@@ -34,7 +36,7 @@ class StoreTarget:
         self._timeout_s = timeout_s
 
     async def submit(self, features: Mapping[str, Any]) -> Status | Refused:
-        """Hand in one request, computed anew."""
+        """Submit one request, computed again whatever the cache has."""
         try:
             return await self._client.submit(
                 self._model, features, priority=self._priority, timeout_s=self._timeout_s, no_cache=True
@@ -45,7 +47,8 @@ class StoreTarget:
     async def end(self, status: Status, seconds: float) -> Status | Refused:
         """Its status once it has ended; it is read at least once."""
         try:
-            return await self._client.wait_on(status, max(1.0, seconds))
+            core, request_id = self._client.core, from_text(status["request_id"])
+            return await wait_for_end(core, request_id, core.time() + max(1.0, seconds)) or status
         except Problem as problem:
             return Refused(problem.slug, problem.detail)
 
@@ -58,7 +61,7 @@ class ApiTarget:
         self._envelope = {"model": model, "priority": priority, "timeout_s": timeout_s}
 
     async def submit(self, features: Mapping[str, Any]) -> Status | Refused:
-        """Hand in one request, computed anew."""
+        """Submit one request, computed again whatever the cache has."""
         return await self._call("POST", "/v1/scores", CALL_S, json=self._envelope | {"features": features})
 
     async def end(self, status: Status, seconds: float) -> Status | Refused:
@@ -67,7 +70,7 @@ class ApiTarget:
         wait = min(max(0.0, seconds), LONGEST_WAIT_S)
         answer = await self._call("GET", path, wait + CALL_S, params={"wait": f"{wait:.3f}"})
         if isinstance(answer, Refused) and answer.slug == DeadlineExceeded.slug:
-            return await self._call("GET", path, CALL_S)  # it expired while we waited: read its end
+            return await self._call("GET", path, CALL_S)  # it expired during the wait: read its end
         return answer
 
     async def _call(self, method: str, path: str, seconds: float, **options: Any) -> Any:
@@ -82,7 +85,7 @@ class ApiTarget:
             return Refused(NO_ANSWER, str(error) or type(error).__name__)
         if answer.status in (200, 202):
             return document
-        problem = document if isinstance(document, dict) else {}  # a proxy in between has answers of its own
+        problem = document if isinstance(document, dict) else {}  # a proxy in between has other answers
         return Refused(str(problem.get("type", f"http-{answer.status}")).rsplit(":", 1)[-1], str(problem.get("detail")))
 
 
@@ -102,7 +105,7 @@ async def api_target(
     import aiohttp  # of the extra `local`, which services in production do not have
 
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    # As many connections as there are requests under way: an open loop must not queue for one.
+    # As many connections as requests under way: an open loop must not queue for a connection.
     connector = aiohttp.TCPConnector(limit=0)
     async with aiohttp.ClientSession(url, connector=connector, headers=headers) as http:
         try:

@@ -9,7 +9,7 @@ import pytest
 from chaos.proxy import ProxyProcess
 from pipeline.contracts.stages import Stage
 from pipeline.ledger.keys import ENDED, record
-from pipeline.ledger.producers.notifications import Notifications, looks, unpack_announcement
+from pipeline.ledger.producers.notifications import Notifications, reliance_times, unpack_announcement
 from pipeline.settings import read_settings
 from pipeline.store.connection import connect_async
 from tests.support.ledger import Ledger
@@ -148,5 +148,5 @@ def test_who_waits_while_there_is_no_channel_is_woken_by_it(valkey: str, network
 
 
 def test_who_waits_long_looks_rarely() -> None:
-    rely_s = looks()
+    rely_s = reliance_times()
     assert [next(rely_s) for _ in range(6)] == [1, 2, 4, 8, 10, 10]

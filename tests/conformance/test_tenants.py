@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from pipeline.client import AsyncScoringClient
+from pipeline.client.waiting import wait_for_end, wait_for_ends
 from pipeline.contracts.cache_keys import cache_keys
 from pipeline.contracts.ids import to_text
 from pipeline.contracts.problems import AlreadyEnded, Gone, NotFound, Problem, RateLimited
@@ -375,10 +376,12 @@ def test_an_announced_end_is_told_to_its_tenant_only(ledger: Ledger) -> None:
     async def run() -> list[Any]:
         async with AsyncScoringClient(settings=ledger.settings) as client:
             callers = (ALICE, BOB, OPERATOR)
-            client.listen()
-            await client._here().notifications._ready.wait()  # or they look for themselves
-            waits = [asyncio.create_task(client.wait_for(request_id, 30, caller=caller)) for caller in callers]
-            waits += [asyncio.create_task(client.wait_for_all([request_id], 30, caller)) for caller in callers]  # type: ignore[arg-type]
+            core = client.core
+            core.listen()
+            await core.notifications._ready.wait()  # or they read for themselves
+            until = core.time() + 30
+            waits = [asyncio.create_task(wait_for_end(core, request_id, until, caller=each)) for each in callers]
+            waits += [asyncio.create_task(wait_for_ends(core, [request_id], until, caller=each)) for each in callers]  # type: ignore[arg-type]
             await asyncio.sleep(0)  # all wait for the announcement
             await ledger.producing.cancel(request_id, ALICE)
             return await asyncio.gather(*waits, return_exceptions=True)
@@ -386,6 +389,6 @@ def test_an_announced_end_is_told_to_its_tenant_only(ledger: Ledger) -> None:
     alice, bob, operator, all_of_alice, all_of_bob, all_of_operator = ledger.run(run())
     assert alice["error"]["message"] == "cancelled by its producer"
     assert alice == operator
-    assert all_of_alice == all_of_operator == [alice]
+    assert all_of_alice == all_of_operator == {request_id: alice}
     assert isinstance(bob, NotFound)
-    assert [type(each) for each in all_of_bob] == [NotFound]
+    assert {each: type(answer) for each, answer in all_of_bob.items()} == {request_id: NotFound}

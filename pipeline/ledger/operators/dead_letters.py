@@ -6,7 +6,7 @@ from typing import Any
 import msgpack
 
 from pipeline.contracts.features import with_names
-from pipeline.contracts.ids import from_text, to_text
+from pipeline.contracts.ids import parse_id, to_text
 from pipeline.contracts.problems import InvalidRequest, NotDead, NotFound
 from pipeline.contracts.stages import Stage, State
 from pipeline.ledger import keys
@@ -70,11 +70,7 @@ class DeadLetters:
     async def _place_after(self, cursor: str | None) -> int:
         if cursor is None:
             return 0
-        try:
-            request_id = from_text(cursor)
-        except ValueError as error:
-            raise InvalidRequest(str(error), errors=[{"pointer": "/cursor", "message": str(error)}]) from error
-        rank = await self._client.zrevrank(keys.DEAD, request_id)
+        rank = await self._client.zrevrank(keys.DEAD, parse_id(cursor, "cursor"))
         if rank is None:
             message = "the letter at this cursor was replayed or purged meanwhile; begin again without a cursor"
             raise InvalidRequest(message, errors=[{"pointer": "/cursor", "message": message}])

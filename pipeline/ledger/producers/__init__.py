@@ -1,7 +1,8 @@
 """The producers' door to the ledger.
 
 ``submissions``   requests on their way in, and what is answered
-``accept``        accept requests, read how they stand, cancel them
-``refusals``      what accept refuses, as problems
-``notifications`` hears when requests end
+``accept``        accepts requests and cancels them
+``refusals``      the problems for what accept refuses
+``status``        reads the statuses of requests
+``notifications`` announces the ends of requests to waiters
 """

@@ -1,4 +1,4 @@
-"""Notifications: the producers' side hears when requests end."""
+"""Notifications: the ends of requests, as the ledger announces them."""
 
 import asyncio
 from collections.abc import Iterator, Sequence
@@ -13,57 +13,58 @@ from pipeline.service.cancellation import abandon
 from pipeline.store.connection import AsyncClient
 
 log = structlog.get_logger()
-SIGN_S = 1.0
-"""A channel that gives no sign for so long is asked for one, and taken for dead if it gives none for as long again."""
-FIRST_LOOK_S, RARE_LOOK_S = 1.0, 10.0
+SILENCE_S = 1.0
+"""A channel that is silent for so long gets a ping, and is taken for dead if it stays silent for as long again."""
+FIRST_READ_S, RARE_READ_S = 1.0, 10.0
 
 
-def looks() -> Iterator[float]:
-    """For how long to rely on announcements, in seconds, before looking oneself: time after time, ever longer.
+def reliance_times() -> Iterator[float]:
+    """For how many seconds a waiter relies on notifications before it reads the status: longer each time.
 
-    Who begins to wait may have missed one, and thousands who looked each second would be the store's main work.
+    The first wait may have begun too late for one. Thousands of waiters that read each second would be the store's
+    main work.
     """
-    seconds = FIRST_LOOK_S
+    seconds = FIRST_READ_S
     while True:
         yield seconds
-        seconds = min(2 * seconds, RARE_LOOK_S)
+        seconds = min(2 * seconds, RARE_READ_S)
 
 
 class Notifications:
-    """Hears which requests end, from the channel on which every settle announces its ends.
+    """Listens on the channel on which every settle announces its ends.
 
-    One subscription serves any number of waiters; a waiter costs one entry in a dictionary. An announcement is missed
-    while the channel is down: then all who wait are woken, to look for themselves, and once more when it is back.
-    Small ones carry the ended records, too, which saves who waits the look.
+    One subscription serves any number of waiters; a waiter costs one entry in a dictionary. Announcements are missed
+    while the channel is down: then all waiters are woken to read for themselves, and once more when it is back.
+    Small announcements carry the ended records, which saves the waiter a read.
     """
 
     REMEMBER = 50_000
-    """So many ends that nobody waited for are remembered at least, and twice as many at most."""
+    """At least so many ends without a waiter are remembered, and at most twice as many."""
 
     def __init__(self, client: AsyncClient) -> None:
         self._client = client
         self._waits: dict[bytes, list[_Wait]] = {}
-        # Ends that nobody waited for, heard lately, and before: who begins to wait may be a moment late.
+        # Ends without a waiter, heard recently and before that: a wait may begin a moment late.
         self._heard: set[bytes] = set()
         self._heard_before: set[bytes] = set()
         self._listener: asyncio.Task[None] | None = None
         self._ready = asyncio.Event()
 
     def start(self) -> None:
-        """Begin to listen, if nobody does. Nobody need wait for the channel: who waits for an end is woken by it."""
+        """Begin to listen, unless it does already. The channel wakes the waiters once it is up."""
         if self._listener is None:
-            self._listener = asyncio.create_task(self._listen(), name="endings")
+            self._listener = asyncio.create_task(self._listen(), name="notifications")
 
     async def stop(self) -> None:
-        """Stop listening: waiting calls are told nothing any more, so all are woken."""
+        """Stop listening, and wake all waiters: nothing else would."""
         await abandon(self._listener)
         self._listener = None
         self._wake_all()
 
     async def wait(self, request_ids: Sequence[bytes], seconds: float) -> dict[bytes, bytes]:
-        """Wait until all are announced as ended, or ``seconds`` have passed, or less: then look, and come again.
+        """Wait until all are announced as ended, for ``seconds`` or less: then read them, and wait again.
 
-        Returns the records of those whose end was announced with it: they need no look.
+        Returns the records that came with the announcements: those requests need not be read.
         """
         missing = [each for each in request_ids if each not in self._heard and each not in self._heard_before]
         if not missing:
@@ -73,12 +74,12 @@ class Notifications:
         for request_id in missing:
             self._waits.setdefault(request_id, []).append(wait)
         # Not wait_for: it costs three times as much, and every waiter of an API pays for it.
-        rely_s = seconds if self._ready.is_set() else min(seconds, FIRST_LOOK_S)
-        give_up = loop.call_later(rely_s, _wake, wait)
+        rely_s = seconds if self._ready.is_set() else min(seconds, FIRST_READ_S)
+        timer = loop.call_later(rely_s, _wake, wait)
         try:
             await wait.done
         finally:
-            give_up.cancel()
+            timer.cancel()
             if wait.missing:
                 for request_id in missing:
                     waits = self._waits.get(request_id)
@@ -89,7 +90,7 @@ class Notifications:
         return wait.records
 
     def forget(self, request_ids: Sequence[bytes]) -> None:
-        """Forget having heard of these. Call it before reading them: what ends after the read is heard anew."""
+        """Forget having heard of these. Call it before reading them: an end after the read is heard again."""
         self._heard.difference_update(request_ids)
         self._heard_before.difference_update(request_ids)
 
@@ -108,10 +109,10 @@ class Notifications:
     async def _follow(self, channel: Any) -> None:
         asked = False
         while True:
-            message = await channel.get_message(timeout=SIGN_S)
+            message = await channel.get_message(timeout=SILENCE_S)
             if message is None:
                 if asked:
-                    raise TimeoutError(f"the channel of ends gives no sign for {2 * SIGN_S:g} s")
+                    raise TimeoutError(f"the channel of ends was silent for {2 * SILENCE_S:g} s")
                 await channel.ping()
             elif message["type"] == "subscribe":
                 self._ready.set()
@@ -140,7 +141,7 @@ class Notifications:
 
 
 def unpack_announcement(message: bytes) -> tuple[set[bytes], dict[bytes, bytes]]:
-    """Which requests have ended, and the records that came along (see announce in lua/prelude/ends.lua)."""
+    """The ids of requests that have ended, and the records that came along (see announce in lua/prelude/ends.lua)."""
     count = message[0]
     if not count:
         return {message[at : at + 16] for at in range(1, len(message), 16)}, {}
@@ -154,7 +155,7 @@ def unpack_announcement(message: bytes) -> tuple[set[bytes], dict[bytes, bytes]]
 
 @dataclass(slots=True, eq=False)
 class _Wait:
-    """One waiter: resolved when none of its requests is missing any more. ``records``: of those announced with it."""
+    """One waiter: done when none of its requests is missing. ``records``: those that came with announcements."""
 
     done: asyncio.Future[None]
     missing: int

@@ -1,4 +1,4 @@
-"""What accept refuses, as problems: each code of ``accept.lua`` that is no acceptance."""
+"""Refusals: the problem for each code of ``accept.lua`` that is no acceptance."""
 
 from collections.abc import Callable
 from math import ceil
@@ -21,7 +21,10 @@ LONGEST_PAUSE_S = 60
 
 
 def refusal(code: bytes, number: bytes, unfinished: int, header: Header, settings: Settings) -> Problem:
-    """The problem. ``number``: what stands in the place of the id, milliseconds for some of them."""
+    """The problem for ``code``. ``number``: what stands in place of an id, for some codes milliseconds.
+
+    ``unfinished``: requests in the ledger that have not ended.
+    """
     return _REFUSALS[code](number, unfinished, header, settings)
 
 

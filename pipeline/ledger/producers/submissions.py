@@ -1,4 +1,4 @@
-"""Parcels: requests as they go to the ledger, and what it answers."""
+"""Submissions: requests as they go to the ledger, and what it answers."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -7,12 +7,13 @@ from typing import Any, NamedTuple
 
 from pipeline.contracts.cache_keys import cache_keys
 from pipeline.contracts.canonical import digest
+from pipeline.contracts.envelope import ScoreRequest
 from pipeline.contracts.ids import random_tails
 from pipeline.contracts.problems import InvalidRequest, Problem
 from pipeline.contracts.releases import Release, ReleaseTable
 from pipeline.contracts.stages import Priority
 from pipeline.contracts.status import Status
-from pipeline.contracts.tenants import NOBODY
+from pipeline.contracts.tenants import NOBODY, Tenant
 from pipeline.contracts.work import Header, Links, Progress
 from pipeline.ledger.records import (
     ACCEPTED,
@@ -27,12 +28,12 @@ from pipeline.ledger.result_cache import CacheReader
 from pipeline.settings import Settings
 
 DEDUP_TOKEN_S = 120
-"""How long an accept can be asked for again."""
+"""For so long the ledger knows what it has answered to a batch."""
 
 
-@dataclass(slots=True)  # not frozen, like what else there is one of for each request: that takes three times as long
+@dataclass(slots=True)  # not frozen: there is one for each request, and frozen ones take three times as long to make
 class Submission:
-    """One scoring request as a producer means it; its envelope has been checked."""
+    """One scoring request, its envelope checked."""
 
     model: str
     features: Mapping[str, Any]
@@ -40,19 +41,36 @@ class Submission:
     timeout_ms: int = 3_600_000
     allow_degraded: bool = True
     key: bytes = b""
-    """What ``idempotency`` made of the producer's key and this request; empty without a key."""
+    """The producer's key and this request, as ``idempotency`` gives them; empty without a key."""
     no_cache: bool = False
-    """Compute it anew, and for this request alone."""
+    """Compute it again, and for this request alone."""
     tenant: bytes = NOBODY
-    """Its tenant's."""
+    """Its tenant's id."""
+
+
+def submission_of(request: ScoreRequest, key: str | None, tenant: Tenant, *, no_cache: bool) -> Submission:
+    """The submission of a checked request. ``key``: its idempotency key, which is ``tenant``'s own."""
+    keyed = b""
+    if key is not None:
+        keyed = idempotency(tenant.name, key, request.model, request.features, request.priority, request.timeout_s)
+    return Submission(
+        request.model,
+        request.features,
+        Priority.of(request.priority),
+        round(request.timeout_s * 1000),
+        request.allow_degraded,
+        keyed,
+        no_cache,
+        tenant.id,
+    )
 
 
 def idempotency(
     tenant: str, key: str, model: str, features: Mapping[str, Any], priority: str, timeout_s: float
 ) -> bytes:
-    """A tenant's idempotency key (``tenant`` is its name), and the digest of the body it stands for; 16 bytes each.
+    """The digests of a tenant's idempotency key and of the body that it stands for; 16 bytes each.
 
-    Whether two bodies are the same is decided as by their RFC 8785 texts; see ``contracts.canonical``.
+    ``tenant`` is its name. Two bodies are the same if their RFC 8785 texts are; see ``contracts.canonical``.
     """
     try:
         seconds = int(timeout_s) if timeout_s == int(timeout_s) else timeout_s  # the form that it would be given
@@ -64,7 +82,7 @@ def idempotency(
 
 @dataclass(slots=True)
 class Known:
-    """A request that may have ended: read it. An idempotency key stood for it, or its answer was there already."""
+    """A request that may have ended: read it. Its idempotency key was known, or the cache had its answer."""
 
     id: bytes
 
@@ -80,7 +98,7 @@ class Accepted:
     """Its record, if the cache had its answer."""
 
     def status(self) -> Status:
-        """Its status document in this moment: known without reading it back."""
+        """Its status document at this moment, without reading it back."""
         entry = Entry(ACCEPTED, self.header, Progress(0), None, pack_prefix(self.header))
         status = status_of(self.id, unpack_entry(self.end) if self.end else entry)
         status["joined"] = self.joined
@@ -89,9 +107,9 @@ class Accepted:
 
 @dataclass(slots=True)
 class _Row:
-    """One request of a batch: its place there, what is sent of it, and its end if the cache had its answer."""
+    """One request of a batch: its index there, what is sent of it, and its end if the cache had its answer."""
 
-    place: int
+    index: int
     header: Header
     tail: bytes
     scoring: str
@@ -103,7 +121,7 @@ class _Row:
 
 
 class _Kind(NamedTuple):
-    """What is pinned for a submission, and all others of its kind."""
+    """What is pinned for all submissions of one model, priority, timeout and tenant."""
 
     release: Release
     header: Header
@@ -111,7 +129,7 @@ class _Kind(NamedTuple):
 
 
 def _pin(release: Release, submission: Submission, *, shared: bool) -> _Kind:
-    """``shared``: all tenants share their answers."""
+    """Pin the release for such submissions. ``shared``: all tenants share their answers."""
     header = Header(
         release.name,
         release.version,
@@ -128,16 +146,16 @@ def _pin(release: Release, submission: Submission, *, shared: bool) -> _Kind:
 
 
 class SubmissionBatch:
-    """Up to ``SCRIPT_LIMIT`` requests on their way. However often it is sent, each is accepted once."""
+    """Up to ``SCRIPT_LIMIT`` requests on their way. However often the batch is sent, each is accepted once."""
 
     def __init__(self, submissions: Sequence[Submission]) -> None:
         self.submissions = submissions
         self.dedup_token = os.urandom(16)
-        # With the time that the ledger notes beside the dedup_token they are the ids, however often the batch is sent.
+        # The ids are these and the time that the ledger notes beside the dedup token, however often the batch is sent.
         self._tails = random_tails(len(submissions))
         self.sendings = 0
         self.packed = False
-        self.looked = False
+        self.looked_up = False
 
     def pack(self, table: ReleaseTable, settings: Settings) -> None:
         """Pin each request's model version and pack it, or note why it cannot be."""
@@ -156,7 +174,7 @@ class SubmissionBatch:
             settings.tenant_in_flight,
         ]
         kinds: dict[tuple[str, int, int, bool, bytes], _Kind] = {}
-        for place, (submission, tail) in enumerate(zip(self.submissions, self._tails, strict=True)):
+        for index, (submission, tail) in enumerate(zip(self.submissions, self._tails, strict=True)):
             try:
                 kind = (
                     submission.model,
@@ -171,25 +189,25 @@ class SubmissionBatch:
                 packed = pack_features(submission.features, release.feature_names)
                 shared = b"" if submission.no_cache else cache_key(submission.features)
             except Problem as problem:
-                self.refused[place] = problem
+                self.refused[index] = problem
                 continue
             tenant = submission.tenant
             record = pack_prefix(header, Links(b"", submission.key, shared, tenant)) + packed
             cacheable = shared if release.cache_s else b""
-            self.sent.append(_Row(place, header, tail, release.scoring_lane, record, cacheable, submission.key, tenant))
-        self.packed, self.looked = True, False
+            self.sent.append(_Row(index, header, tail, release.scoring_lane, record, cacheable, submission.key, tenant))
+        self.packed, self.looked_up = True, False
 
-    async def look(self, cache: CacheReader) -> None:
-        """Let those end at once whose answers the cache has."""
+    async def look_up(self, cache: CacheReader) -> None:
+        """End those requests at once whose answers the cache has."""
         rows = [row for row in self.sent if row.cache_key]
         hits = await cache.look([row.cache_key for row in rows]) if rows else ()
         for row, hit in zip(rows, hits, strict=True):
             if hit is not None:
                 row.end = hit.record(row.header, Links(key=row.key, tenant=row.tenant))
-        self.looked = True
+        self.looked_up = True
 
     def arguments(self) -> list[Any]:
-        """Those of the accept script, for one more sending."""
+        """The arguments of the accept script, for one more sending."""
         self.sendings += 1
         arguments = [*self.head, "1" if self.sendings > 1 else "0"]
         for row in self.sent:

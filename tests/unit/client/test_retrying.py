@@ -1,11 +1,11 @@
-"""Trying again: what was accepted is never unsaid, never accepted twice, and each part of a stream has its own time."""
+"""Retrying: what was accepted stays accepted, is never accepted twice, and each chunk of a stream has its own time."""
 
 import asyncio
 from collections.abc import Callable, Sequence
 
 import pytest
 
-from pipeline.client.coalescing import Gathering
+from pipeline.client.coalescing import Coalescer
 from pipeline.client.retrying import Retrying
 from pipeline.contracts.problems import InvalidRequest, Overloaded, Problem, StoreUnavailable
 from pipeline.ledger.producers.submissions import Known, Submission, SubmissionBatch
@@ -16,18 +16,18 @@ Answers = list[Known | Problem]
 
 
 class Ledger:
-    """Gives the next of some outcomes to each submission_batch that is sent, and remembers the submission_batches."""
+    """Gives the next of some outcomes to each batch that is sent, and keeps the batches."""
 
     def __init__(self, *outcomes: Answers | Exception | None) -> None:
         self._outcomes = list(outcomes)
         self.sent: list[SubmissionBatch] = []
         self.prepared = asyncio.Event()
 
-    async def prepare(self, submission_batch: SubmissionBatch) -> None:
+    async def prepare(self, batch: SubmissionBatch) -> None:
         self.prepared.set()
 
-    async def send(self, submission_batch: SubmissionBatch) -> Answers:
-        self.sent.append(submission_batch)
+    async def send(self, batch: SubmissionBatch) -> Answers:
+        self.sent.append(batch)
         outcome = self._outcomes.pop(0)
         if outcome is None:
             await asyncio.Event().wait()
@@ -52,7 +52,7 @@ def run(ledger: Callable[[], Ledger], use: Callable[[Retrying, Ledger], object],
     return asyncio.run(check())
 
 
-def test_an_outage_sends_the_same_parcel_again_and_a_refusal_another_of_those_refused() -> None:
+def test_an_outage_sends_the_same_batch_again_and_a_refusal_a_new_one_of_those_refused() -> None:
     async def use(retrying: Retrying, ledger: Ledger) -> None:
         assert await retrying.accept(submissions(3)) == [known(1), known(2), known(3)]
         first, again, second, third = ledger.sent
@@ -64,7 +64,7 @@ def test_an_outage_sends_the_same_parcel_again_and_a_refusal_another_of_those_re
 
 
 @pytest.mark.parametrize("silent", [True, False])
-def test_what_was_accepted_is_not_unsaid_by_an_outage_while_others_are_sent_again(silent: bool) -> None:
+def test_what_was_accepted_stays_so_if_an_outage_follows_while_others_are_sent_again(silent: bool) -> None:
     async def use(retrying: Retrying, ledger: Ledger) -> None:
         one, refused, invalid = await retrying.accept(submissions(3))
         assert one == known(1)
@@ -76,27 +76,27 @@ def test_what_was_accepted_is_not_unsaid_by_an_outage_while_others_are_sent_agai
 
 
 def test_a_request_that_may_have_been_accepted_is_never_sent_as_another() -> None:
-    """Refused first, then sent again, and nobody knows what became of that."""
+    """It was refused first, then sent again, and the outcome of that is unknown."""
 
     async def use(retrying: Retrying, ledger: Ledger) -> None:
-        gathering: Gathering[Submission, Known] = Gathering(retrying.accept_once, 10)  # type: ignore[arg-type]
+        coalescer: Coalescer[Submission, Known] = Coalescer(retrying.accept_once, 10)  # type: ignore[arg-type]
         now = asyncio.get_running_loop().time()
         with pytest.raises(StoreUnavailable):  # there would be time left for another
-            await retrying.after_refusal(FULL, lambda: gathering(submissions(1)[0], now + 0.5), now + 30)
-        assert len({submission_batch.dedup_token for submission_batch in ledger.sent}) == 1
+            await retrying.after_refusal(FULL, lambda: coalescer(submissions(1)[0], now + 0.5), now + 30)
+        assert len({batch.dedup_token for batch in ledger.sent}) == 1
 
     run(lambda: Ledger(*[AWAY] * 999), use, retry_for_s=1)
 
 
-def test_the_time_of_a_part_begins_when_the_part_before_is_done() -> None:
+def test_the_time_of_a_chunk_begins_when_the_one_before_is_done() -> None:
     async def use(retrying: Retrying, ledger: Ledger) -> None:
         before = asyncio.get_running_loop().create_future()
-        part = asyncio.create_task(retrying.accept(submissions(1), before))
+        chunk = asyncio.create_task(retrying.accept(submissions(1), before))
         await ledger.prepared.wait()
-        await asyncio.wait([part], timeout=0.5)  # longer than the part may take
+        await asyncio.wait([chunk], timeout=0.5)  # longer than the chunk may take
         assert not ledger.sent
         before.set_result(None)
-        assert await part == [known(1)]
+        assert await chunk == [known(1)]
 
     run(lambda: Ledger([known(1)]), use, retry_for_s=0)
 
