@@ -6,9 +6,9 @@ import sys
 from pipeline.contracts.stages import Stage
 from pipeline.settings import settings
 from pipeline.testing.stub_nvml import StubNvml
+from pipeline.worker.devices.each_device import one_for_each, several
 from pipeline.worker.devices.nvml import NoDriver
 from tasks.app import app
-from tasks.each_device import one_for_each, several
 from tasks.worker import run_worker
 
 

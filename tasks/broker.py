@@ -110,7 +110,7 @@ def make_app(settings: Settings) -> Celery:
         task_acks_on_failure_or_timeout=True,
         task_reject_on_worker_lost=False,
         worker_prefetch_multiplier=1,
-        # No time limits here: those are a batch's, not a bell's (see ``Children`` in tasks/worker.py).
+        # No time limits here: those are a batch's, not a bell's (see tasks/children.py).
         task_create_missing_queues=True,
         task_default_queue="unrouted",
         task_queues=[Queue(str(stage), routing_key=str(stage)) for stage in Stage],

@@ -2,7 +2,6 @@
 
 import faulthandler
 import gc
-import importlib
 import os
 import signal
 import threading
@@ -17,14 +16,13 @@ from pipeline.contracts.lanes import parse_lane
 from pipeline.contracts.stages import Stage
 from pipeline.ledger.result_cache import CacheFiller
 from pipeline.ledger.workers.claims import Claims, Fenced
-from pipeline.models.folder import ModelStore
 from pipeline.settings import Settings
-from pipeline.stage.protocols import StageService
 from pipeline.store.connection import Client, connect
 from pipeline.store.errors import StoreError
 from pipeline.testing.failpoints import failpoints
 from pipeline.worker.incarnation import Incarnation
 from pipeline.worker.runner import TOO_LONG, Runner, Served, Unfit
+from tasks.stages import load_stage
 
 log = structlog.get_logger()
 _OUTAGE = retry_if_exception_type(StoreError)
@@ -68,40 +66,6 @@ def _soft_limit(*_: object) -> None:
 
 
 _child: _Child | None = None
-
-
-def load_stage(
-    stage: Stage,
-    settings: Settings,
-    breakers: Breakers | None = None,
-    incarnation: Incarnation | None = None,
-    pool: str = "",
-) -> StageService:
-    """A stage's service. Imported here, by need: only a scoring child ever loads torch."""
-    store = ModelStore(settings.model_store, breakers)
-    if stage is Stage.PREPROCESS:
-        from preprocess.service import Preprocess
-
-        return Preprocess(store)
-    if stage is Stage.SCORING:
-        from preprocess.service import Preprocess
-        from scoring.device import open_device
-        from scoring.service import Scoring
-
-        device = open_device(incarnation.child_device if incarnation else "cpu")
-        example_of = Preprocess(store).example
-        return Scoring(store, example_of, device, breakers, incarnation, pool=pool, threads=settings.torch_threads)
-    from postprocess.service import Postprocess
-
-    return Postprocess(store)
-
-
-def preload(stage: Stage) -> None:
-    """Import, in the parent, what its children need: one that replaces another then serves seconds earlier.
-
-    Importing torch starts no threads and touches no device; models are loaded, and CUDA begins, in the children.
-    """
-    importlib.import_module(f"{stage}.service")
 
 
 def start(stage: Stage, incarnation: Incarnation, settings: Settings, pool: str) -> None:

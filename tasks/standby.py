@@ -8,7 +8,8 @@ from typing import Any
 
 import structlog
 
-from pipeline.ledger.registry import living, regular_scoring_workers, server_ms
+from pipeline.ledger.clock import server_ms
+from pipeline.ledger.registry import living, regular_scoring_workers
 from pipeline.service.periodic import Periodic
 from pipeline.settings import Settings
 from pipeline.store.connection import Client

@@ -1,38 +1,34 @@
-"""A worker service: one stage's Celery worker with its heartbeat, its watch over children, and its health port."""
+"""A worker service: one stage's Celery worker with its heartbeat, its watch over its children, and its health port."""
 
 import contextlib
 import faulthandler
 import os
 import signal
 import socket
-import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NoReturn
 
-import psutil
 import structlog
-from billiard.pool import EX_RECYCLE
 from celery import Celery, bootsteps
 from celery.signals import worker_process_init
 from celery.worker import state
 
 from pipeline.contracts.stages import Stage
-from pipeline.ledger.recovery import release_claims
 from pipeline.ledger.rights import demand, speaks_against
-from pipeline.ledger.scripts import Scripts
 from pipeline.service.health import STUCK_S, HealthServer, Pulse, Recent
 from pipeline.service.periodic import Duty, Periodic
-from pipeline.settings import LONGER, Settings
-from pipeline.store.connection import Client, connect
-from pipeline.store.errors import StoreError
+from pipeline.settings import Settings
+from pipeline.store.connection import connect
 from pipeline.telemetry.logs import configure_logging
 from pipeline.worker.devices.health import State, Verdict
 from pipeline.worker.devices.nvml import Found
+from pipeline.worker.devices.watch import EX_DRAIN, DeviceWatch, chosen
 from pipeline.worker.incarnation import Heartbeat, Incarnation
 from tasks import child
 from tasks.broker import check_acks
-from tasks.device_watch import EX_DRAIN, DeviceWatch, chosen
+from tasks.children import Children, send_signal
+from tasks.stages import preload
 from tasks.standby import Standby
 from tasks.watchdog import Watchdog, last_resort
 
@@ -43,160 +39,12 @@ STOP_S = 5.0
 """How long a worker that stops may take beyond what it is working on."""
 
 
-class Memory:
-    """Warns of children that come near their cap of memory. Celery's pool replaces those beyond it, between bells."""
-
-    SOON = 0.8
-
-    def __init__(self, cap_mb: int) -> None:
-        """``cap_mb``: 0 if there is none."""
-        self.cap_mb = cap_mb
-        self._warned: set[int] = set()
-
-    def look(self, pids: Iterable[int]) -> None:
-        """Warn of those that are near it, once each."""
-        if not self.cap_mb:
-            return
-        for pid in set(pids) - self._warned:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                used_mb = psutil.Process(pid).memory_info().rss >> 20
-                if used_mb > self.SOON * self.cap_mb:
-                    self._warned.add(pid)
-                    log.warning("child_memory_high", pid=pid, used_mb=used_mb, cap_mb=self.cap_mb)
-
-    def forget(self, pid: int) -> None:
-        """It is gone, and its number may be given again."""
-        self._warned.discard(pid)
-
-
-class Children:
-    """Watches the pool's children: the claims of one that died are released at once, with the attempt charged."""
-
-    def __init__(
-        self,
-        incarnation: Incarnation,
-        queue: str,
-        client: Client,
-        settings: Settings,
-        died: Callable[[], None] = lambda: None,
-    ) -> None:
-        """``died`` hears of each death."""
-        self._died = died
-        self._incarnation = incarnation
-        self._queue = queue
-        self._scripts = Scripts(client)
-        self._settings = settings
-        self._start_limit_s = settings.start_limit_s
-        self._memory = Memory(settings.child_memory_mb)
-        self._known: dict[int, Any] = {}
-        self._met: dict[int, float] = {}
-        self._unreleased: dict[int, tuple[str, str]] = {}
-        self.interrupted = 0
-        """Batches that were told that they take too long."""
-        self._ended_by_us: dict[int, str] = {}
-
-    def pids(self) -> list[int]:
-        """The children that lived when they were last looked at."""
-        return list(self._known)
-
-    def starting(self) -> bool:
-        """Whether one of them has not registered yet: it loads its stage."""
-        return any(pid not in self._registered() for pid in self._known)
-
-    def _registered(self) -> set[int]:
-        return {slot.pid for slot in self._incarnation.children if slot.registered}
-
-    def meet(self, pool: Any) -> None:
-        """Know the children that are there: one may die before the first look."""
-        self._known |= {process.pid: process for process in pool._pool}
-
-    def _end_slow_starters(self) -> None:
-        """A child of a process with threads may inherit a lock that nobody will ever release."""
-        now = time.monotonic()
-        self._met = {pid: self._met.get(pid, now) for pid in self._known}
-        for pid, since in self._met.items():
-            if pid not in self._registered() and now - since > self._start_limit_s:
-                log.error("child_not_ready", pid=pid, seconds=round(now - since, 1))
-                self._signal(pid, signal.SIGKILL)
-
-    def _keep_limits(self) -> None:
-        """A batch that takes too long is told so; if that does not help, it is ended with its process."""
-        times = LONGER if self._incarnation.degraded else 1
-        for slot in self._incarnation.children:
-            pid, seconds = slot.pid, slot.running_s
-            if pid not in self._known:
-                continue
-            if seconds > times * self._settings.hard_limit_s:
-                log.error("batch_killed", pid=pid, seconds=round(seconds, 1))
-                self._ended_by_us[pid] = f"ran longer than the hard limit of {times * self._settings.hard_limit_s:g} s"
-                self._signal(pid, signal.SIGKILL)
-            elif seconds > times * self._settings.soft_limit_s and not slot.overran:
-                log.warning("batch_interrupted", pid=pid, seconds=round(seconds, 1))
-                # First this: the signal may find the child between two calls of its stage's code.
-                slot.tell_too_long()
-                self.interrupted += 1
-                self._signal(pid, signal.SIGUSR1)
-
-    @staticmethod
-    def _signal(pid: int, number: signal.Signals) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
-
-    def watch(self, pool: Any) -> None:
-        """Look once. Without it Celery's pool takes up to five seconds to notice a death."""
-        pool.maintain_pool()
-        living = {process.pid: process for process in pool._pool}
-        # The pool looks by itself as well: a child may have come and gone in between, and only have taken its slot.
-        for pid in {*(slot.pid for slot in self._incarnation.children), *self._known} - living.keys():
-            self._memory.forget(pid)
-            process = self._known.get(pid)
-            if getattr(process, "exitcode", None) == EX_RECYCLE:
-                log.warning("child_replaced", pid=pid, reason=f"it has used more than {self._memory.cap_mb} MB")
-            else:
-                log.warning("child_died", pid=pid, signal=self._cause(process))
-                self._died()
-            slot = self._incarnation.children.of(pid)
-            self._unreleased[pid] = self._cause(process), slot.running if slot is not None else ""
-            self._incarnation.children.forget(pid)
-        self._known = living
-        self._end_slow_starters()
-        self._keep_limits()
-        self._memory.look(living)
-        for pid, (cause, running) in list(self._unreleased.items()):
-            reason = f"the process died under it ({cause})" if cause else "the process exited under it"
-            too_long = self._ended_by_us.get(pid)
-            try:
-                released = release_claims(
-                    self._scripts,
-                    self._incarnation.name,
-                    charge="start",
-                    pid=pid,
-                    reason=too_long or reason,
-                    signal="" if too_long else cause,
-                    category="hang" if too_long else "crash",
-                    running=running or "none",
-                    queue=self._queue,
-                )
-            except StoreError:
-                return  # the store is away: the next look tries again
-            del self._unreleased[pid]
-            self._ended_by_us.pop(pid, None)
-            if released:
-                log.warning("claims_released", pid=pid, requests=released)
-
-    @staticmethod
-    def _cause(process: Any) -> str:
-        code = process and process.exitcode
-        return signal.Signals(-code).name if code is not None and code < 0 else ""
-
-
 def _drain(verdict: Verdict, found: Found | None, children: Children, heartbeat: Heartbeat, queue: str) -> NoReturn:
     """End this worker, whose device is sick, with nothing lost."""
     try:
         log.critical("device_sick", device=found.name if found else "cpu", reasons=verdict.reasons)
         for pid in children.pids():  # what it computes is not to be trusted
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+            send_signal(pid, signal.SIGKILL)
         heartbeat.sign_off(queue)  # gives back what is held, uncharged
     finally:
         os._exit(EX_DRAIN)
@@ -300,7 +148,7 @@ def run_worker(
     configure_logging(f"worker-{stage}")
     demand(settings, "worker")
     with contextlib.suppress(Exception):  # the child fails on it too, says so, and ends us
-        child.preload(stage)
+        preload(stage)
     queue = f"{stage}.{pool}" if pool else str(stage)
     found = chosen(settings) if stage is Stage.SCORING else None
     incarnation = Incarnation(stage, queue, f"cuda:{found.index}" if found else "cpu")

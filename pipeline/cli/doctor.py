@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from pipeline.contracts.failures import StageFailure
 from pipeline.contracts.problems import Problem
 from pipeline.ledger import keys
-from pipeline.ledger.registry import CLOCK_BEHIND_MS
+from pipeline.ledger.clock import CLOCK_BEHIND_MS
 from pipeline.ledger.releases import read_releases
 from pipeline.ledger.rights import lacking_async, needed, rule, useful_async
 from pipeline.models.folder import ModelStore, Refused

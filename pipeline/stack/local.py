@@ -1,13 +1,11 @@
 """The stack as one object: start it, wait until it is ready, read where it listens, drain it."""
 
 import asyncio
-import contextlib
 import fcntl
 import json
 import os
 import secrets
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,22 +17,19 @@ from typing import IO, Any, Self
 
 import aiohttp
 
-from pipeline.contracts.failures import ArtifactMissing
 from pipeline.contracts.problems import Problem
 from pipeline.contracts.stages import Stage
 from pipeline.ledger.operators.stats import read_overview
-from pipeline.models.folder import ModelStore, Refused
-from pipeline.releases.publishing import publish_all
-from pipeline.settings import REPOSITORY, Durability, Settings
+from pipeline.models.folder import Refused
+from pipeline.settings import Durability, Settings
 from pipeline.stack import StackError
+from pipeline.stack.models import release, with_chaos_models
 from pipeline.stack.programs import choose_ports, names_of, programs
-from pipeline.stack.shipped import SHIPPED
 from pipeline.stack.supervision import Supervision
 from pipeline.store.connection import AsyncClient, connect_async
 from pipeline.store.errors import StoreError
 
 START_S = 90.0
-CHAOS_MODELS = REPOSITORY / "chaos" / "models"
 
 
 class LocalStack:
@@ -69,6 +64,9 @@ class LocalStack:
         try:
             self.data_dir.mkdir(parents=True, exist_ok=True)
             self._lock = self._locked()
+            model_store = settings.model_store
+            if chaos_model:
+                model_store = with_chaos_models(model_store, self.data_dir / "models")
             try:
                 watched = sweepers + scoring_workers + 2 * other_workers
                 ports = choose_ports(api=port, flower=flower_port, health=watched)
@@ -81,8 +79,6 @@ class LocalStack:
         self.flower_url = f"http://127.0.0.1:{ports.flower}"
         self.store_url = f"redis://127.0.0.1:{ports.store}/0"
         self.flower_user, self.flower_password = "scoreline", secrets.token_urlsafe(12)
-        self._chaos_model = chaos_model
-        model_store = self._chaos_models(settings.model_store) if chaos_model else settings.model_store
         self.settings = settings.model_copy(
             update={"store_url": self.store_url, "durability": self.durability, "model_store": model_store}
         )
@@ -96,29 +92,23 @@ class LocalStack:
             sweepers=sweepers,
             store_options=store_options,
         )
+        self._models_environment = {
+            "SCORELINE_STORE_URL": self.store_url,
+            "SCORELINE_MODEL_STORE": str(model_store),
+            "SCORELINE_CHAOS_MODEL": str(chaos_model),
+        }
         self._supervision = Supervision(
             [replace(program, environment=(environments or {}).get(program.name, {})) for program in every],
             self.data_dir,
             {
-                "SCORELINE_STORE_URL": self.store_url,
+                **self._models_environment,
                 "SCORELINE_DURABILITY": self.durability,
-                "SCORELINE_MODEL_STORE": str(model_store),
-                "SCORELINE_CHAOS_MODEL": str(chaos_model),
                 "SCORELINE_EXPECTED_SCORING_WORKERS": str(scoring_workers),
                 "SCORELINE_TORCH_THREADS": "1",  # everything is on this machine
                 "FLOWER_BASIC_AUTH": f"{self.flower_user}:{self.flower_password}",
                 **(environment or {}),
             },
         )
-
-    def _chaos_models(self, models: Path) -> Path:
-        """A model store with the real artifacts and chaos-probe."""
-        folder = self.data_dir / "models"
-        for source in (models, CHAOS_MODELS):
-            # What cannot be copied (a link that leads nowhere, a pipe) is missing, and named when models are released.
-            with contextlib.suppress(shutil.Error):
-                shutil.copytree(source, folder, dirs_exist_ok=True)
-        return folder
 
     def _locked(self) -> IO[str]:
         lock = (self.data_dir / "lock").open("w")
@@ -142,70 +132,41 @@ class LocalStack:
     ) -> None:
         self.stop()
 
-    def start(self, tell: Callable[[str], None] = lambda _: None) -> None:
-        """Start everything and wait until it can take work; StackError if it cannot. ``tell`` hears what is awaited."""
-        self._supervision.start()
-        asyncio.run(self._become_ready(tell))
+    def start(self, report_wait: Callable[[str], None] = lambda _: None) -> None:
+        """Starts everything and waits until it can take work; StackError if it cannot.
 
-    async def _become_ready(self, tell: Callable[[str], None]) -> None:
+        ``report_wait`` is called with a name for each thing that is waited for.
+        """
+        self._supervision.start()
+        asyncio.run(self._become_ready(report_wait))
+
+    async def _become_ready(self, report_wait: Callable[[str], None]) -> None:
         until = time.monotonic() + START_S
         store = connect_async(self.settings)
         try:
-            tell("the store")
+            report_wait("the store")
             await self._until(until, "the store does not answer", "store", store.ping)
-            tell("the models")
-            await self._publish(store)
-            await self._serve(store, until, tell)
+            report_wait("the models")
+            self.refused = await release(store, self.settings.model_store, self._models_environment)
+            await self._serve(store, until, report_wait)
         finally:
             await store.aclose()
 
-    async def _publish(self, store: AsyncClient) -> None:
-        """Release the models; those that do not ship with this code are proved first, in a process that has torch."""
-        models = ModelStore(self.settings.model_store)
-        try:
-            if all(artifact.digest in SHIPPED for artifact in models.all()):
-                self.refused = (await publish_all(store, models)).refused
-            else:
-                self.refused = await self._publish_apart()
-        except ArtifactMissing as error:
-            raise StackError(str(error)) from error
-
-    async def _publish_apart(self) -> list[Refused]:
-        environment = {
-            "SCORELINE_STORE_URL": self.store_url,
-            "SCORELINE_MODEL_STORE": str(self.settings.model_store),
-            "SCORELINE_CHAOS_MODEL": str(self._chaos_model),
-        }
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tasks.publish", "--json", "--lenient"),
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env={**os.environ, **environment},
-        )
-        try:
-            printed, said = await process.communicate()
-        finally:
-            if process.returncode is None:
-                process.kill()
-        if process.returncode != 0:
-            raise StackError(f"the models cannot be released: {said.decode(errors='replace').strip()}")
-        return [Refused(**each) for each in json.loads(printed)["refused"]]
-
-    async def _serve(self, store: AsyncClient, until: float, tell: Callable[[str], None]) -> None:
+    async def _serve(self, store: AsyncClient, until: float, report_wait: Callable[[str], None]) -> None:
         """Wait until requests are served; then start the rest, and wait for that too."""
-        tell("the API")
+        report_wait("the API")
         await self._until(until, "the API is not ready", "api", partial(_answers, f"{self.api_url}/readyz"))
         for stage, copies in self._copies.items():
-            tell(f"a worker for {stage}")
+            report_wait(f"a worker for {stage}")
             first = names_of(stage, copies)[0]
             await self._until(until, f"no worker for {stage}", first, partial(self._serves, store, stage, 1))
         self._supervision.start_rest()
         for stage, copies in self._copies.items():
-            tell(f"all workers for {stage}")
+            report_wait(f"all workers for {stage}")
             last = names_of(stage, copies)[-1]
             missing = f"fewer than {copies} workers for {stage}"
             await self._until(until, missing, last, partial(self._serves, store, stage, copies))
-        tell("Flower")
+        report_wait("Flower")
         health = f"{self.flower_url}/healthcheck"
         await self._until(until, "Flower does not answer", "flower", partial(_answers, health))
 

@@ -1,12 +1,12 @@
 """The programs of a local stack: what runs, on which ports, and how each is asked whether it lives."""
 
 import socket
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.contracts.stages import Stage
+from pipeline.service.entry_points import EntryPoint, command
 from pipeline.settings import Durability
 from pipeline.stack.store_server import server_command
 
@@ -76,33 +76,32 @@ def programs(
 ) -> list[Program]:
     """Everything a local stack runs; ``other_workers``: for each of the other stages."""
     store = [*server_command(ports.store, data_dir, durability), *store_options]
-    python = sys.executable
     health = iter(ports.health)
 
-    def watched(kind: str, copies: int, *arguments: str, prefix: Sequence[str] = ()) -> Iterator[Program]:
+    def watched(kind: str, copies: int, start: Sequence[str]) -> Iterator[Program]:
         for copy, name in enumerate(names_of(kind, copies)):
             port = next(health)
-            command = [*prefix, python, "-m", *arguments, "--health-port", str(port)]
-            yield Program(name, command, livez=f"http://127.0.0.1:{port}/livez", serves=copy == 0)
+            whole = [*start, "--health-port", str(port)]
+            yield Program(name, whole, livez=f"http://127.0.0.1:{port}/livez", serves=copy == 0)
 
     workers: list[Program] = []
     for stage in Stage:
         copies = scoring_workers if stage is Stage.SCORING else other_workers
-        workers += watched(stage, copies, "tasks", stage, prefix=NICE)
+        workers += watched(stage, copies, [*NICE, *command(EntryPoint.WORKER, stage)])
     return [
         Program("store", store, group="store", stop_s=30),
         *workers,
-        *watched("sweeper", sweepers, "pipeline.sweeper"),
+        *watched("sweeper", sweepers, command(EntryPoint.SWEEPER)),
         Program(
             "api",
-            [python, "-m", "pipeline.api", "--port", str(ports.api)],
+            command(EntryPoint.API, "--port", str(ports.api)),
             livez=f"http://127.0.0.1:{ports.api}/livez",
             stop_s=40,
         ),
         Program(
             "flower",
             [
-                *NICE, python, "-m", "celery", "-A", "tasks.app", "flower",
+                *NICE, *command(EntryPoint.FLOWER),
                 "--address=127.0.0.1", f"--port={ports.flower}", "--logging=warning",
                 "--tasks_columns=name,args,state,result,received,runtime,worker",
             ],

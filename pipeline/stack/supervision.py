@@ -9,7 +9,6 @@ import os
 import shlex
 import signal
 import subprocess
-import sys
 import xmlrpc.client
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 from supervisor.xmlrpc import Faults, SupervisorTransport
 
+from pipeline.service.entry_points import EntryPoint, command
 from pipeline.stack.programs import Program
 
 START_TRIES = 20
@@ -44,7 +44,7 @@ class Supervision:
         config = self._folder / "supervisord.conf"
         config.write_text(self._config())
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.stack.supervisord", "--nodaemon", "--configuration", str(config)],
+            command(EntryPoint.SUPERVISORD, "--nodaemon", "--configuration", str(config)),
             env={**os.environ, **self._environment},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -175,10 +175,7 @@ class Supervision:
             sections += [f"[group:{group}]", f"programs={names}", f"priority={priority}", ""]
         for program in self._programs:
             if program.livez:
-                probe = [
-                    sys.executable, "-m", "pipeline.stack.probe", "-E", "-t", str(PROBE_S), "-p", program.name,
-                    program.livez,
-                ]  # fmt: skip
+                probe = command(EntryPoint.PROBE, "-E", "-t", str(PROBE_S), "-p", program.name, program.livez)
                 sections += [
                     f"[eventlistener:probe-{program.name}]",
                     f"command={_quoted(shlex.join(probe))}",

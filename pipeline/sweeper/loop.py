@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import structlog
 
 from pipeline.ledger import keys
-from pipeline.ledger.registry import CLOCK_BEHIND_MS
+from pipeline.ledger.clock import CLOCK_BEHIND_MS
 from pipeline.ledger.sweeper.lane_metrics import Measuring
 from pipeline.ledger.sweeper.maintenance import Lead, Sweeping
 from pipeline.ledger.sweeper.repairs import Repairs

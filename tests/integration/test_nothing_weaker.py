@@ -14,8 +14,9 @@ from pipeline.contracts.lanes import parse_lane
 from pipeline.contracts.stages import Priority, Stage
 from pipeline.contracts.work import Completed, Header, Output, Progress, Work
 from pipeline.ledger import keys
+from pipeline.ledger.clock import server_ms
 from pipeline.ledger.recovery import release_claims
-from pipeline.ledger.registry import living, server_ms
+from pipeline.ledger.registry import living
 from pipeline.ledger.scripts import Scripts
 from pipeline.ledger.workers.claims import Batch, ClaimLost, Claims, Fenced
 from pipeline.samples.credit_data import read_applications

@@ -12,10 +12,10 @@ from pipeline.contracts.stages import Priority, State
 from pipeline.contracts.status import Failure
 from pipeline.contracts.work import Header, Links, Progress
 from pipeline.ledger import keys
+from pipeline.ledger.clock import server_ms
 from pipeline.ledger.early_ends import end_early_arguments, end_early_head
 from pipeline.ledger.records import ACCEPTED, End, Entry, pack_prefix, tenant_of, unpack_attempts, unpack_entry
 from pipeline.ledger.recovery import fan_out, release_claims
-from pipeline.ledger.registry import server_ms
 from pipeline.ledger.scripts import Scripts
 from pipeline.ledger.sweeper.lane_metrics import FIRSTS_S
 from pipeline.settings import LONGER, Settings

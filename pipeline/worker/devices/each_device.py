@@ -3,15 +3,15 @@
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 
 import structlog
 
+from pipeline.service.entry_points import EntryPoint, command
 from pipeline.settings import Settings
 from pipeline.worker.devices.nvml import Found, NoDriver, find
-from tasks.device_watch import EX_DRAIN
+from pipeline.worker.devices.watch import EX_DRAIN
 
 log = structlog.get_logger()
 LOOK_S = 0.2
@@ -38,10 +38,8 @@ def one_for_each(devices: Sequence[Found], arguments: Sequence[str], health_port
     """
     commands = {}
     for place, device in enumerate(devices):
-        command = [sys.executable, "-m", "tasks", *arguments]
-        if health_port:
-            command += ["--health-port", str(health_port + place)]
-        commands[device.index] = command
+        own_port = ["--health-port", str(health_port + place)] if health_port else []
+        commands[device.index] = command(EntryPoint.WORKER, *arguments, *own_port)
     stopping = False
 
     def stop(*_: object) -> None:
