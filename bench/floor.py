@@ -5,8 +5,8 @@ as Scoreline, and pushes what came of it to the next list (LPUSH). There are no 
 beyond a message's number: whatever is popped when a process dies is lost, and nothing tells who has asked for what.
 """
 
+import argparse
 import gc
-import sys
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -80,4 +80,8 @@ def serve(stage: Stage, url: str) -> None:
 
 
 if __name__ == "__main__":
-    serve(Stage(sys.argv[1]), sys.argv[2])
+    parser = argparse.ArgumentParser(prog="python -m bench.floor", description="One stage over bare lists.")
+    parser.add_argument("stage", type=Stage, choices=list(Stage))
+    parser.add_argument("url", help="the server")
+    options = parser.parse_args()
+    serve(options.stage, options.url)

@@ -5,6 +5,8 @@ import gc
 import os
 import signal
 import threading
+from collections.abc import Callable
+from pathlib import Path
 
 import structlog
 from billiard.common import terminate_handler_fired
@@ -19,7 +21,6 @@ from pipeline.ledger.workers.claims import Claims, Fenced
 from pipeline.settings import Settings
 from pipeline.store.connection import Client, connect
 from pipeline.store.errors import StoreError
-from pipeline.testing.failpoints import failpoints
 from pipeline.worker.incarnation import Incarnation
 from pipeline.worker.runner import TOO_LONG, Runner, Served, Unfit
 from tasks.stages import load_stage
@@ -39,7 +40,7 @@ class _Child:
         breakers = Breakers(incarnation.tell)
         cache = CacheFiller(settings.cache_url, settings, breakers) if settings.cache_url else None
         service = load_stage(stage, settings, breakers, incarnation, pool)
-        failpoint = failpoints(settings.failpoints)
+        failpoint = failpoint_of(settings.failpoints)
         self.runner = Runner(service, self.claims, cache, settings, incarnation, failpoint, terminate_handler_fired)
         self.overran = incarnation.overran
         self.debt = Debt(self.claims)
@@ -66,6 +67,19 @@ def _soft_limit(*_: object) -> None:
 
 
 _child: _Child | None = None
+
+
+def failpoint_of(folder: Path | None) -> Callable[[str], None]:
+    """Returns what the runner calls at each named step: it does nothing, but in tests that name a folder."""
+    if folder is None:
+        return _pass
+    from pipeline.testing.failpoints import Failpoints  # noqa: PLC0415 - for tests only
+
+    return Failpoints(folder)
+
+
+def _pass(step: str) -> None:
+    pass
 
 
 def start(stage: Stage, incarnation: Incarnation, settings: Settings, pool: str) -> None:

@@ -143,6 +143,7 @@ def worker(
         arguments += ["--pool", pool]
     if standby:
         arguments.append("--standby")
+    read_settings().for_worker()
     _become(EntryPoint.WORKER, *arguments)
 
 

@@ -55,6 +55,7 @@ class LocalStack:
 
         ``store_options`` is added to the server's command line.
         """
+        settings.for_worker()
         self.durability: Durability = durability or settings.durability
         self.refused: list[Refused] = []
         """What stands in the model store and was not released, and why."""
@@ -64,9 +65,6 @@ class LocalStack:
         try:
             self.data_dir.mkdir(parents=True, exist_ok=True)
             self._lock = self._locked()
-            model_store = settings.model_store
-            if chaos_model:
-                model_store = with_chaos_models(model_store, self.data_dir / "models")
             try:
                 watched = sweepers + scoring_workers + 2 * other_workers
                 ports = choose_ports(api=port, flower=flower_port, health=watched)
@@ -79,6 +77,9 @@ class LocalStack:
         self.flower_url = f"http://127.0.0.1:{ports.flower}"
         self.store_url = f"redis://127.0.0.1:{ports.store}/0"
         self.flower_user, self.flower_password = "scoreline", secrets.token_urlsafe(12)
+        model_store = settings.model_store
+        if chaos_model:
+            model_store = with_chaos_models(model_store, self.data_dir / "models")
         self.settings = settings.model_copy(
             update={"store_url": self.store_url, "durability": self.durability, "model_store": model_store}
         )

@@ -15,6 +15,7 @@ from pipeline.sweeper.loop import Sweeper
 AT_EACH_LINE = """
 import signal, sys, threading, queue
 import fakeredis
+from pipeline.service import signals
 from pipeline.sweeper import loop as module
 from pipeline.settings import read_settings
 
@@ -27,7 +28,7 @@ for line in range(60):
 
     def trace(frame, event, _):
         global seen, told
-        if frame.f_code.co_filename not in (module.__file__, threading.__file__, queue.__file__):
+        if frame.f_code.co_filename not in (module.__file__, signals.__file__, threading.__file__, queue.__file__):
             return None
         if event == "line":
             seen += 1

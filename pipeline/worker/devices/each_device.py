@@ -1,7 +1,6 @@
 """A machine with several GPUs: one scoring worker for each, so that a sick one takes no other with it."""
 
 import os
-import signal
 import subprocess
 import time
 from collections.abc import Sequence
@@ -9,6 +8,7 @@ from collections.abc import Sequence
 import structlog
 
 from pipeline.service.entry_points import EntryPoint, command
+from pipeline.service.signals import StopRequest, on_stop_signal
 from pipeline.settings import Settings
 from pipeline.worker.devices.nvml import Found, NoDriver, find
 from pipeline.worker.devices.watch import EX_DRAIN
@@ -16,11 +16,11 @@ from pipeline.worker.devices.watch import EX_DRAIN
 log = structlog.get_logger()
 LOOK_S = 0.2
 PAUSE_S = 5.0
-"""Before a worker that has died is started again."""
+"""How long a worker that has died waits before it is started again."""
 
 
 def several(settings: Settings) -> list[Found]:
-    """The GPUs, if there are several and nobody has chosen one."""
+    """Returns this machine's GPUs if it has several and the settings choose none of them; otherwise nothing."""
     if settings.device != "auto":
         return []
     try:
@@ -31,47 +31,41 @@ def several(settings: Settings) -> list[Found]:
 
 
 def one_for_each(devices: Sequence[Found], arguments: Sequence[str], health_port: int | None) -> int:
-    """Run a worker for each device until told to stop, or all are drained; the exit code.
+    """Runs a worker for each device until it is told to stop or all are drained; returns the exit code.
 
-    Their health ports follow each other, from ``health_port``. One that dies is started again; one that is to be
-    drained (75) is not.
+    Their health ports follow each other, from ``health_port`` on. A worker that dies is started again; one that exits
+    with 75 (drain this node) is not.
     """
     commands = {}
     for place, device in enumerate(devices):
         own_port = ["--health-port", str(health_port + place)] if health_port else []
         commands[device.index] = command(EntryPoint.WORKER, *arguments, *own_port)
-    stopping = False
-
-    def stop(*_: object) -> None:
-        # No more than this: it may come while a worker is being started, which nobody could terminate yet.
-        nonlocal stopping
-        stopping = True
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
-    workers = {index: _start(index, command) for index, command in commands.items()}
-    told: set[int] = set()
+    # The signal is only noted: it may come while a worker is being started, which nobody could terminate yet.
+    stop = StopRequest()
+    on_stop_signal(stop.make)
+    workers = {index: _start(index, start) for index, start in commands.items()}
+    terminated: set[int] = set()
     drained: set[int] = set()
-    again_at: dict[int, float] = {}
+    restart_at: dict[int, float] = {}
     while len(drained) < len(devices):
         time.sleep(LOOK_S)
         for index, worker in workers.items():
-            if stopping and worker.pid not in told:
-                told.add(worker.pid)
+            if stop.made and worker.pid not in terminated:
+                terminated.add(worker.pid)
                 worker.terminate()
             code = worker.poll()
             if code is None or index in drained:
                 continue
             if code == EX_DRAIN:
                 drained.add(index)
-            elif not stopping and time.monotonic() >= again_at.setdefault(index, time.monotonic() + PAUSE_S):
+            elif not stop.made and time.monotonic() >= restart_at.setdefault(index, time.monotonic() + PAUSE_S):
                 log.warning("worker_died", device=index, code=code)
-                del again_at[index]
+                del restart_at[index]
                 workers[index] = _start(index, commands[index])
-        if stopping and all(worker.poll() is not None for worker in workers.values()):
+        if stop.made and all(worker.poll() is not None for worker in workers.values()):
             return 0
     return EX_DRAIN
 
 
-def _start(index: int, command: Sequence[str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(command, env={**os.environ, "SCORELINE_DEVICE": f"cuda:{index}"})
+def _start(index: int, start: Sequence[str]) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(start, env={**os.environ, "SCORELINE_DEVICE": f"cuda:{index}"})
