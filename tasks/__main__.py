@@ -5,6 +5,7 @@ import sys
 
 from pipeline.contracts.stages import Stage
 from pipeline.settings import settings
+from pipeline.telemetry.logs import configure_logging
 from pipeline.testing.stub_nvml import StubNvml
 from pipeline.worker.devices.nvml import NoDriver
 from tasks.app import app
@@ -28,6 +29,7 @@ def main() -> None:
     StubNvml.take_the_place(settings().failpoints)
     devices = several(settings()) if stage is Stage.SCORING else []
     if devices:
+        configure_logging("workers")  # each worker does so for itself
         sys.exit(one_for_each(devices, sys.argv[1:], options.health_port))
     try:
         run_worker(

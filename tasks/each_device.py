@@ -7,13 +7,11 @@ import sys
 import time
 from collections.abc import Sequence
 
-import structlog
-
 from pipeline.settings import Settings
+from pipeline.telemetry.events.workers import WorkerDied
 from pipeline.worker.devices.nvml import Found, NoDriver, find
 from tasks.device_watch import EX_DRAIN
 
-log = structlog.get_logger()
 LOOK_S = 0.2
 PAUSE_S = 5.0
 """Before a worker that has died is started again."""
@@ -67,7 +65,7 @@ def one_for_each(devices: Sequence[Found], arguments: Sequence[str], health_port
             if code == EX_DRAIN:
                 drained.add(index)
             elif not stopping and time.monotonic() >= again_at.setdefault(index, time.monotonic() + PAUSE_S):
-                log.warning("worker_died", device=index, code=code)
+                WorkerDied(device=index, code=code).emit()
                 del again_at[index]
                 workers[index] = _start(index, commands[index])
         if stopping and all(worker.poll() is not None for worker in workers.values()):

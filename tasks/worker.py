@@ -11,14 +11,13 @@ from functools import partial
 from typing import Any, NoReturn
 
 import psutil
-import structlog
 from billiard.pool import EX_RECYCLE
 from celery import Celery, bootsteps
 from celery.signals import worker_process_init
 from celery.worker import state
 
 from pipeline.contracts.stages import Stage
-from pipeline.ledger.recovery import release_claims
+from pipeline.ledger.recovery import claimed_batch, release_claims
 from pipeline.ledger.rights import demand, speaks_against
 from pipeline.ledger.scripts import Scripts
 from pipeline.service.health import STUCK_S, HealthServer, Pulse, Recent
@@ -26,7 +25,19 @@ from pipeline.service.periodic import Duty, Periodic
 from pipeline.settings import LONGER, Settings
 from pipeline.store.connection import Client, connect
 from pipeline.store.errors import StoreError
-from pipeline.telemetry.logs import configure_logging
+from pipeline.telemetry.events.devices import DeviceSick
+from pipeline.telemetry.events.requests import TOLD, ClaimsReleased
+from pipeline.telemetry.events.services import HealthServed
+from pipeline.telemetry.events.workers import (
+    BatchInterrupted,
+    BatchKilled,
+    ChildDied,
+    ChildMemoryHigh,
+    ChildNotReady,
+    ChildNotStarted,
+    ChildReplaced,
+)
+from pipeline.telemetry.process_output import log_everything
 from pipeline.worker.devices.health import State, Verdict
 from pipeline.worker.devices.nvml import Found
 from pipeline.worker.incarnation import Heartbeat, Incarnation
@@ -36,7 +47,6 @@ from tasks.device_watch import EX_DRAIN, DeviceWatch, chosen
 from tasks.standby import Standby
 from tasks.watchdog import Watchdog, last_resort
 
-log = structlog.get_logger()
 WATCH_S = 0.2
 STDERR = 2
 STOP_S = 5.0
@@ -62,7 +72,7 @@ class Memory:
                 used_mb = psutil.Process(pid).memory_info().rss >> 20
                 if used_mb > self.SOON * self.cap_mb:
                     self._warned.add(pid)
-                    log.warning("child_memory_high", pid=pid, used_mb=used_mb, cap_mb=self.cap_mb)
+                    ChildMemoryHigh(pid=pid, used_mb=used_mb, cap_mb=self.cap_mb).emit()
 
     def forget(self, pid: int) -> None:
         """It is gone, and its number may be given again."""
@@ -84,6 +94,7 @@ class Children:
         self._died = died
         self._incarnation = incarnation
         self._queue = queue
+        self._client = client
         self._scripts = Scripts(client)
         self._settings = settings
         self._start_limit_s = settings.start_limit_s
@@ -116,7 +127,7 @@ class Children:
         self._met = {pid: self._met.get(pid, now) for pid in self._known}
         for pid, since in self._met.items():
             if pid not in self._registered() and now - since > self._start_limit_s:
-                log.error("child_not_ready", pid=pid, seconds=round(now - since, 1))
+                ChildNotReady(pid=pid, seconds=round(now - since, 1)).emit()
                 self._signal(pid, signal.SIGKILL)
 
     def _keep_limits(self) -> None:
@@ -127,11 +138,11 @@ class Children:
             if pid not in self._known:
                 continue
             if seconds > times * self._settings.hard_limit_s:
-                log.error("batch_killed", pid=pid, seconds=round(seconds, 1))
+                BatchKilled(pid=pid, seconds=round(seconds, 1)).emit()
                 self._ended_by_us[pid] = f"ran longer than the hard limit of {times * self._settings.hard_limit_s:g} s"
                 self._signal(pid, signal.SIGKILL)
             elif seconds > times * self._settings.soft_limit_s and not slot.overran:
-                log.warning("batch_interrupted", pid=pid, seconds=round(seconds, 1))
+                BatchInterrupted(pid=pid, seconds=round(seconds, 1)).emit()
                 # First this: the signal may find the child between two calls of its stage's code.
                 slot.tell_too_long()
                 self.interrupted += 1
@@ -151,9 +162,9 @@ class Children:
             self._memory.forget(pid)
             process = self._known.get(pid)
             if getattr(process, "exitcode", None) == EX_RECYCLE:
-                log.warning("child_replaced", pid=pid, reason=f"it has used more than {self._memory.cap_mb} MB")
+                ChildReplaced(pid=pid, reason=f"it has used more than {self._memory.cap_mb} MB").emit()
             else:
-                log.warning("child_died", pid=pid, signal=self._cause(process))
+                ChildDied(pid=pid, signal=self._cause(process)).emit()
                 self._died()
             slot = self._incarnation.children.of(pid)
             self._unreleased[pid] = self._cause(process), slot.running if slot is not None else ""
@@ -166,6 +177,7 @@ class Children:
             reason = f"the process died under it ({cause})" if cause else "the process exited under it"
             too_long = self._ended_by_us.get(pid)
             try:
+                lane, ids = claimed_batch(self._client, self._incarnation.name, running)
                 released = release_claims(
                     self._scripts,
                     self._incarnation.name,
@@ -182,7 +194,7 @@ class Children:
             del self._unreleased[pid]
             self._ended_by_us.pop(pid, None)
             if released:
-                log.warning("claims_released", pid=pid, requests=released)
+                ClaimsReleased(pid=pid, requests=released, lane=lane, request_ids=ids[:TOLD]).emit()
 
     @staticmethod
     def _cause(process: Any) -> str:
@@ -193,7 +205,7 @@ class Children:
 def _drain(verdict: Verdict, found: Found | None, children: Children, heartbeat: Heartbeat, queue: str) -> NoReturn:
     """End this worker, whose device is sick, with nothing lost."""
     try:
-        log.critical("device_sick", device=found.name if found else "cpu", reasons=verdict.reasons)
+        DeviceSick(device=found.name if found else "cpu", reasons=verdict.reasons).emit()
         for pid in children.pids():  # what it computes is not to be trusted
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -267,9 +279,9 @@ def _start_child(stage: Stage, incarnation: Incarnation, settings: Settings, poo
     faulthandler.dump_traceback_later(0.9 * settings.start_limit_s, file=STDERR)
     try:
         child.start(stage, incarnation, settings, pool)
-    except BaseException:
+    except BaseException as error:  # noqa: BLE001 - the process ends
         # Celery would go on with a child that fails every bell. Its supervisor starts us again, with backoff.
-        log.exception("child_not_started", stage=str(stage))
+        ChildNotStarted(stage=str(stage)).emit(error)
         os.kill(os.getppid(), signal.SIGTERM)
         os._exit(1)
     faulthandler.cancel_dump_traceback_later()
@@ -277,6 +289,7 @@ def _start_child(stage: Stage, incarnation: Incarnation, settings: Settings, poo
 
 def _celery_arguments(queue: str, settings: Settings) -> list[str]:
     return [
+        "--quiet",  # no banner
         "worker",
         f"--hostname={queue}-{os.getpid()}@{socket.gethostname()}",
         f"--queues={queue}",
@@ -297,7 +310,7 @@ def run_worker(
 
     ``pool``: of models; ``stands_by``: see ``tasks.standby``. Both are for scoring only.
     """
-    configure_logging(f"worker-{stage}")
+    output = log_everything(f"worker-{stage}")
     demand(settings, "worker")
     with contextlib.suppress(Exception):  # the child fails on it too, says so, and ends us
         child.preload(stage)
@@ -336,7 +349,7 @@ def run_worker(
     health = None
     if health_port is not None:
         health = _health(health_port, incarnation, pulse, device_watch, settings, needed=needed, useful=useful)
-        print(f"health of {stage}: http://127.0.0.1:{health.port}/livez", flush=True)
+        HealthServed(url=f"http://127.0.0.1:{health.port}/livez").emit()
     try:
         app.worker_main(_celery_arguments(queue, settings))
     finally:
@@ -347,3 +360,4 @@ def run_worker(
         heartbeat.sign_off(queue)
         if health is not None:
             health.stop()
+        output.close()
