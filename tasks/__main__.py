@@ -5,6 +5,7 @@ import sys
 
 from pipeline.contracts.stages import Stage
 from pipeline.settings import settings
+from pipeline.telemetry.logs import configure_logging
 from pipeline.worker.devices.each_device import one_for_each, several
 from pipeline.worker.devices.nvml import NoDriver
 from tasks.app import app
@@ -31,6 +32,7 @@ def main() -> None:
         StubNvml.take_the_place(own.failpoints)
     devices = several(own) if stage is Stage.SCORING else []
     if devices:
+        configure_logging("workers")  # each worker does so for itself
         sys.exit(one_for_each(devices, sys.argv[1:], options.health_port))
     try:
         run_worker(app, stage, own, health_port=options.health_port, pool=options.pool, stands_by=options.standby)

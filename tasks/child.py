@@ -8,7 +8,6 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-import structlog
 from billiard.common import terminate_handler_fired
 from tenacity import retry, retry_if_exception_type, wait_random_exponential
 
@@ -21,11 +20,12 @@ from pipeline.ledger.workers.claims import Claims, Fenced
 from pipeline.settings import Settings
 from pipeline.store.connection import Client, connect
 from pipeline.store.errors import StoreError
+from pipeline.telemetry.events.requests import ClaimsOwed
+from pipeline.telemetry.events.workers import ProcessEnds
 from pipeline.worker.incarnation import Incarnation
 from pipeline.worker.runner import TOO_LONG, Runner, Served, Unfit
 from tasks.stages import load_stage
 
-log = structlog.get_logger()
 _OUTAGE = retry_if_exception_type(StoreError)
 _PAUSE = wait_random_exponential(multiplier=0.1, max=1)
 
@@ -107,12 +107,12 @@ def answer(lane: str) -> Served:
         _child.debt.owe()
         raise
     except Unfit as reason:
-        log.error("process_ends", reason=str(reason))  # noqa: TRY400 - the reason says it all
+        ProcessEnds(reason=str(reason)).emit()
     except BaseException as error:
         if terminate_handler_fired():
             _child.debt.owe()
             raise
-        log.exception("process_ends", reason=describe(error))
+        ProcessEnds(reason=describe(error)).emit(error)
     # The parent releases what is held. It charges the batch that runs, if one does: an error that nobody knows must not
     # come back with the same requests for ever.
     os._exit(os.EX_SOFTWARE)
@@ -137,7 +137,7 @@ class Debt:
         try:
             self.pay()
         except StoreError as error:
-            log.warning("claims_owed", error=str(error))
+            ClaimsOwed(error=str(error)).emit()
             threading.Thread(target=self._pay_when_possible, name="give-back", daemon=True).start()
 
     def pay(self) -> None:

@@ -8,17 +8,23 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import psutil
-import structlog
 from billiard.pool import EX_RECYCLE
 
-from pipeline.ledger.recovery import release_claims
+from pipeline.ledger.recovery import claimed_batch, release_claims
 from pipeline.ledger.scripts import Scripts
 from pipeline.settings import LONGER, Settings
 from pipeline.store.connection import Client
 from pipeline.store.errors import StoreError
+from pipeline.telemetry.events.requests import TOLD, ClaimsReleased
+from pipeline.telemetry.events.workers import (
+    BatchInterrupted,
+    BatchKilled,
+    ChildDied,
+    ChildMemoryHigh,
+    ChildNotReady,
+    ChildReplaced,
+)
 from pipeline.worker.incarnation import Incarnation
-
-log = structlog.get_logger()
 
 
 def send_signal(pid: int, number: signal.Signals) -> None:
@@ -46,7 +52,7 @@ class Memory:
                 used_mb = psutil.Process(pid).memory_info().rss >> 20
                 if used_mb > self.SOON * self.cap_mb:
                     self._warned.add(pid)
-                    log.warning("child_memory_high", pid=pid, used_mb=used_mb, cap_mb=self.cap_mb)
+                    ChildMemoryHigh(pid=pid, used_mb=used_mb, cap_mb=self.cap_mb).emit()
 
     def forget(self, pid: int) -> None:
         """Forgets a child that is gone: its process id may be used again."""
@@ -68,6 +74,7 @@ class Children:
         self._report_death = report_death
         self._incarnation = incarnation
         self._queue = queue
+        self._client = client
         self._scripts = Scripts(client)
         self._settings = settings
         self._start_limit_s = settings.start_limit_s
@@ -112,9 +119,9 @@ class Children:
         self._memory.forget(pid)
         cause = _signal_of(process)
         if getattr(process, "exitcode", None) == EX_RECYCLE:
-            log.warning("child_replaced", pid=pid, reason=f"it has used more than {self._memory.cap_mb} MB")
+            ChildReplaced(pid=pid, reason=f"it has used more than {self._memory.cap_mb} MB").emit()
         else:
-            log.warning("child_died", pid=pid, signal=cause)
+            ChildDied(pid=pid, signal=cause).emit()
             self._report_death()
         slot = self._incarnation.children.of(pid)
         self._unreleased[pid] = cause, slot.running if slot is not None else ""
@@ -126,7 +133,7 @@ class Children:
         self._first_seen = {pid: self._first_seen.get(pid, now) for pid in self._known}
         for pid, since in self._first_seen.items():
             if pid not in self._registered() and now - since > self._start_limit_s:
-                log.error("child_not_ready", pid=pid, seconds=round(now - since, 1))
+                ChildNotReady(pid=pid, seconds=round(now - since, 1)).emit()
                 send_signal(pid, signal.SIGKILL)
 
     def _keep_time_limits(self) -> None:
@@ -137,11 +144,11 @@ class Children:
             if pid not in self._known:
                 continue
             if seconds > times * self._settings.hard_limit_s:
-                log.error("batch_killed", pid=pid, seconds=round(seconds, 1))
+                BatchKilled(pid=pid, seconds=round(seconds, 1)).emit()
                 self._ended_by_us[pid] = f"ran longer than the hard limit of {times * self._settings.hard_limit_s:g} s"
                 send_signal(pid, signal.SIGKILL)
             elif seconds > times * self._settings.soft_limit_s and not slot.overran:
-                log.warning("batch_interrupted", pid=pid, seconds=round(seconds, 1))
+                BatchInterrupted(pid=pid, seconds=round(seconds, 1)).emit()
                 # First this: the signal may find the child between two calls of its stage's code.
                 slot.tell_too_long()
                 self.interrupted += 1
@@ -152,6 +159,7 @@ class Children:
             reason = f"the process died under it ({cause})" if cause else "the process exited under it"
             too_long = self._ended_by_us.get(pid)
             try:
+                lane, ids = claimed_batch(self._client, self._incarnation.name, running)
                 released = release_claims(
                     self._scripts,
                     self._incarnation.name,
@@ -168,7 +176,7 @@ class Children:
             del self._unreleased[pid]
             self._ended_by_us.pop(pid, None)
             if released:
-                log.warning("claims_released", pid=pid, requests=released)
+                ClaimsReleased(pid=pid, requests=released, lane=lane, request_ids=ids[:TOLD]).emit()
 
 
 def _signal_of(process: Any) -> str:

@@ -6,17 +6,15 @@ What wakes it is the queue's own consumer, taken up and put down; a bell that it
 
 from typing import Any
 
-import structlog
-
 from pipeline.ledger.clock import server_ms
 from pipeline.ledger.registry import living, regular_scoring_workers
 from pipeline.service.periodic import Periodic
 from pipeline.settings import Settings
 from pipeline.store.connection import Client
 from pipeline.store.errors import StoreError
+from pipeline.telemetry.events.workers import StandbyChanged
 from pipeline.worker.incarnation import Incarnation
 
-log = structlog.get_logger()
 LOOK_S = 0.5
 
 
@@ -42,7 +40,7 @@ class Standby(Periodic):
         # Who is expected is one number for all pools: a pool without a worker is short of one in any case.
         needed = len(queues) < self._expected or self._queue not in queues
         if needed != self._needed:
-            log.warning("standby", serves=needed, live=len(queues), expected=self._expected)
+            StandbyChanged(serves=needed, live=len(queues), expected=self._expected).emit()
             self._needed = needed
 
     def begin(self, consumer: Any) -> None:

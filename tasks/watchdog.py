@@ -6,14 +6,12 @@ acks and a prefetch of one, an ack that the store refuses is enough for that.
 """
 
 import contextlib
-import faulthandler
 import os
 import signal
 import threading
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import structlog
 from celery.worker import state
 
 from pipeline.ledger import keys
@@ -22,8 +20,9 @@ from pipeline.service.periodic import Periodic
 from pipeline.settings import LONGER, Settings
 from pipeline.store.connection import Client
 from pipeline.store.errors import StoreError
+from pipeline.telemetry.events.workers import WorkerDeaf, WorkerDidNotStop
+from pipeline.telemetry.process_output import emit_stacks
 
-log = structlog.get_logger()
 LOOK_S = 1.0
 DEAF_S = 15.0
 """An idle worker hears a bell within milliseconds. Bells that wait so long, at each look, wait in vain."""
@@ -44,7 +43,7 @@ def last_resort(
 
     def now() -> None:
         try:
-            log.critical("worker_did_not_stop", seconds=seconds)
+            WorkerDidNotStop(seconds=seconds).emit()
         finally:
             end_now(children, end)
 
@@ -101,8 +100,8 @@ class Watchdog(Periodic):
     def turn(self) -> None:
         """Look once."""
         if self.is_deaf():
-            log.critical("worker_deaf", queue=self._queue, seconds=self._in_vain_s)
-            faulthandler.dump_traceback(2, all_threads=True)
+            WorkerDeaf(queue=self._queue, seconds=self._in_vain_s).emit()
+            emit_stacks()
             end_now(self._children.pids, self._end)
             self.stop()
 

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any, NoReturn
 
-import structlog
 from celery import Celery, bootsteps
 from celery.signals import worker_process_init
 from celery.worker import state
@@ -20,7 +19,10 @@ from pipeline.service.health import STUCK_S, HealthServer, Pulse, Recent
 from pipeline.service.periodic import Duty, Periodic
 from pipeline.settings import Settings
 from pipeline.store.connection import connect
-from pipeline.telemetry.logs import configure_logging
+from pipeline.telemetry.events.devices import DeviceSick
+from pipeline.telemetry.events.services import HealthServed
+from pipeline.telemetry.events.workers import ChildNotStarted
+from pipeline.telemetry.process_output import log_everything
 from pipeline.worker.devices.health import State, Verdict
 from pipeline.worker.devices.nvml import Found
 from pipeline.worker.devices.watch import EX_DRAIN, DeviceWatch, chosen
@@ -32,7 +34,6 @@ from tasks.stages import preload
 from tasks.standby import Standby
 from tasks.watchdog import Watchdog, last_resort
 
-log = structlog.get_logger()
 WATCH_S = 0.2
 STDERR = 2
 STOP_S = 5.0
@@ -42,7 +43,7 @@ STOP_S = 5.0
 def _drain(verdict: Verdict, found: Found | None, children: Children, heartbeat: Heartbeat, queue: str) -> NoReturn:
     """End this worker, whose device is sick, with nothing lost."""
     try:
-        log.critical("device_sick", device=found.name if found else "cpu", reasons=verdict.reasons)
+        DeviceSick(device=found.name if found else "cpu", reasons=verdict.reasons).emit()
         for pid in children.pids():  # what it computes is not to be trusted
             send_signal(pid, signal.SIGKILL)
         heartbeat.sign_off(queue)  # gives back what is held, uncharged
@@ -115,9 +116,9 @@ def _start_child(stage: Stage, incarnation: Incarnation, settings: Settings, poo
     faulthandler.dump_traceback_later(0.9 * settings.start_limit_s, file=STDERR)
     try:
         child.start(stage, incarnation, settings, pool)
-    except BaseException:
+    except BaseException as error:  # noqa: BLE001 - the process ends
         # Celery would go on with a child that fails every bell. Its supervisor starts us again, with backoff.
-        log.exception("child_not_started", stage=str(stage))
+        ChildNotStarted(stage=str(stage)).emit(error)
         os.kill(os.getppid(), signal.SIGTERM)
         os._exit(1)
     faulthandler.cancel_dump_traceback_later()
@@ -125,6 +126,7 @@ def _start_child(stage: Stage, incarnation: Incarnation, settings: Settings, poo
 
 def _celery_arguments(queue: str, settings: Settings) -> list[str]:
     return [
+        "--quiet",  # no banner
         "worker",
         f"--hostname={queue}-{os.getpid()}@{socket.gethostname()}",
         f"--queues={queue}",
@@ -145,7 +147,7 @@ def run_worker(
 
     ``pool``: of models; ``stands_by``: see ``tasks.standby``. Both are for scoring only.
     """
-    configure_logging(f"worker-{stage}")
+    output = log_everything(f"worker-{stage}")
     demand(settings, "worker")
     with contextlib.suppress(Exception):  # the child fails on it too, says so, and ends us
         preload(stage)
@@ -184,7 +186,7 @@ def run_worker(
     health = None
     if health_port is not None:
         health = _health(health_port, incarnation, pulse, device_watch, settings, needed=needed, useful=useful)
-        print(f"health of {stage}: http://127.0.0.1:{health.port}/livez", flush=True)
+        HealthServed(url=f"http://127.0.0.1:{health.port}/livez").emit()
     try:
         app.worker_main(_celery_arguments(queue, settings))
     finally:
@@ -195,3 +197,4 @@ def run_worker(
         heartbeat.sign_off(queue)
         if health is not None:
             health.stop()
+        output.close()

@@ -10,11 +10,9 @@ import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import structlog
-
 from pipeline.contracts.failures import describe
+from pipeline.telemetry.events.services import HealthFailed
 
-log = structlog.get_logger()
 STUCK_S = 10.0
 PAUSE_S = 0.5
 
@@ -94,8 +92,8 @@ class HealthServer:
         while not self._stopping:
             try:
                 self._server.serve_forever()
-            except BaseException as error:  # or whoever asks gets no answer ever again
-                log.exception("health_failed", error=describe(error))
+            except BaseException as error:  # noqa: BLE001 - or whoever asks gets no answer ever again
+                HealthFailed(error=describe(error)).emit(error)
                 time.sleep(PAUSE_S)
 
     def stop(self) -> None:

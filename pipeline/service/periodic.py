@@ -9,11 +9,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 
-import structlog
-
 from pipeline.contracts.failures import describe
+from pipeline.telemetry.events.services import DutyFailed
 
-log = structlog.get_logger()
 LONG_S = 60.0
 """No turn of ours takes so long, not even with a store or a driver that does not answer."""
 
@@ -38,7 +36,7 @@ class Duty:
             if not before:
                 self._failing_since = self._clock()
             if self._error != before:
-                log.exception("duty_failed", duty=self.name, error=self._error)
+                DutyFailed(duty=self.name, error=self._error).emit(error)
             if not isinstance(error, Exception):
                 raise
         else:

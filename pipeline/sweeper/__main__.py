@@ -8,7 +8,8 @@ from pipeline.service.signals import on_stop_signal
 from pipeline.settings import settings
 from pipeline.store.connection import connect
 from pipeline.sweeper.loop import Sweeper
-from pipeline.telemetry.logs import configure_logging
+from pipeline.telemetry.events.services import HealthServed
+from pipeline.telemetry.process_output import log_everything
 
 
 def main() -> None:
@@ -16,7 +17,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="scoreline sweeper", description="Run a sweeper.")
     parser.add_argument("--health-port", type=int, help="serve /livez and /readyz on this port (0: a free one)")
     options = parser.parse_args()
-    configure_logging("sweeper")
+    log_everything("sweeper")
     demand(settings(), "service")
     sweeper = Sweeper(connect(settings()), settings())
     asking = connect(settings())
@@ -33,7 +34,7 @@ def main() -> None:
             live=stuck,
             ready=lambda: stuck() or refused() or sweeper.in_vain,
         )
-        print(f"health of sweeper: http://127.0.0.1:{health.port}/livez", flush=True)
+        HealthServed(url=f"http://127.0.0.1:{health.port}/livez").emit()
     sweeper.run()
     if health is not None:
         health.stop()

@@ -13,8 +13,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
-import structlog
-
 from pipeline.ledger import keys
 from pipeline.ledger.clock import CLOCK_BEHIND_MS
 from pipeline.ledger.sweeper.lane_metrics import Measuring
@@ -23,8 +21,22 @@ from pipeline.ledger.sweeper.repairs import Repairs
 from pipeline.settings import LONGER, Settings
 from pipeline.store.connection import Client
 from pipeline.store.errors import OUTAGES, StoreError
+from pipeline.telemetry.events.sweepers import (
+    BatchOverdue,
+    DegradedModeBegins,
+    DegradedModeEnds,
+    FlightsFannedOut,
+    LaneRung,
+    RetryBudgetUsedUp,
+    StoreClockBehind,
+    StoreClockJumped,
+    SweeperLeads,
+    SweeperStandsBy,
+    SweepFailed,
+    SweepStepFailed,
+    WorkerDead,
+)
 
-log = structlog.get_logger()
 MAX_PAUSE_S = 30.0
 MEASURE_S = 1.0
 WEAK_S = 3.0
@@ -78,7 +90,7 @@ class Sweeper:
                 self.sweep()
                 self.in_vain = ""
             except StoreError as error:
-                log.warning("sweep_failed", error=str(error))
+                SweepFailed(error=str(error)).emit()
                 self.in_vain = f"its latest round failed: {error}"
                 self.store_was_away()
             self._turned = time.monotonic()
@@ -118,13 +130,13 @@ class Sweeper:
         if self._server_ms is not None:
             jump_s = (lead.now_ms - self._server_ms) / 1000 - passed_s
             if jump_s > self._settings.heartbeat_s:
-                log.warning("store_clock_jumped", ahead_s=round(jump_s, 3))
+                StoreClockJumped(ahead_s=round(jump_s, 3)).emit()
                 self._excuse(now)
                 self._overdue_excused_until = now + self._sweeping.overdue_s(longer=now < self._longer_until)
         self._away, self._server_ms = False, lead.now_ms
         behind = lead.behind_ms > CLOCK_BEHIND_MS
         if behind and not self._clock_behind:
-            log.warning("store_clock_behind", seconds=lead.behind_ms / 1000)
+            StoreClockBehind(seconds=lead.behind_ms / 1000).emit()
         self._clock_behind = behind
 
     def sweep(self) -> None:
@@ -139,7 +151,7 @@ class Sweeper:
         self._look_at_clocks(lead)
         leads, degraded = lead.leads, lead.degraded
         if leads != self.leads:
-            log.info("sweeper_leads" if leads else "sweeper_stands_by", name=self._name)
+            (SweeperLeads if leads else SweeperStandsBy)(sweeper=self._name).emit()
             self.leads = leads
             self._begin_lead(degraded=degraded)
         if not leads:
@@ -158,9 +170,9 @@ class Sweeper:
                 step()
             except OUTAGES:
                 raise
-            except Exception:
+            except Exception as error:  # noqa: BLE001
                 # One thing that cannot be swept must not keep everything else from it.
-                log.exception("sweep_step_failed", step=step.__name__)
+                SweepStepFailed(step=step.__name__).emit(error)
 
     def _begin_lead(self, *, degraded: bool) -> None:
         """Forget what was found when this sweeper led before; what the leader before it has found goes on."""
@@ -182,7 +194,7 @@ class Sweeper:
             if due < keys.SCRIPT_LIMIT:
                 break
         if held_back and not self._retries_wait:
-            log.warning("retry_budget_used_up", held_back=held_back)
+            RetryBudgetUsedUp(held_back=held_back).emit()
         if held_back or revived:
             self._retries_wait = bool(held_back)
 
@@ -194,16 +206,16 @@ class Sweeper:
     def _fan_out_flights(self) -> None:
         ended = self._sweeping.fan_out_flights()
         if ended:
-            log.info("flights_fanned_out", requests=ended)
+            FlightsFannedOut(requests=ended).emit()
 
     def _release_claims(self) -> None:
         if self._clock() >= self._excused_until:
             for name, released in self._sweeping.release_dead_workers():
-                log.warning("worker_dead", incarnation=name, released=released)
+                WorkerDead(incarnation=name, released=released).emit()
         if self._clock() >= self._overdue_excused_until:
             overdue = self._sweeping.release_overdue_batches(longer=self._clock() < self._longer_until)
             if overdue:
-                log.warning("batch_overdue", released=overdue)
+                BatchOverdue(released=overdue).emit()
 
     def _ring_idle_lanes(self) -> None:
         now, idle_s = self._clock(), self._settings.lane_idle_s
@@ -220,7 +232,7 @@ class Sweeper:
                 # Look again each round: the second counts from the last claim, which may be nearly as old by now.
                 self._rings[lane] = _Rings(now, now + idle_s, idle_s)
             elif answer == "rung":
-                log.info("lane_rung", lane=lane)
+                LaneRung(lane=lane).emit()
                 rings.pause_s = min(2 * rings.pause_s, MAX_PAUSE_S)
                 rings.look_at, rings.insist_at = now + idle_s, now + rings.pause_s
 
@@ -247,5 +259,4 @@ class Sweeper:
             self._longer_until = now + LONGER * self._settings.hard_limit_s
         if degraded != self._degraded:
             self._degraded = degraded
-            tell = log.warning if degraded else log.info
-            tell("degraded_mode_begins" if degraded else "degraded_mode_ends", live=live, expected=expected)
+            (DegradedModeBegins if degraded else DegradedModeEnds)(live=live, expected=expected).emit()

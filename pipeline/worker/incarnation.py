@@ -13,8 +13,6 @@ import time
 from contextlib import suppress
 from typing import Any
 
-import structlog
-
 from pipeline.ledger import keys
 from pipeline.ledger.recovery import release_claims
 from pipeline.ledger.scripts import Scripts
@@ -22,10 +20,10 @@ from pipeline.service.periodic import Periodic
 from pipeline.settings import Settings
 from pipeline.store.connection import Client
 from pipeline.store.errors import StoreError
+from pipeline.telemetry.events.workers import HeartbeatFailed, IncarnationFenced, SignOffFailed
 from pipeline.worker import slots
 from pipeline.worker.devices.health import Canary
 
-log = structlog.get_logger()
 DEGRADED = 2
 """What a heartbeat is answered in degraded mode."""
 _NAME_BYTES = 32
@@ -185,9 +183,9 @@ class Heartbeat(Periodic):
             fenced = self._incarnation.name
             self._incarnation.rename()
             self._incarnation.register(self._client)
-            log.warning("incarnation_fenced", fenced=fenced, renamed=self._incarnation.name)
+            IncarnationFenced(fenced=fenced, renamed=self._incarnation.name).emit()
         except StoreError as error:
-            log.warning("heartbeat_failed", error=str(error))
+            HeartbeatFailed(error=str(error)).emit()
 
     def sign_off(self, queue: str) -> None:
         """Stop beating and sign off from a queue: what is still held is given back, and nobody mourns a dead worker."""
@@ -201,4 +199,4 @@ class Heartbeat(Periodic):
             self._client.zrem(keys.BEATS, name)
             self._client.hdel(keys.WORKERS, name)
         except StoreError as error:
-            log.warning("sign_off_failed", error=str(error))
+            SignOffFailed(error=str(error)).emit()

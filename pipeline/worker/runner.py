@@ -11,12 +11,9 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Protocol, TypeVar
-
-import structlog
 
 from pipeline.contracts.failures import NotNow, Panic, SoftLimit, StageFailure, describe
 from pipeline.contracts.lanes import Lane
@@ -28,9 +25,10 @@ from pipeline.ledger.workers.claims import Batch, ClaimLost, Claims
 from pipeline.settings import Settings
 from pipeline.stage.isolation import Performed, ends_process, isolate, usable
 from pipeline.stage.protocols import DeviceService, Prepared, StageService
-from pipeline.worker.judge import category_of, exhausted, judge
+from pipeline.telemetry.events.stages import CacheNotFilled, StageDoesNotSay, StagePanicked
+from pipeline.worker.judge import exhausted, judge
+from pipeline.worker.reporting import report_failures, report_lost
 
-log = structlog.get_logger()
 Answer = TypeVar("Answer")
 
 
@@ -186,7 +184,7 @@ class Runner:
         except BaseException as error:
             if self._stopping():
                 raise
-            log.warning("stage_does_not_say", error=describe(error))
+            StageDoesNotSay(error=describe(error)).emit()
             return otherwise
 
     def _work(self, batch: Batch, deadline: Deadline, served: Served) -> None:
@@ -275,8 +273,8 @@ class Runner:
                 raise failure from None
             first, run.panic = run.panic is None, Panic(describe(error))
             if first:
-                with suppress(Exception):  # there are exceptions that cannot even be formatted
-                    log.exception("stage_panicked", stage=str(run.batch.lane.stage), error=str(run.panic))
+                lane = run.batch.lane
+                StagePanicked(stage=str(lane.stage), model=lane.model.label, error=str(run.panic)).emit(error)
             raise run.panic from None
 
     def _launch(self, run: _Run) -> None:
@@ -337,16 +335,17 @@ class Runner:
             )
         except ClaimLost as lost:
             # Whoever has the batch now will settle it; what we made of it is dropped.
-            log.warning("claim_lost", reason=str(lost))
+            report_lost(batch, lost)
             served.lost += 1
             return None
         self._watch.settled()
+        report_failures(batch, outcomes)
         self._failpoint("after-settle")
         if stage.following is None and self._cache is not None:
             try:
                 self._cache.fill(batch.works, outcomes)
-            except Exception:
-                log.exception("cache_not_filled")  # what is settled is settled, and the next batch is claimed
+            except Exception as error:  # noqa: BLE001 - what is settled is settled, and the next batch is claimed
+                CacheNotFilled(model=batch.lane.model.label).emit(error)
         return following
 
     def _judged(self, run: _Run) -> list[Outcome]:
@@ -361,10 +360,7 @@ class Runner:
             if isinstance(answer, Output):
                 outcomes.append(Completed(answer))
                 continue
-            outcome = judge(answer, work, stage, now_ms, self._settings, self._rng)
-            category, made = category_of(answer), type(outcome).__name__
-            log.info("stage_failed", stage=str(stage), category=category, outcome=made, error=describe(answer)[:200])
-            outcomes.append(outcome)
+            outcomes.append(judge(answer, work, stage, now_ms, self._settings, self._rng))
         return outcomes
 
 

@@ -8,6 +8,7 @@ not send that one. The right comes back, sweeps go on beside a healthy worker, a
 import contextlib
 import hashlib
 import itertools
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -15,7 +16,6 @@ from typing import Any
 
 import pytest
 import redis
-import structlog
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
@@ -481,8 +481,9 @@ def _read(scene: Scene) -> Callable[[], Any]:
 @pytest.fixture(autouse=True)
 def _quiet() -> Iterator[None]:
     """Refusals are what is tried here: the sweeper's tracebacks of them take longer than the tests."""
-    with structlog.testing.capture_logs():
-        yield
+    logging.disable()
+    yield
+    logging.disable(logging.NOTSET)
 
 
 @pytest.fixture

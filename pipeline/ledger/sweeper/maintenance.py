@@ -4,7 +4,6 @@ import math
 import time
 from typing import Literal, NamedTuple
 
-import structlog
 from redis.exceptions import NoPermissionError, ResponseError
 
 from pipeline.contracts.ids import to_text
@@ -20,8 +19,9 @@ from pipeline.ledger.scripts import Scripts
 from pipeline.ledger.sweeper.lane_metrics import FIRSTS_S
 from pipeline.settings import LONGER, Settings
 from pipeline.store.connection import Client
+from pipeline.telemetry.events.requests import TOLD, RequestExpired, RequestNotExpired, RequestsLeftOut
+from pipeline.telemetry.events.sweepers import AppendOnlyFileNotRewritten, AppendOnlyFileRewritten, MemoryUnknown
 
-log = structlog.get_logger()
 MEMORY_FOR_CACHE, MEMORY_FOR_ACCEPT = 0.75, 0.85
 """Shares of the store's memory limit from which on the cache takes nothing more, and nothing more is accepted."""
 
@@ -91,7 +91,7 @@ class Sweeping:
             self._ask_again_at = time.monotonic() + REFUSED_S
             if not self._refused:
                 self._refused = True
-                log.warning("memory_unknown", error=str(error), reason="INFO is refused: grant it, or watch the memory")
+                MemoryUnknown(error=str(error), reason="INFO is refused: grant it, or watch the memory").emit()
             return ""
         self._refused = False
         self._mend_log(failing=facts.get("aof_last_write_status", "ok") != "ok")
@@ -114,9 +114,9 @@ class Sweeping:
             except ResponseError as error:
                 if not isinstance(error, NoPermissionError) and "unknown command" not in str(error):
                     return  # one is under way, perhaps from before: again when it is done
-                log.critical("append_only_file_not_rewritten", error=str(error), reason="send BGREWRITEAOF yourself")
+                AppendOnlyFileNotRewritten(error=str(error), reason="send BGREWRITEAOF yourself").emit()
             else:
-                log.warning("append_only_file_rewritten", reason="a write to it had failed")
+                AppendOnlyFileRewritten().emit()
             self._log_failed = False
 
     def server_ms(self) -> float:
@@ -198,7 +198,7 @@ class Sweeping:
         try:
             return self._expire([request_id])
         except ResponseError as error:
-            log.warning("request_not_expired", request_id=to_text(request_id), error=str(error))
+            RequestNotExpired(request_id=to_text(request_id), error=str(error)).emit()
             return 0
 
     def _expire(self, due: list[bytes]) -> int:
@@ -208,14 +208,18 @@ class Sweeping:
         attempts = self._client.hmget(keys.ATTEMPTS, flights)
         now = self.server_ms()
         arguments = end_early_head(self._settings, State.EXPIRED, only_late=True)
+        told: list[RequestExpired] = []
         for request_id, entry, tried in zip(due, entries, attempts, strict=True):
             errors = unpack_attempts(tried).errors
             last = f"; the last attempt failed: {errors[-1].error}" if errors else ""
             message = f"not scored within its timeout of {entry.header.timeout_ms / 1000:g} s{last}"
             error = Failure(category="deadline", stage=None, message=message, retryable=True)
             end = End(now, None, error, unpack_attempts(tried).starts)
+            told.append(_expired(request_id, entry, end))
             arguments += end_early_arguments(request_id, entry, State.EXPIRED, end)
-        return sum(self._scripts.end_early(args=arguments))
+        ended = self._scripts.end_early(args=arguments)
+        _report_expired([each for each, now_ended in zip(told, ended, strict=True) if now_ended])
+        return sum(ended)
 
     def fan_out_flights(self) -> int:
         """Give outcomes to the members of flights whose settler has died before all had them; how many got theirs."""
@@ -238,6 +242,21 @@ class Sweeping:
     def trim_letters(self) -> None:
         """Drop dead letters that are too old or too many."""
         self._scripts.trim_dead_letters(args=[round(self._settings.dead_max_age * 1000), self._settings.dead_max_count])
+
+
+def _expired(request_id: bytes, entry: Entry, end: End) -> RequestExpired:
+    message = end.error["message"] if end.error else ""
+    return RequestExpired(
+        request_id=to_text(request_id), model=entry.header.ref.label, attempt=end.attempts, error=message
+    )
+
+
+def _report_expired(expired: list[RequestExpired]) -> None:
+    """Emit one event for each, up to so many of a page."""
+    for event in expired[:TOLD]:
+        event.emit()
+    if expired[TOLD:]:
+        RequestsLeftOut(stage="", model="", requests=len(expired) - TOLD).emit()
 
 
 def _readable(blob: bytes | None) -> Entry:

@@ -9,8 +9,6 @@ A script is no transaction (see ``lua/prelude/base.lua``). Whatever one has left
 from collections.abc import Iterable
 from typing import Any
 
-import structlog
-
 from pipeline.contracts.ids import accepted_ms
 from pipeline.contracts.stages import PRIORITY_STEP, Stage
 from pipeline.ledger import keys
@@ -19,8 +17,8 @@ from pipeline.ledger.recovery import release_claims
 from pipeline.ledger.scripts import Scripts
 from pipeline.settings import Settings
 from pipeline.store.connection import Client
+from pipeline.telemetry.events.requests import RequestsReopened
 
-log = structlog.get_logger()
 PAGE = 256
 """Keys of one look, about: a look costs the store half a millisecond."""
 
@@ -117,7 +115,7 @@ class Repairs:
             arguments += request_id, flight, header.ref.lane(Stage.SCORING), score, deadline
         reopened = int(self._scripts.reopen(args=[*self._lives, *arguments])) if arguments else 0
         if reopened:
-            log.warning("requests_reopened", requests=reopened)
+            RequestsReopened(requests=reopened).emit()
         return reopened
 
 

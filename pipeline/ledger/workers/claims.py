@@ -59,7 +59,8 @@ class Batch:
 
     ``worked_ms``: how long its stage took. ``strays``: requests that stood in the lane although they are past its
     stage, because a script was stopped on its way (see ``lua/prelude/base.lua``): nobody runs them, and they go on from
-    where they are when the batch is settled.
+    where they are when the batch is settled. ``unstorable``: how requests end whose output the ledger cannot hold;
+    known once the batch is settled.
     """
 
     lane: Lane
@@ -70,6 +71,7 @@ class Batch:
     works: list[Work]
     worked_ms: float = 0.0
     strays: list["_Stray"] = dataclasses.field(default_factory=list)
+    unstorable: dict[bytes, Ended] = dataclasses.field(default_factory=dict)
 
     def server_ms(self) -> float:
         """The server's time now, to within the time the claim took."""
@@ -188,7 +190,7 @@ class Claims:
                         ends += work.id, succeeded, pack_entry(succeeded, prefix, done, end)
                     continue
                 except (TypeError, ValueError, OverflowError) as error:
-                    outcome = _not_storable(error)
+                    outcome = batch.unstorable[work.id] = _not_storable(error)
             if isinstance(outcome, RetryLater):
                 free = "" if outcome.charged else "free"
                 if outcome.charged:

@@ -5,15 +5,13 @@ import subprocess
 import time
 from collections.abc import Sequence
 
-import structlog
-
 from pipeline.service.entry_points import EntryPoint, command
 from pipeline.service.signals import StopRequest, on_stop_signal
 from pipeline.settings import Settings
+from pipeline.telemetry.events.workers import WorkerDied
 from pipeline.worker.devices.nvml import Found, NoDriver, find
 from pipeline.worker.devices.watch import EX_DRAIN
 
-log = structlog.get_logger()
 LOOK_S = 0.2
 PAUSE_S = 5.0
 """How long a worker that has died waits before it is started again."""
@@ -59,7 +57,7 @@ def one_for_each(devices: Sequence[Found], arguments: Sequence[str], health_port
             if code == EX_DRAIN:
                 drained.add(index)
             elif not stop.made and time.monotonic() >= restart_at.setdefault(index, time.monotonic() + PAUSE_S):
-                log.warning("worker_died", device=index, code=code)
+                WorkerDied(device=index, code=code).emit()
                 del restart_at[index]
                 workers[index] = _start(index, commands[index])
         if stop.made and all(worker.poll() is not None for worker in workers.values()):

@@ -12,15 +12,14 @@ from dataclasses import asdict
 from typing import Any
 
 import psutil
-import structlog
 
 from pipeline.service.periodic import Periodic
 from pipeline.settings import Settings
+from pipeline.telemetry.events.devices import DeviceChanged, NoGpuFound
 from pipeline.worker.devices.health import Health, State, Verdict
 from pipeline.worker.devices.nvml import Found, Gpu, GpuLost, NoDriver, Reading, find
 from pipeline.worker.incarnation import Incarnation
 
-log = structlog.get_logger()
 LOOK_S = 1.0
 FULL = 0.95
 EX_DRAIN = 75
@@ -36,7 +35,7 @@ def chosen(settings: Settings) -> Found | None:
     except NoDriver as reason:
         if settings.device != "auto":
             raise
-        log.info("runs_on_cpu", reason=str(reason))
+        NoGpuFound(reason=str(reason)).emit()
         return None
     if settings.device == "auto":
         return found[0] if found else None
@@ -82,8 +81,7 @@ class DeviceWatch(Periodic):
         canary = self._incarnation.canary
         verdict = self._health.judge(reading, canary, time.monotonic(), lost=lost)
         if verdict.state is not self._state:
-            tell = log.info if verdict.state is State.HEALTHY else log.warning
-            tell("device", state=str(verdict.state), reasons=verdict.reasons)
+            DeviceChanged(state=str(verdict.state), reasons=verdict.reasons).emit()
             self._state = verdict.state
         self.full = ", ".join(_full(reading))
         self._incarnation.observe(self._report(reading, verdict, canary.took_s))
