@@ -23,6 +23,7 @@ from pipeline.contracts.failures import ArtifactMissing
 from pipeline.contracts.problems import Problem
 from pipeline.contracts.stages import Stage
 from pipeline.ledger.operators.stats import read_overview
+from pipeline.ledger.releases import read_releases
 from pipeline.models.folder import ModelStore, Refused
 from pipeline.releases.publishing import publish_all
 from pipeline.settings import REPOSITORY, Durability, Settings
@@ -60,6 +61,7 @@ class LocalStack:
 
         ``store_options`` is added to the server's command line.
         """
+        _check_models(settings.model_store, chaos_model=chaos_model)
         self.durability: Durability = durability or settings.durability
         self.refused: list[Refused] = []
         """What stands in the model store and was not released, and why."""
@@ -169,6 +171,8 @@ class LocalStack:
                 self.refused = await self._publish_apart()
         except ArtifactMissing as error:
             raise StackError(str(error)) from error
+        if not (await read_releases(store)).current:
+            raise _no_model(self.settings.model_store, self.refused)
 
     async def _publish_apart(self) -> list[Refused]:
         environment = {
@@ -294,6 +298,26 @@ class LocalStack:
             self._lock.close()
         if self._temporary:
             shutil.rmtree(self.data_dir, ignore_errors=True)
+
+
+def _check_models(folder: Path, *, chaos_model: bool) -> None:
+    """StackError where no model could be released: the API would be waited for in vain."""
+    if chaos_model and not CHAOS_MODELS.is_dir():
+        raise StackError("--chaos-model: this model is part of the source repository: use it in a clone")
+    try:
+        artifacts, refused = ModelStore(folder).scan()
+    except ArtifactMissing as error:
+        raise StackError(str(error)) from error
+    if not artifacts and not chaos_model:
+        raise _no_model(folder, refused)
+
+
+def _no_model(folder: Path, refused: Sequence[Refused]) -> StackError:
+    found = "".join(f"\n  {each.place}: {each.reason}" for each in refused)
+    return StackError(
+        f"the model store {folder} holds no model that can be served: "
+        f"set SCORELINE_MODEL_STORE to a folder that does{found}"
+    )
 
 
 async def _answers(url: str) -> bool:
