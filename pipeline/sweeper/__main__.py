@@ -32,7 +32,7 @@ def main() -> None:
         health = HealthServer(
             options.health_port,
             live=stuck,
-            ready=lambda: stuck() or refused() or sweeper.in_vain,
+            ready=lambda: stuck() or refused() or sweeper.failure,
         )
         HealthServed(url=f"http://127.0.0.1:{health.port}/livez").emit()
     sweeper.run()

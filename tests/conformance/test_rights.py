@@ -211,8 +211,8 @@ def test_a_refused_rewrite_of_the_file_is_said_once(make_ledger: LedgerMaker, op
     ledger = make_ledger()
     allow(operator, "-bgrewriteaof")
     with emitted() as events:
-        ledger.sweeping._mend_log(failing=True)
-        ledger.sweeping._mend_log(failing=False)
-        ledger.sweeping._mend_log(failing=False)
+        ledger.sweeping._rewrite_append_only_file(failing=True)
+        ledger.sweeping._rewrite_append_only_file(failing=False)
+        ledger.sweeping._rewrite_append_only_file(failing=False)
     assert [event.name for event in events] == ["append_only_file_not_rewritten"]
     operator.acl_log_reset()

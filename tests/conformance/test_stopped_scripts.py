@@ -438,8 +438,8 @@ def _reopen(scene: Scene) -> Callable[[], Any]:
     scene.claim(Stage.SCORING)
     scene.admin.delete(keys.claims("w1"))
     repairs = Repairs(scene.ledger.own, scene.ledger.settings)
-    repairs.stranded()
-    return repairs.stranded
+    repairs.recover_orphans()
+    return repairs.recover_orphans
 
 
 @act("pass-on")
@@ -457,7 +457,7 @@ def _trim(scene: Scene) -> Callable[[], Any]:
     scene.may_be |= {"dead"}
     scene.ids, scene.unsure = [], True  # their letters go: nobody may bring them back
     scene.ledger.turn_clock(2 * scene.ledger.settings.dead_max_age)
-    return scene.ledger.sweeping.trim_letters
+    return scene.ledger.sweeping.trim_dead_letters
 
 
 @act("keep-results")

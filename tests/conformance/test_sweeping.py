@@ -266,10 +266,10 @@ def test_letters_age_out_though_nothing_dies(make_ledger: LedgerMaker) -> None:
     batch = ledger.claim(worker)
     assert batch is not None
     ledger.settle(worker, batch, [dead()])
-    ledger.sweeping.trim_letters()
+    ledger.sweeping.trim_dead_letters()
     assert ledger.client.zcard(f"{TAG}dead") == 1
     ledger.turn_clock(3601)
-    ledger.sweeping.trim_letters()
+    ledger.sweeping.trim_dead_letters()
     assert ledger.client.zcard(f"{TAG}dead") == 0
 
 
