@@ -1,7 +1,7 @@
-"""A standby: a scoring worker that is loaded and warm, and claims only while fewer than expected live.
+"""A standby: a scoring worker that is loaded and warm, and claims only while fewer workers than expected are alive.
 
-It counts the regular workers, never other standbys: two of them would otherwise take turns at sending each other away.
-What wakes it is the queue's own consumer, taken up and put down; a bell that it has heard meanwhile is answered.
+It counts the regular workers, never other standbys: two standbys would otherwise take turns at sending each other away.
+It starts and stops consuming from its queue; a bell that was delivered meanwhile is answered.
 """
 
 from typing import Any
@@ -19,7 +19,10 @@ LOOK_S = 0.5
 
 
 class Standby(Periodic):
-    """Counts who lives, twice a second; its worker's event loop, which must not wait for the store, does the rest."""
+    """Counts the live workers twice a second.
+
+    The worker's event loop acts on the count; it must not wait for the store itself.
+    """
 
     def __init__(self, incarnation: Incarnation, queue: str, client: Client, settings: Settings) -> None:
         super().__init__("standby", LOOK_S)
@@ -32,24 +35,24 @@ class Standby(Periodic):
         incarnation.stand_by()
 
     def turn(self) -> None:
-        """Count once. While the store is away nobody knows better than before."""
+        """Counts once. While the store is away the latest count holds."""
         try:
             queues = regular_scoring_workers(living(self._client, server_ms(self._client), self._silent_s))
         except StoreError:
             return
-        # Who is expected is one number for all pools: a pool without a worker is short of one in any case.
+        # The number expected is one for all pools: a pool without a worker lacks one in any case.
         needed = len(queues) < self._expected or self._queue not in queues
         if needed != self._needed:
             StandbyChanged(serves=needed, live=len(queues), expected=self._expected).emit()
             self._needed = needed
 
     def begin(self, consumer: Any) -> None:
-        """Have the worker hear no bell unless one is needed. From its event loop, before it consumes anything."""
+        """Stops the worker from consuming unless it is needed. Called in its event loop, before it consumes."""
         consumer.cancel_task_queue(self._queue)
         self.hear(consumer)
 
     def hear(self, consumer: Any) -> None:
-        """Have the worker hear bells, or not. From its event loop, often."""
+        """Starts or stops consuming as the latest count says. Called often, in the worker's event loop."""
         hears = consumer.task_consumer.consuming_from(self._queue)
         if self._needed and not hears:
             consumer.add_task_queue(self._queue)

@@ -37,11 +37,11 @@ from tasks.watchdog import Watchdog, last_resort
 WATCH_S = 0.2
 STDERR = 2
 STOP_S = 5.0
-"""How long a worker that stops may take beyond what it is working on."""
+"""How long a worker that stops may take after what it is working on is done."""
 
 
 def _drain(verdict: Verdict, found: Found | None, children: Children, heartbeat: Heartbeat, queue: str) -> NoReturn:
-    """End this worker, whose device is sick, with nothing lost."""
+    """Ends this worker, whose device is sick, with nothing lost."""
     try:
         DeviceSick(device=found.name if found else "cpu", reasons=verdict.reasons).emit()
         for pid in children.pids():  # what it computes is not to be trusted
@@ -54,11 +54,11 @@ def _drain(verdict: Verdict, found: Found | None, children: Children, heartbeat:
 def _make_step(
     children: Children, watchdog: Watchdog, pulse: Pulse, standby: Standby | None, settings: Settings
 ) -> tuple[type, list[Duty]]:
-    """What runs with the consumer's event loop, and what it does there again and again."""
-    watches, hears = Duty("the watch over its children"), Duty("standing by")
+    """Makes the step that runs with the consumer's event loop, and the duties that it does there."""
+    watch_children, stand_by = Duty("the watch over its children"), Duty("standing by")
 
     class Watch(bootsteps.StartStopStep):
-        """Runs with the consumer's event loop: starts again after each reconnection."""
+        """Runs with the consumer's event loop; it is started again after each reconnection."""
 
         requires = ("celery.worker.consumer.tasks:Tasks",)
 
@@ -68,20 +68,20 @@ def _make_step(
             children.meet(consumer.pool._pool)
             consumer.hub.call_repeatedly(1.0, pulse.turn)
             consumer.hub.call_repeatedly(WATCH_S, check_acks, consumer)
-            consumer.hub.call_repeatedly(WATCH_S, watches.do, partial(children.watch, consumer.pool._pool))
+            consumer.hub.call_repeatedly(WATCH_S, watch_children.do, partial(children.watch, consumer.pool._pool))
             if standby is not None:
                 standby.begin(consumer)
-                consumer.hub.call_repeatedly(WATCH_S, hears.do, partial(standby.hear, consumer))
+                consumer.hub.call_repeatedly(WATCH_S, stand_by.do, partial(standby.hear, consumer))
 
         def stop(self, consumer: Any) -> None:
             pulse.pause()
             watchdog.pause()
-            if consumer.blueprint.state != bootsteps.RUN:  # for good, not to connect again
-                told = state.should_stop is not None or state.should_terminate is not None
-                limit_s = settings.bell_s + STOP_S + (settings.hard_limit_s if told else 0)
+            if consumer.blueprint.state != bootsteps.RUN:  # it stops for good, not to reconnect
+                was_told = state.should_stop is not None or state.should_terminate is not None
+                limit_s = settings.bell_s + STOP_S + (settings.hard_limit_s if was_told else 0)
                 last_resort(limit_s, children.pids)
 
-    return Watch, [watches, hears]
+    return Watch, [watch_children, stand_by]
 
 
 def _health(
@@ -94,7 +94,11 @@ def _health(
     needed: Sequence[Duty | Periodic],
     useful: Sequence[Duty | Periodic],
 ) -> HealthServer:
-    """``needed``: a worker in which one of these fails for long is no use, and a new one may be; ``useful``: others."""
+    """Serves the worker's health.
+
+    A worker in which a ``needed`` duty fails for long is not live: a new one may do better. One in which a ``useful``
+    duty fails is only not ready.
+    """
     asking = connect(settings)
     refused = Recent(lambda: speaks_against(asking, settings, "worker"))
 
@@ -112,12 +116,12 @@ def _health(
 
 
 def _start_child(stage: Stage, incarnation: Incarnation, settings: Settings, pool: str, **_: object) -> None:
-    """What a new child of the pool does first."""
+    """Starts the stage in a new child of the pool."""
     faulthandler.dump_traceback_later(0.9 * settings.start_limit_s, file=STDERR)
     try:
         child.start(stage, incarnation, settings, pool)
     except BaseException as error:  # noqa: BLE001 - the process ends
-        # Celery would go on with a child that fails every bell. Its supervisor starts us again, with backoff.
+        # Celery would go on with a child that fails every bell. The supervisor starts this worker again, with backoff.
         ChildNotStarted(stage=str(stage)).emit(error)
         os.kill(os.getppid(), signal.SIGTERM)
         os._exit(1)
@@ -143,19 +147,20 @@ def _celery_arguments(queue: str, settings: Settings) -> list[str]:
 def run_worker(
     app: Celery, stage: Stage, settings: Settings, *, health_port: int | None, pool: str = "", stands_by: bool = False
 ) -> None:
-    """Run one stage's worker until it is told to stop; TERM lets the batch under way finish.
+    """Runs one stage's worker until it is told to stop; at SIGTERM it finishes the running batch first.
 
-    ``pool``: of models; ``stands_by``: see ``tasks.standby``. Both are for scoring only.
+    ``health_port``: None for no health port, 0 for a free one. ``pool``: of models; ``stands_by``: see
+    ``tasks.standby``. Both are for scoring only.
     """
     output = log_everything(f"worker-{stage}")
     demand(settings, "worker")
-    with contextlib.suppress(Exception):  # the child fails on it too, says so, and ends us
+    with contextlib.suppress(Exception):  # the child fails on it too, reports it, and ends this worker
         preload(stage)
     queue = f"{stage}.{pool}" if pool else str(stage)
     found = chosen(settings) if stage is Stage.SCORING else None
     incarnation = Incarnation(stage, queue, f"cuda:{found.index}" if found else "cpu")
     if found is not None:
-        # The child sees this one alone, under the first number.
+        # The child sees this GPU alone, as the first one.
         os.environ["CUDA_VISIBLE_DEVICES"], incarnation.child_device = found.uuid, "cuda:0"
     pulse = Pulse()
 
