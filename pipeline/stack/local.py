@@ -1,4 +1,4 @@
-"""The stack as one object: start it, wait until it is ready, read where it listens, drain it."""
+"""The local stack as one object: start it, wait until it is ready, read where it listens, drain it."""
 
 import asyncio
 import fcntl
@@ -51,15 +51,16 @@ class LocalStack:
         environments: Mapping[str, Mapping[str, str]] | None = None,
         store_options: Sequence[str] = (),
     ) -> None:
-        """``environment`` is added to that of all programs, ``environments`` to that of the program named.
+        """Chooses ports and commands; starts nothing. StackError if a port or the data folder is taken.
 
-        ``store_options`` is added to the server's command line.
+        ``data_dir``: None for a temporary folder. ``environment`` is added to the environment of all programs,
+        ``environments`` to that of the program named, ``store_options`` to the server's command line.
         """
         settings.for_worker()
         check_models(settings.model_store, chaos_model=chaos_model)
         self.durability: Durability = durability or settings.durability
         self.refused: list[Refused] = []
-        """What stands in the model store and was not released, and why."""
+        """What is in the model store and was not released, and why."""
         self._temporary = data_dir is None
         self.data_dir = Path(tempfile.mkdtemp(prefix="scoreline-")) if data_dir is None else data_dir.resolve()
         self._lock: IO[str] | None = None
@@ -155,7 +156,7 @@ class LocalStack:
             await store.aclose()
 
     async def _serve(self, store: AsyncClient, until: float, report_wait: Callable[[str], None]) -> None:
-        """Wait until requests are served; then start the rest, and wait for that too."""
+        """Waits until requests are served, then starts the rest, and waits for that too."""
         report_wait("the API")
         await self._until(until, "the API is not ready", "api", partial(_answers, f"{self.api_url}/readyz"))
         for stage, copies in self._copies.items():
@@ -192,23 +193,23 @@ class LocalStack:
             await asyncio.sleep(0.05)
 
     def states(self) -> dict[str, dict[str, Any]]:
-        """What the supervisor knows of each program, by name: ``statename``, ``pid``, and more."""
+        """Returns what the supervisor knows of each program, by name: ``statename``, ``pid``, and more."""
         return self._supervision.states()
 
     def root_pids(self) -> list[int]:
-        """The process whose tree is the whole stack."""
+        """Returns the process whose tree is the whole stack."""
         return self._supervision.root_pids()
 
     def log(self, program: str) -> Path:
-        """Where a program's output goes."""
+        """Returns where a program's output goes."""
         return self._supervision.log(program)
 
     def stop_services(self) -> None:
-        """SIGTERM to every service at once, the store last; return when all have drained. ``start_services``."""
+        """Sends SIGTERM to every service at once and to the store last; returns when all have drained."""
         self._supervision.stop_groups()
 
     def start_services(self) -> None:
-        """Start again what ``stop_services`` has stopped, and wait until all of it runs; StackError if it does not."""
+        """Starts again what ``stop_services`` has stopped, and waits until it all runs; StackError if it does not."""
         self._supervision.start_serving()
         asyncio.run(self._serve_again())
 
@@ -220,15 +221,15 @@ class LocalStack:
             await store.aclose()
 
     def start_service(self, name: str) -> None:
-        """Start one service that has exited for good."""
+        """Starts one service that has exited for good."""
         self._supervision.start_program(name)
 
     def alive(self) -> bool:
-        """Whether the supervision runs."""
+        """Whether the supervisor runs."""
         return self._supervision.alive()
 
     def ready_document(self) -> dict[str, Any]:
-        """Where everything listens and runs."""
+        """Returns where everything listens and runs."""
         return {
             "api_url": self.api_url,
             "flower_url": self.flower_url,
@@ -240,7 +241,7 @@ class LocalStack:
         }
 
     def write_ready_file(self, path: Path) -> None:
-        """Write the ready document, whole or not at all; readable by its owner alone."""
+        """Writes the ready document, whole or not at all, readable by its owner only."""
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w") as file:
@@ -248,7 +249,7 @@ class LocalStack:
         temporary.replace(path)
 
     def stop(self) -> None:
-        """Drain and stop everything; a temporary data folder goes too."""
+        """Drains and stops everything; deletes a temporary data folder."""
         self._supervision.stop()
         self._clean_up()
 
