@@ -25,7 +25,7 @@ def main() -> None:
     if stage is not Stage.SCORING and (options.pool or options.standby):
         parser.error("--pool and --standby are for scoring only")
     if options.standby and not own.expected_scoring_workers:
-        parser.error("--standby: set SCORELINE_EXPECTED_SCORING_WORKERS, it serves while fewer than that live")
+        parser.error("--standby: set SCORELINE_EXPECTED_SCORING_WORKERS, it claims while fewer are alive")
     if own.failpoints is not None:
         from pipeline.testing.stub_nvml import StubNvml  # noqa: PLC0415 - for tests only
 

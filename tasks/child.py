@@ -44,18 +44,18 @@ class _Child:
         self.runner = Runner(service, self.claims, cache, settings, incarnation, failpoint, terminate_handler_fired)
         self.overran = incarnation.overran
         self.debt = Debt(self.claims)
-        self._hears = False
+        self._catches = False
         _register(incarnation, client)
 
-    def hear_soft_limit(self) -> None:
+    def catch_soft_limit(self) -> None:
         """Installs the handler of the soft time limit, which also logs the stacks of all threads.
 
         Called with each bell, not at the start: the pool installs its own handler after a child has started.
         """
-        if not self._hears:
+        if not self._catches:
             signal.signal(signal.SIGUSR1, _soft_limit)
             faulthandler.register(signal.SIGUSR1, all_threads=True, chain=True)
-            self._hears = True
+            self._catches = True
 
 
 def _soft_limit(*_: object) -> None:
@@ -95,7 +95,7 @@ def start(stage: Stage, incarnation: Incarnation, settings: Settings, pool: str)
 def answer(lane: str) -> Served:
     """Answers a bell. Whatever interrupts it, this process holds no claim when it returns."""
     assert _child is not None, "the child was not started: start workers with `scoreline worker STAGE`"
-    _child.hear_soft_limit()
+    _child.catch_soft_limit()
     served_lane = parse_lane(lane)
     try:
         _child.debt.pay()

@@ -128,7 +128,7 @@ class Children:
         self._incarnation.children.forget(pid)
 
     def _kill_slow_starters(self) -> None:
-        """Kills children that do not come up: a fork of a process with threads may inherit a lock that nobody frees."""
+        """Kills children that do not come up: one forked while a thread held a lock may wait for it for ever."""
         now = time.monotonic()
         self._first_seen = {pid: self._first_seen.get(pid, now) for pid in self._known}
         for pid, since in self._first_seen.items():

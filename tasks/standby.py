@@ -7,7 +7,7 @@ It starts and stops consuming from its queue; a bell that was delivered meanwhil
 from typing import Any
 
 from pipeline.ledger.clock import server_ms
-from pipeline.ledger.registry import living, regular_scoring_workers
+from pipeline.ledger.registry import live_workers, regular_scoring_workers
 from pipeline.service.periodic import Periodic
 from pipeline.settings import Settings
 from pipeline.store.connection import Client
@@ -37,7 +37,7 @@ class Standby(Periodic):
     def turn(self) -> None:
         """Counts once. While the store is away the latest count holds."""
         try:
-            queues = regular_scoring_workers(living(self._client, server_ms(self._client), self._silent_s))
+            queues = regular_scoring_workers(live_workers(self._client, server_ms(self._client), self._silent_s))
         except StoreError:
             return
         # The number expected is one for all pools: a pool without a worker lacks one in any case.
@@ -49,13 +49,13 @@ class Standby(Periodic):
     def begin(self, consumer: Any) -> None:
         """Stops the worker from consuming unless it is needed. Called in its event loop, before it consumes."""
         consumer.cancel_task_queue(self._queue)
-        self.hear(consumer)
+        self.consume_if_needed(consumer)
 
-    def hear(self, consumer: Any) -> None:
+    def consume_if_needed(self, consumer: Any) -> None:
         """Starts or stops consuming as the latest count says. Called often, in the worker's event loop."""
-        hears = consumer.task_consumer.consuming_from(self._queue)
-        if self._needed and not hears:
+        consumes = consumer.task_consumer.consuming_from(self._queue)
+        if self._needed and not consumes:
             consumer.add_task_queue(self._queue)
-        elif hears and not self._needed:
+        elif consumes and not self._needed:
             consumer.cancel_task_queue(self._queue)
         self._incarnation.claims = self._needed

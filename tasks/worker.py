@@ -71,7 +71,7 @@ def _make_step(
             consumer.hub.call_repeatedly(WATCH_S, watch_children.do, partial(children.watch, consumer.pool._pool))
             if standby is not None:
                 standby.begin(consumer)
-                consumer.hub.call_repeatedly(WATCH_S, stand_by.do, partial(standby.hear, consumer))
+                consumer.hub.call_repeatedly(WATCH_S, stand_by.do, partial(standby.consume_if_needed, consumer))
 
         def stop(self, consumer: Any) -> None:
             pulse.pause()

@@ -42,7 +42,7 @@ def up(
 
     try:
         if ready_file:
-            ResultFile(ready_file)  # told before anything is started
+            ResultFile(ready_file)  # refused before anything is started
     except CannotWrite as error:
         fail(str(error), USAGE)
     stack = LocalStack(
@@ -135,7 +135,7 @@ def worker(
     health_port: HealthPort = None,
     pool: Annotated[str | None, typer.Option(help="Serve this pool of models (scoring only).")] = None,
     standby: Annotated[
-        bool, typer.Option("--standby", help="Claim only while fewer workers live than are expected (scoring only).")
+        bool, typer.Option("--standby", help="Claim only while fewer workers are alive than expected (scoring only).")
     ] = False,
 ) -> None:
     """Run one stage's worker service until it is told to stop."""
@@ -187,7 +187,7 @@ def import_minilm(
 
 
 def _writable_model_store(out: Path | None) -> Path:
-    """The model store to write into. One that cannot be written is told before the work, not after it."""
+    """Returns the model store to write into. One that cannot be written is refused before the work, not after it."""
     folder = out or read_settings().model_store
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -218,7 +218,7 @@ def _become_part_of_the_clone(module: CloneEntryPoint, *arguments: str) -> None:
 
 def _become(module: EntryPoint | CloneEntryPoint, *arguments: str) -> None:
     """Turn this process into the service: no parent in between that could swallow a signal."""
-    read_settings()  # a wrong setting is told here, in one line
+    read_settings()  # a wrong setting is refused here, in one line
     start = command(module, *arguments)
     os.execv(start[0], start)  # noqa: S606
 

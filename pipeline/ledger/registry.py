@@ -9,7 +9,7 @@ from pipeline.ledger import keys
 from pipeline.store.connection import Client
 
 
-def living(client: Client, now_ms: float, silent_s: float) -> list[dict[str, Any]]:
+def live_workers(client: Client, now_ms: float, silent_s: float) -> list[dict[str, Any]]:
     """Returns the descriptions of all workers whose heartbeat is less than ``silent_s`` old (``now_ms``: Unix ms)."""
     beating = client.zrangebyscore(keys.BEATS, max(1.0, now_ms - silent_s * 1000), "+inf")
     workers = []

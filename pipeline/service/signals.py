@@ -18,26 +18,26 @@ def on_stop_signal(stop: Callable[[], object]) -> None:
 
 
 class StopRequest:
-    """Whether a process was told to stop. Any thread and any signal handler may tell it.
+    """A request that this process stops. Any thread and any signal handler may make it.
 
-    A ``threading.Event`` will not do: its lock may be held by the very code that the signal interrupts, for ever.
+    A ``threading.Event`` will not do: a signal may interrupt the very code that holds its lock, and then wait for ever.
     """
 
     def __init__(self) -> None:
-        self._told: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._made: queue.SimpleQueue[None] = queue.SimpleQueue()
 
     def make(self) -> None:
-        """Tells the process to stop."""
-        self._told.put(None)
+        """Makes the request."""
+        self._made.put(None)
 
     @property
     def made(self) -> bool:
-        """Whether it was told."""
-        return not self._told.empty()
+        """Whether it was made."""
+        return not self._made.empty()
 
     def wait(self, timeout_s: float) -> bool:
-        """Waits until the process is told to stop, ``timeout_s`` at most; whether it was told."""
+        """Waits until the request is made, ``timeout_s`` at most; returns whether it was."""
         with suppress(queue.Empty):
-            self._told.put(self._told.get(timeout=timeout_s))
+            self._made.put(self._made.get(timeout=timeout_s))
             return True
         return False

@@ -12,7 +12,7 @@ from statistics import median
 
 from pipeline.contracts.stages import Stage
 from pipeline.ledger import keys
-from pipeline.ledger.registry import living
+from pipeline.ledger.registry import live_workers
 from pipeline.settings import Settings
 from pipeline.store.connection import Client
 
@@ -118,7 +118,7 @@ class Measuring:
     def _live_workers(self, server_ms: float) -> dict[str, int]:
         """Counts the live workers of each queue; a standby that does not claim is not counted."""
         live: dict[str, int] = defaultdict(int)
-        for worker in living(self._client, server_ms, self._settings.lease_ttl_s):
+        for worker in live_workers(self._client, server_ms, self._settings.lease_ttl_s):
             if worker.get("claims", True):
                 live[worker.get("queue", "")] += 1
         return live

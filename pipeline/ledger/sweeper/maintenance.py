@@ -210,17 +210,17 @@ class Sweeping:
         attempts = self._client.hmget(keys.ATTEMPTS, flights)
         now = self.server_ms()
         arguments = end_early_head(self._settings, State.EXPIRED, only_late=True)
-        told: list[RequestExpired] = []
+        expired: list[RequestExpired] = []
         for request_id, entry, tried in zip(due, entries, attempts, strict=True):
             errors = unpack_attempts(tried).errors
             last = f"; the last attempt failed: {errors[-1].error}" if errors else ""
             message = f"not scored within its timeout of {entry.header.timeout_ms / 1000:g} s{last}"
             error = Failure(category="deadline", stage=None, message=message, retryable=True)
             end = End(now, None, error, unpack_attempts(tried).starts)
-            told.append(_expired(request_id, entry, end))
+            expired.append(_expired(request_id, entry, end))
             arguments += end_early_arguments(request_id, entry, State.EXPIRED, end)
         ended = self._scripts.end_early(args=arguments)
-        _report_expired([each for each, now_ended in zip(told, ended, strict=True) if now_ended])
+        _report_expired([each for each, now_ended in zip(expired, ended, strict=True) if now_ended])
         return sum(ended)
 
     def fan_out_flights(self) -> int:

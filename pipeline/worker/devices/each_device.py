@@ -38,7 +38,7 @@ def one_for_each(devices: Sequence[Found], arguments: Sequence[str], health_port
     for place, device in enumerate(devices):
         own_port = ["--health-port", str(health_port + place)] if health_port else []
         commands[device.index] = command(EntryPoint.WORKER, *arguments, *own_port)
-    # The signal is only noted: it may come while a worker is being started, which nobody could terminate yet.
+    # The signal is only noted: it may come while a worker is being started, which cannot be terminated yet.
     stop = StopRequest()
     on_stop_signal(stop.make)
     workers = {index: _start(index, start) for index, start in commands.items()}
