@@ -94,7 +94,7 @@ def test_nothing_of_the_clone_is_imported(base: Installed, local: Installed) -> 
         ("api", ["pipeline.api.app", "uvicorn"]),
         ("worker", ["tasks.app", "tasks.worker", "tasks.child", "preprocess.service", "postprocess.service"]),
         ("scoring", ["scoring.service", "tasks.publish", "training.relevance_minilm"]),
-        ("monitor", ["tasks.app", "flower.command"]),
+        ("monitor", ["tasks.flower", "flower.command"]),
     ],
 )
 def test_an_extra_is_all_that_its_services_need(wheel: Path, tmp_path: Path, extra: str, modules: list[str]) -> None:
