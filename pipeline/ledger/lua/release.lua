@@ -104,7 +104,7 @@ for f = 1, #fields, 2 do
   local claimed_ms = tonumber(string.match(claim, '^%l+[^|]*/[^|]*|(%d+)|[^|]+|') or '')
   if string.sub(field, 1, #prefix) == prefix then
     if not claimed_ms then
-      redis.call('HDEL', P .. 'c:' .. incarnation, field) -- nobody can read it; the sweeper recovers its requests as orphans
+      redis.call('HDEL', P .. 'c:' .. incarnation, field) -- nobody can read it; its requests are found (see stranded)
     elseif now - claimed_ms >= older_ms then
       if released >= LIMIT then return { released, 1 } end
       released = released + release(field, claim)
