@@ -16,17 +16,18 @@ Services log JSON lines on standard error, and nothing else. Every line has `eve
 `timestamp` (UTC) and `service`; `exception` is a traceback, where there is one. A line is at most 4096 bytes long:
 of longer texts the middle is left out.
 
-What became of one request, over the logs of all processes of `scoreline up`:
+What became of one request, over the logs of all processes; `scoreline up` names their folder:
 
 ```sh
 ID=0192f3a1-7c5e-7b3a-9f00-3c1d2e4f5a6b
-jq -cR --arg id "$ID" 'fromjson? | select(.request_id == $id or any(.request_ids[]?; . == $id))' LOGS/*
+jq -cR --arg id "$ID" 'fromjson? | select(.request_id == $id or any(.request_ids[]?; . == $id))' "$LOGS"/*.log
 ```
 
-`grep -h "$ID" LOGS/*.log` finds the same lines. Failures of one model: `select(.model == "credit-default@1")`.
+`grep -h "$ID" "$LOGS"/*.log` finds the same lines. What fails of one model: `select(.model == "credit-default@1")`.
+Equal requests share one flight, whose lines bear the id of the request that began it; a dead letter lists all of them.
 
-Of one batch ten requests at most are told one by one - those that die first -, and `requests_left_out` counts the
-others: a model that fails every row must not write ten thousand lines a second. The dead letters hold all of them.
+Of one batch ten requests at most are told one by one, those that died first; `requests_left_out` counts the others. A
+model that fails every row must not write ten thousand lines a second. Dead letters hold every request that died.
 Requests that succeed are not logged: their status documents say what happened to them.
 """
 

@@ -35,6 +35,10 @@ class _Lines(logging.Handler):
         super().__init__()
         self._descriptor = descriptor
 
+    def createLock(self) -> None:  # noqa: N802 - logging's name
+        """Without a lock: one call writes a line, and what ends a process that hangs must not wait for its threads."""
+        self.lock = None
+
     def emit(self, record: logging.LogRecord) -> None:
         """Write a record's line."""
         with suppress(Exception):

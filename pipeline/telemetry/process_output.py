@@ -136,7 +136,8 @@ def _error_dropped(args: "sys.UnraisableHookArgs") -> None:
 
 def emit_stacks() -> None:
     """Emit where each thread of this process stands."""
-    names = {thread.ident: thread.name for thread in threading.enumerate()}
+    # Not threading.enumerate(): what hangs may hold its lock.
+    names = {thread.ident: thread.name for thread in list(threading._active.values())}  # type: ignore[attr-defined]
     for ident, frame in sys._current_frames().items():
         lines = reversed(traceback.format_stack(frame))
         ThreadStack(thread=names.get(ident, str(ident)), stack=f"most recent call first:\n{''.join(lines)}").emit()
