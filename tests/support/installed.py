@@ -68,12 +68,12 @@ def install(wheel: Path, folder: Path, extra: str = "") -> Installed:
     command = [sys.executable, "-m", "pip", "--python", installed.python, "install", "--quiet", "--no-deps"]
     subprocess.run([*command, "--no-index", wheel], check=True)
     (metadata,) = installed.site_packages.glob("scoreline-*.dist-info")
-    for each in _asked_for(PathDistribution(metadata), extra):
+    for each in asked_for(PathDistribution(metadata), extra):
         _link(each, installed.site_packages)
     return installed
 
 
-def _asked_for(own: Distribution, extra: str) -> list[Distribution]:
+def asked_for(own: Distribution, extra: str) -> list[Distribution]:
     """Every distribution that ours needs with this extra, and those that they need."""
     found: dict[str, Distribution] = {}
     seen: set[tuple[str, str]] = set()
