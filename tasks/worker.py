@@ -144,6 +144,16 @@ def _celery_arguments(queue: str, settings: Settings) -> list[str]:
     ]
 
 
+def _on_device(stage: Stage, queue: str, settings: Settings) -> tuple[Incarnation, Found | None]:
+    """Makes this worker's incarnation on the GPU that it is to run on; None: on the CPU. Its children see no other GPU."""
+    found = chosen(settings) if stage is Stage.SCORING else None
+    incarnation = Incarnation(stage, queue, f"cuda:{found.index}" if found else "cpu")
+    if found is not None:
+        # The child sees this GPU alone, as the first one.
+        os.environ["CUDA_VISIBLE_DEVICES"], incarnation.child_device = found.uuid, "cuda:0"
+    return incarnation, found
+
+
 def run_worker(
     app: Celery, stage: Stage, settings: Settings, *, health_port: int | None, pool: str = "", stands_by: bool = False
 ) -> None:
@@ -157,13 +167,8 @@ def run_worker(
     with contextlib.suppress(Exception):  # the child fails on it too, reports it, and ends this worker
         preload(stage)
     queue = f"{stage}.{pool}" if pool else str(stage)
-    found = chosen(settings) if stage is Stage.SCORING else None
-    incarnation = Incarnation(stage, queue, f"cuda:{found.index}" if found else "cpu")
-    if found is not None:
-        # The child sees this GPU alone, as the first one.
-        os.environ["CUDA_VISIBLE_DEVICES"], incarnation.child_device = found.uuid, "cuda:0"
+    incarnation, found = _on_device(stage, queue, settings)
     pulse = Pulse()
-
     start_child = partial(_start_child, stage, incarnation, settings, pool)
     worker_process_init.connect(start_child, weak=False, dispatch_uid="scoreline-child")
     heartbeat = Heartbeat(incarnation, connect(settings), settings)
@@ -176,18 +181,16 @@ def run_worker(
     verdict = device_watch.look()
     if verdict.state is State.SICK:
         drain(verdict)
-    device_watch.start()
     watchdog = Watchdog(connect(settings), queue, settings, pulse, children)
-    watchdog.start()
     standby = Standby(incarnation, queue, connect(settings), settings) if stands_by else None
-    if standby is not None:
-        standby.start()
     step, duties = _make_step(children, watchdog, pulse, standby, settings)
     app.steps["consumer"].add(step)
-    heartbeat.start()
+    watches: list[Periodic] = [device_watch, watchdog, *([] if standby is None else [standby])]
+    for thread in (*watches, heartbeat):
+        thread.start()
 
     needed: Sequence[Duty | Periodic] = [heartbeat, watchdog, *duties]
-    useful = [device_watch, *([] if standby is None else [standby])]
+    useful = [watch for watch in watches if watch is not watchdog]
     health = None
     if health_port is not None:
         health = _health(health_port, incarnation, pulse, device_watch, settings, needed=needed, useful=useful)
@@ -195,10 +198,8 @@ def run_worker(
     try:
         app.worker_main(_celery_arguments(queue, settings))
     finally:
-        watchdog.stop()
-        if standby is not None:
-            standby.stop()
-        device_watch.stop()
+        for watch in watches:
+            watch.stop()
         heartbeat.sign_off(queue)
         if health is not None:
             health.stop()
