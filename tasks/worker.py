@@ -145,7 +145,7 @@ def _celery_arguments(queue: str, settings: Settings) -> list[str]:
 
 
 def _on_device(stage: Stage, queue: str, settings: Settings) -> tuple[Incarnation, Found | None]:
-    """Makes this worker's incarnation on the GPU that it is to run on; None: on the CPU. Its children see no other GPU."""
+    """Makes this worker's incarnation, and returns the GPU that it runs on (None: the CPU); children see no other."""
     found = chosen(settings) if stage is Stage.SCORING else None
     incarnation = Incarnation(stage, queue, f"cuda:{found.index}" if found else "cpu")
     if found is not None:
