@@ -4,15 +4,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
-import structlog
-
 from pipeline.contracts.failures import Panic, StageFailure, describe
 from pipeline.contracts.work import Ended, Work
 from pipeline.ledger.workers.batch import Batch
 from pipeline.stage.isolation import Performed, ends_process
 from pipeline.stage.protocols import Prepared
-
-log = structlog.get_logger()
+from pipeline.telemetry.events.stages import StagePanicked
 
 
 @dataclass(slots=True)
@@ -40,8 +37,9 @@ class Run:
         """The failure that stands for what is no Exception. Only the first of a batch is logged, with its stack."""
         first, self.panic = self.panic is None, Panic(describe(error))
         if first:
+            lane = self.batch.lane
             with suppress(Exception):  # there are exceptions that cannot even be formatted
-                log.exception("stage_panicked", stage=str(self.batch.lane.stage), error=str(self.panic))
+                StagePanicked(stage=str(lane.stage), model=lane.model.label, error=str(self.panic)).emit(error)
         return self.panic
 
 

@@ -3,13 +3,13 @@
 import asyncio
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from chaos.legend_check import breaches
+from pipeline.service.entry_points import EntryPoint, command
 from pipeline.settings import REPOSITORY, Settings
 from pipeline.stack.local import LocalStack
 from pipeline.store.connection import connect_async
@@ -43,11 +43,11 @@ def start(tmp_path: Path) -> Iterator[StartService]:
     def begin(name: str, store_url: str, **environment: str) -> Service:
         port, log = free_port(), tmp_path / f"{name}-{len(started)}.log"
         commands = {
-            "api": ["pipeline.api", "--port", str(port)],
-            "sweeper": ["pipeline.sweeper", "--health-port", str(port)],
+            "api": command(EntryPoint.API, "--port", str(port)),
+            "sweeper": command(EntryPoint.SWEEPER, "--health-port", str(port)),
         }
         process = subprocess.Popen(
-            [sys.executable, "-m", *commands.get(name, ["tasks", name, "--health-port", str(port)])],
+            commands.get(name, command(EntryPoint.WORKER, name, "--health-port", str(port))),
             env={**os.environ, "SCORELINE_STORE_URL": store_url, **environment},
             cwd=REPOSITORY,
             stdout=log.open("wb"),

@@ -10,7 +10,7 @@ import pytest
 from pipeline.contracts.stages import Stage
 from pipeline.models.folder import ModelStore
 from pipeline.stack.local import LocalStack
-from tasks.child import load_stage
+from tasks.stages import load_stage
 from tests.support.processes import eventually
 from tests.support.requests import APPLICATION, submit
 

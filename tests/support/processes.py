@@ -3,7 +3,6 @@
 import os
 import socket
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import httpx
 from tenacity import retry, retry_if_not_exception_type, stop_after_delay, wait_fixed
 
+from pipeline.service.entry_points import EntryPoint, command
 from pipeline.stack.local import LocalStack
 
 
@@ -41,7 +41,7 @@ def api_over(store_url: str, **environment: str) -> Iterator[tuple[str, subproce
     """One more API process; its URL, and itself."""
     port = free_port()
     process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.api", "--port", str(port)],
+        command(EntryPoint.API, "--port", str(port)),
         env={**os.environ, "SCORELINE_STORE_URL": store_url, **environment},
         stderr=subprocess.DEVNULL,
     )
