@@ -10,15 +10,13 @@ from collections.abc import Callable
 from typing import Protocol
 from weakref import WeakSet
 
-import structlog
 import torch
 
 from pipeline.contracts.failures import NotNow, describe
 from pipeline.service.periodic import Periodic
+from pipeline.telemetry.events.devices import CanaryFailed
 from scoring.device import Device
 from scoring.failures import kind_of
-
-log = structlog.get_logger()
 
 EVERY_S = 5.0
 SOON_S = 0.2
@@ -76,7 +74,7 @@ class Canary(Periodic):
                     self.every_s = SOON_S if self._otherwise() else EVERY_S
         except BaseException as error:
             try:
-                log.exception("canary_failed", device=str(self._device.place), error=describe(error))
+                CanaryFailed(device=str(self._device.place), error=describe(error)).emit(error)
             finally:
                 self._end(os.EX_SOFTWARE)
             raise

@@ -4,7 +4,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 
-import structlog
 import torch
 
 from pipeline.breakers.calls import Breakers
@@ -15,12 +14,11 @@ from pipeline.contracts.stages import Stage
 from pipeline.contracts.work import Work
 from pipeline.models.folder import Artifact, ModelStore
 from pipeline.stage.isolation import Performed, ends_process
+from pipeline.telemetry.events.stages import ModelNotReady
 from scoring.canary import Canary, Reports
 from scoring.device import Cpu, Device, cores_given
 from scoring.model import DEFAULT_BATCH, LoadedModel
 from scoring.serving import Batch, Missing, Serving, performed
-
-log = structlog.get_logger()
 
 
 class Scoring:
@@ -65,7 +63,7 @@ class Scoring:
             except (KeyboardInterrupt, SystemExit):
                 raise
             except BaseException as failure:  # noqa: BLE001 - whatever is wrong with one artifact, even if a library panics, the others are served
-                log.warning("model_not_ready", model=f"{name}@{version}", reason=describe(failure))
+                ModelNotReady(model=f"{name}@{version}", reason=describe(failure)).emit()
 
     def _serving(self, ref: ModelRef) -> Serving:
         """The model and its fallback, warm; made when first asked for. ArtifactMissing, ArtifactCorrupt, NotNow."""
@@ -91,7 +89,7 @@ class Scoring:
         if known is None:
             known = self._models[ref] = self._load(self._store.open(ref))
             if isinstance(known, Missing):
-                log.warning("model_not_ready", model=f"{ref.name}@{ref.version}", reason=known.reason)
+                ModelNotReady(model=f"{ref.name}@{ref.version}", reason=known.reason).emit()
             else:
                 self._cold.extend(known.cold_sizes())
             if self._reports is not None:

@@ -109,12 +109,13 @@ class RetryLater:
     """Run it again after ``delay_ms``.
 
     ``attempts`` is charged already if ``charged``; then it goes as its lane's retry budget allows. Else what it waits
-    for is no fault of its own.
+    for is no fault of its own, and ``reason`` names it.
     """
 
     delay_ms: int
     attempts: Attempts
     charged: bool = True
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,12 @@
 """What workers begin and the sweeper finishes: releasing claims, and giving an outcome to a flight's members."""
 
 from pipeline.contracts.attempts import Charge
+from pipeline.contracts.ids import to_text
+from pipeline.contracts.lanes import parse_lane
+from pipeline.ledger import keys
 from pipeline.ledger.scripts import Scripts
 from pipeline.settings import Settings
+from pipeline.store.connection import Client
 
 FAN_OUT_CALLS = 16
 """So many scripts run for one flight's members before other work gets its turn."""
@@ -53,3 +57,14 @@ def release_claims(
         now_released, more = scripts.release(args=arguments)
         released += now_released
     return released
+
+
+def claimed_batch(client: Client, incarnation: str, field: str) -> tuple[str, list[str]]:
+    """Which batch a worker holds under this field: its lane's label and its requests' ids; for the log."""
+    claim = client.hget(keys.claims(incarnation), field) or b""
+    try:
+        lane, *_, ids = claim.split(b"|", 3)
+        label = parse_lane(lane.decode()).label
+    except ValueError:
+        return "", []  # there is none, or nobody can read it
+    return label, [to_text(ids[at : at + 16]) for at in range(0, len(ids), 16)]

@@ -15,7 +15,6 @@ from functools import cache
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
-import structlog
 from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
 from pipeline.ledger import keys
@@ -23,8 +22,8 @@ from pipeline.ledger.scripts import SCRIPTS, source
 from pipeline.settings import Settings
 from pipeline.store.connection import AsyncClient, Client, connect
 from pipeline.store.errors import as_problem
+from pipeline.telemetry.events.services import StoreRefuses
 
-log = structlog.get_logger()
 Role = Literal["service", "worker", "publisher"]
 """What asks: a service that uses the ledger (the API, a sweeper), a worker (it hears bells, too), or `publish`."""
 
@@ -163,7 +162,7 @@ def demand(settings: Settings, role: Role) -> None:
     finally:
         client.close()
     if wrong:
-        log.critical("store_refuses", reason=wrong)
+        StoreRefuses(reason=wrong).emit()
         sys.exit(1)
 
 

@@ -28,8 +28,6 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import NoReturn
 
-import structlog
-
 from pipeline.contracts.failures import NotNow, StageFailure, describe
 from pipeline.contracts.lanes import Lane
 from pipeline.contracts.stages import Stage
@@ -41,11 +39,11 @@ from pipeline.ledger.workers.claims import ClaimLost, Claims
 from pipeline.settings import Settings
 from pipeline.stage.isolation import Performed, isolate
 from pipeline.stage.protocols import DeviceService, StageService
+from pipeline.telemetry.events.stages import CacheNotFilled
 from pipeline.worker.guard import Guard, Watch
-from pipeline.worker.judge import category_of, exhausted, judge
+from pipeline.worker.judge import exhausted, judge
+from pipeline.worker.reporting import report_failures, report_lost
 from pipeline.worker.run import NotPrepared, Run
-
-log = structlog.get_logger()
 
 
 class Unfit(Exception):
@@ -212,10 +210,7 @@ class Batches:
             if isinstance(answer, Output):
                 outcomes.append(Completed(answer))
                 continue
-            outcome = judge(answer, work, stage, now_ms, self._settings, self._rng)
-            category, made = category_of(answer), type(outcome).__name__
-            log.info("stage_failed", stage=str(stage), category=category, outcome=made, error=describe(answer)[:200])
-            outcomes.append(outcome)
+            outcomes.append(judge(answer, work, stage, now_ms, self._settings, self._rng))
         return outcomes
 
     def _settle(self, run: Run, served: Served, *, claim_next: int, idle: bool) -> Batch | None:
@@ -231,16 +226,17 @@ class Batches:
                 batch, outcomes, claim_next=claim_next, model_runs=_model_runs(run), idle=idle
             )
         except ClaimLost as lost:
-            log.warning("claim_lost", reason=str(lost))
+            report_lost(batch, lost)
             served.lost += 1
             return None
         self._watch.settled()
+        report_failures(batch, outcomes)
         self._failpoint("after-settle")
         if self._cache is not None and batch.lane.stage.following is None:
             try:
                 self._cache.fill(batch.works, outcomes)
-            except Exception:
-                log.exception("cache_not_filled")  # the batch is settled all the same, and the next one is claimed
+            except Exception as error:  # noqa: BLE001 - the batch is settled all the same, and the next one is claimed
+                CacheNotFilled(model=batch.lane.model.label).emit(error)
         return following
 
 

@@ -3,12 +3,10 @@
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
-import structlog
-
 from pipeline.contracts.failures import Panic, SoftLimit, describe
 from pipeline.stage.isolation import usable
+from pipeline.telemetry.events.stages import StageDoesNotSay
 
-log = structlog.get_logger()
 Answer = TypeVar("Answer")
 
 TOO_LONG = "the batch ran longer than the soft time limit"
@@ -77,5 +75,5 @@ class Guard:
         except BaseException as error:
             if self._stopping():
                 raise
-            log.warning("stage_does_not_say", error=describe(error))
+            StageDoesNotSay(error=describe(error)).emit()
             return otherwise

@@ -4,8 +4,6 @@ The sweeper fences an incarnation whose heartbeat was missing for ``lease_ttl_s`
 next heartbeat is told so, and the worker goes on under a new name.
 """
 
-import structlog
-
 from pipeline.ledger import keys
 from pipeline.ledger.recovery import release_claims
 from pipeline.ledger.scripts import Scripts
@@ -13,9 +11,8 @@ from pipeline.service.periodic import Periodic
 from pipeline.settings import Settings
 from pipeline.store.connection import Client
 from pipeline.store.errors import StoreError
+from pipeline.telemetry.events.workers import HeartbeatFailed, IncarnationFenced, SignOffFailed
 from pipeline.worker.incarnation import Incarnation
-
-log = structlog.get_logger()
 
 DEGRADED = 2
 """The answer to a heartbeat in degraded mode."""
@@ -45,9 +42,9 @@ class Heartbeat(Periodic):
             fenced = self._incarnation.name
             self._incarnation.rename()
             self._incarnation.register(self._client)
-            log.warning("incarnation_fenced", fenced=fenced, renamed=self._incarnation.name)
+            IncarnationFenced(fenced=fenced, renamed=self._incarnation.name).emit()
         except StoreError as error:
-            log.warning("heartbeat_failed", error=str(error))
+            HeartbeatFailed(error=str(error)).emit()
 
     def sign_off(self, queue: str) -> None:
         """Stops beating and leaves a queue. What is still held is given back, so that no claim has to expire first."""
@@ -61,4 +58,4 @@ class Heartbeat(Periodic):
             self._client.zrem(keys.BEATS, name)
             self._client.hdel(keys.WORKERS, name)
         except StoreError as error:
-            log.warning("sign_off_failed", error=str(error))
+            SignOffFailed(error=str(error)).emit()

@@ -86,7 +86,7 @@ def judge(
 
     if isinstance(error, NotNow):
         pause_s = error.pause_s + rng.uniform(0, error.pause_s)  # jitter: else all come back at once
-        return RetryLater(round(1000 * pause_s), work.attempts, charged=False)
+        return RetryLater(round(1000 * pause_s), work.attempts, charged=False, reason=message)
 
     suspect = isinstance(error, StageFailure) and error.ends_process
     attempts = work.attempts.charge(int(now_ms), str(stage), category, message, suspect=suspect)

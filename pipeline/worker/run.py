@@ -1,18 +1,14 @@
 """A claimed batch on its way through a worker: what is known of it between two steps of its life (see ``batches``)."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
-
-import structlog
 
 from pipeline.contracts.failures import Panic, StageFailure, describe
 from pipeline.contracts.work import Ended, Work
 from pipeline.ledger.workers.batch import Batch
 from pipeline.stage.isolation import Performed, ends_process
 from pipeline.stage.protocols import Prepared
-
-log = structlog.get_logger()
+from pipeline.telemetry.events.stages import StagePanicked
 
 
 @dataclass(slots=True)
@@ -37,11 +33,11 @@ class Run:
         return next(filter(None, map(ends_process, self.answers)), self.panic)
 
     def panicked(self, error: BaseException) -> Panic:
-        """The failure that stands for what is no Exception. Only the first of a batch is logged, with its stack."""
+        """The failure that stands for what is no Exception. Only the first of a batch is reported, with its stack."""
         first, self.panic = self.panic is None, Panic(describe(error))
         if first:
-            with suppress(Exception):  # there are exceptions that cannot even be formatted
-                log.exception("stage_panicked", stage=str(self.batch.lane.stage), error=str(self.panic))
+            lane = self.batch.lane
+            StagePanicked(stage=str(lane.stage), model=lane.model.label, error=str(self.panic)).emit(error)
         return self.panic
 
 

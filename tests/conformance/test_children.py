@@ -14,7 +14,7 @@ from pipeline.ledger.workers.claims import Claims
 from pipeline.worker import slots
 from pipeline.worker.incarnation import Incarnation
 from pipeline.worker.judge import exhausted
-from tasks.worker import Children
+from tasks.children import Children
 from tests.conformance.conftest import Ledger, LedgerMaker
 
 PID = 4_000_001

@@ -29,7 +29,7 @@ def walk(ledger: Ledger) -> int:
 
 def look_twice(ledger: Ledger) -> int:
     repairs = Repairs(ledger.client, ledger.settings)
-    return repairs.stranded() + repairs.stranded()
+    return repairs.recover_orphans() + repairs.recover_orphans()
 
 
 def pointer(ledger: Ledger) -> bytes:
@@ -78,7 +78,7 @@ def test_a_batch_that_stands_nowhere_waits_again(ledger: Ledger) -> None:
     ledger.pass_stages(worker, Stage.PREPROCESS)
     ledger.claim(worker, Stage.SCORING)
     ledger.client.delete(keys.claims("w1"))
-    assert Repairs(ledger.client, ledger.settings).stranded() == 0, "one look may come between two commands"
+    assert Repairs(ledger.client, ledger.settings).recover_orphans() == 0, "one look may come between two commands"
     assert look_twice(ledger) == 3
     ledger.pass_stages(worker, Stage.SCORING, Stage.POSTPROCESS)
     assert ledger.states(*ids) == ["succeeded"] * 3

@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from pipeline.service.entry_points import EntryPoint, command
 from tests.conftest import REPOSITORY, eventually, free_port
 
 FEATURES = {"Seniority": 9, "Home": "rent", "Time": 60, "Records": "no", "Job": "freelance", "Expenses": 73}
@@ -46,11 +46,11 @@ def start(tmp_path: Path) -> Iterator[StartService]:
     def begin(name: str, store_url: str, **environment: str) -> Service:
         port, log = free_port(), tmp_path / f"{name}-{len(started)}.log"
         commands = {
-            "api": ["pipeline.api", "--port", str(port)],
-            "sweeper": ["pipeline.sweeper", "--health-port", str(port)],
+            "api": command(EntryPoint.API, "--port", str(port)),
+            "sweeper": command(EntryPoint.SWEEPER, "--health-port", str(port)),
         }
         process = subprocess.Popen(
-            [sys.executable, "-m", *commands.get(name, ["tasks", name, "--health-port", str(port)])],
+            commands.get(name, command(EntryPoint.WORKER, name, "--health-port", str(port))),
             env={**os.environ, "SCORELINE_STORE_URL": store_url, **environment},
             cwd=REPOSITORY,
             stdout=log.open("wb"),

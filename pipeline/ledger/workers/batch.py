@@ -9,7 +9,7 @@ from typing import NamedTuple
 from pipeline.contracts.attempts import NO_ATTEMPTS, Attempts
 from pipeline.contracts.lanes import Lane
 from pipeline.contracts.stages import Priority, Stage, deadline_of
-from pipeline.contracts.work import Header, Links, Progress, Work
+from pipeline.contracts.work import Ended, Header, Links, Progress, Work
 from pipeline.ledger.records import ACCEPTED, pack_prefix, tenant_of, unpack_attempts, unpack_entry
 
 INPUT_KINDS = {Stage.PREPROCESS: ACCEPTED, Stage.SCORING: str(Stage.PREPROCESS), Stage.POSTPROCESS: str(Stage.SCORING)}
@@ -31,6 +31,7 @@ class Batch:
 
     ``worked_ms``: how long its stage took. ``strays``: requests that a stopped script has left in the lane (see
     ``lua/prelude/base.lua``). No stage runs them; they go on from where they are when the batch is settled.
+    ``unstorable``: how requests end whose output the ledger cannot hold; known once the batch is settled.
     """
 
     lane: Lane
@@ -41,6 +42,7 @@ class Batch:
     works: list[Work]
     worked_ms: float = 0.0
     strays: list[Stray] = dataclasses.field(default_factory=list)
+    unstorable: dict[bytes, Ended] = dataclasses.field(default_factory=dict)
 
     def server_ms(self) -> float:
         """The server's time now, to within the time the claim took."""

@@ -1,5 +1,7 @@
-"""The health of the devices that models run on; needs no torch.
+"""The devices that models run on. Needs no torch.
 
-``nvml``   what the NVIDIA driver says of a GPU
-``health`` whether a device is healthy, suspect or sick
+``nvml``        what the driver says of a GPU
+``health``      what follows from it: healthy, suspect or sick
+``watch``       the thread of a scoring worker that looks at its device
+``each_device`` a machine with several GPUs: one worker for each
 """

@@ -34,7 +34,7 @@ def owed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(os, "_exit", end)
     debt = SimpleNamespace(pay=lambda: None, owe=lambda: given_back.append("all"))
-    holds = SimpleNamespace(hear_soft_limit=lambda: None, debt=debt)
+    holds = SimpleNamespace(catch_soft_limit=lambda: None, debt=debt)
     monkeypatch.setattr(child, "_child", holds)
     return given_back
 
