@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import kombu.transport.redis
@@ -102,6 +103,8 @@ def test_a_server_that_does_not_know_a_command_is_told_apart(
 
 class FromBefore:
     """A client of a server that does not know a script's flags, as Redis 6.2."""
+
+    connection_pool = SimpleNamespace(connection_kwargs={})
 
     def register_script(self, _: str) -> Any:
         def call(**_: object) -> None:

@@ -1,5 +1,6 @@
 """Services started one by one, over a store that a test has prepared."""
 
+import asyncio
 import os
 import subprocess
 from collections.abc import Callable, Iterator
@@ -9,7 +10,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from chaos.legend_check import breaches
 from pipeline.service.entry_points import EntryPoint, command
+from pipeline.settings import Settings
+from pipeline.stack.local import LocalStack
+from pipeline.store.connection import connect_async
 from tests.conftest import REPOSITORY, eventually, free_port
 
 FEATURES = {"Seniority": 9, "Home": "rent", "Time": 60, "Records": "no", "Job": "freelance", "Expenses": 73}
@@ -33,6 +38,23 @@ class Service:
 
     def said(self) -> str:
         return self.log.read_text()
+
+
+@pytest.fixture(autouse=True)
+def legend(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After each test, what is in the shared stack's store agrees with the legend of keys."""
+    shared: LocalStack | None = request.getfixturevalue("stack") if "stack" in request.fixturenames else None
+    yield
+    if shared:
+        assert asyncio.run(_breaches(shared.settings)) == [], "see pipeline/ledger/legend.py"
+
+
+async def _breaches(settings: Settings) -> list[str]:
+    client = connect_async(settings)
+    try:
+        return await breaches(client, all_ended=False)
+    finally:
+        await client.aclose()
 
 
 StartService = Callable[..., Service]
