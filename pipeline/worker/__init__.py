@@ -8,5 +8,6 @@
 ``incarnation`` the name under which a worker claims, and what operators see of it
 ``heartbeat``   keeps the claims of that name its own
 ``slots``       what children report to their parent
+``reporting``   events about the requests of a batch
 ``devices/``    the health of GPUs
 """

@@ -1,7 +1,6 @@
 """A claimed batch on its way through a worker: what is known of it between two steps of its life (see ``batches``)."""
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 
 from pipeline.contracts.failures import Panic, StageFailure, describe
@@ -34,7 +33,7 @@ class Run:
         return next(filter(None, map(ends_process, self.answers)), self.panic)
 
     def panicked(self, error: BaseException) -> Panic:
-        """The failure that stands for what is no Exception. Only the first of a batch is logged, with its stack."""
+        """The failure that stands for what is no Exception. Only the first of a batch is reported, with its stack."""
         first, self.panic = self.panic is None, Panic(describe(error))
         if first:
             lane = self.batch.lane

@@ -93,8 +93,8 @@ class Settlement:
                 try:
                     completed(work, outcome.output, timings)
                 except (TypeError, ValueError, OverflowError) as error:
-                    end = self._batch.unstorable[work.id] = _not_storable(error)
-                    self._end(work, end, timings)
+                    ended = self._batch.unstorable[work.id] = _not_storable(error)
+                    self._end(work, ended, timings)
             elif isinstance(outcome, RetryLater):
                 self._retry(work, outcome)
             else:
