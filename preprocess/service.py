@@ -9,7 +9,8 @@ from pipeline.contracts.lanes import ModelRef
 from pipeline.contracts.stages import Stage
 from pipeline.contracts.strict_json import parse
 from pipeline.contracts.work import Output
-from pipeline.models.folder import Artifact, ModelStore
+from pipeline.models.artifacts import Artifact
+from pipeline.models.folder import ModelStore
 from preprocess.encoding import Encoder
 from preprocess.text import TextPair
 from preprocess.validation import InputSchema

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pipeline.contracts.failures import ArtifactCorrupt, MemoryGone, OutOfMemory
-from pipeline.models.folder import Artifact
+from pipeline.models.artifacts import Artifact
 from scoring.architectures import build
 from scoring.device import Device, Numbers
 from scoring.failures import kind_of

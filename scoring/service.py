@@ -13,7 +13,8 @@ from pipeline.contracts.failures import ArtifactCorrupt, NotNow, OutOfMemory, de
 from pipeline.contracts.lanes import ModelRef
 from pipeline.contracts.stages import Stage
 from pipeline.contracts.work import Work
-from pipeline.models.folder import Artifact, ModelStore
+from pipeline.models.artifacts import Artifact
+from pipeline.models.folder import ModelStore
 from pipeline.stage.isolation import Performed, ends_process
 from scoring.canary import Canary, Told
 from scoring.device import Cpu, Device, cores_given

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from pipeline.contracts.failures import StageFailure
 from pipeline.contracts.releases import Release
 from pipeline.ledger.releases import ReleaseConflict, publish, read_releases
-from pipeline.models.folder import Artifact, ModelStore, Refused
+from pipeline.models.artifacts import Artifact
+from pipeline.models.folder import ModelStore, Refused
 from pipeline.store.connection import AsyncClient
 
 Prove = Callable[[ModelStore, Sequence[Artifact]], Iterable[str | None]]
