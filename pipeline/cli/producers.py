@@ -15,7 +15,8 @@ from rich.table import Table
 
 from pipeline.cli.console import BAD_OUTCOME, USAGE, AsJson, console, errors, fail, print_json, with_client
 from pipeline.cli.result_file import CannotWrite, ResultFile
-from pipeline.cli.rows import BadFile, open_rows
+from pipeline.cli.row_file import BadFile
+from pipeline.cli.rows import open_rows
 from pipeline.cli.submitting import Sending
 from pipeline.client.asynchronous import AsyncScoringClient
 from pipeline.contracts.problems import Problem

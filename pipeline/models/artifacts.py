@@ -42,7 +42,7 @@ class ArtifactFiles:
         self._breaker = breakers.breaker("model-store", pause_s=PAUSE_S, is_down=_is_down)
 
     def read(self, path: Path, *, size: int | None = None) -> bytes:
-        """Return a file's content; ArtifactMissing, DependencyDown.
+        """Returns a file's content; ArtifactMissing, DependencyDown.
 
         ArtifactCorrupt if it is not a regular file or not of ``size`` bytes. Without a size it is a manifest.
         """
@@ -98,7 +98,7 @@ class Artifact:
         return ModelRef(pinned["name"], pinned["version"], pinned["digest"]) if pinned else None
 
     def read(self, name: str) -> bytes:
-        """Return a file's content, checked against the manifest; ArtifactMissing, ArtifactCorrupt."""
+        """Returns a file's content, checked against the manifest; ArtifactMissing, ArtifactCorrupt."""
         expected = self.manifest["files"].get(name)
         if expected is None:
             raise ArtifactCorrupt(f"the manifest of {self.ref.name}@{self.ref.version} names no file {name!r}")
@@ -110,7 +110,7 @@ class Artifact:
         return content
 
     def check(self) -> None:
-        """Check everything that can be checked without running it: the manifest and every file.
+        """Checks everything that can be checked without running it: the manifest and every file.
 
         ArtifactCorrupt, ArtifactMissing.
         """
@@ -120,7 +120,7 @@ class Artifact:
 
 
 def read_artifact(folder: Path, name: str, version: str, files: ArtifactFiles) -> Artifact:
-    """Read the manifest in ``folder``, which must be that of ``name@version``; ArtifactMissing, ArtifactCorrupt."""
+    """Reads the manifest in ``folder``, which must be that of ``name@version``; ArtifactMissing, ArtifactCorrupt."""
     path = folder / MANIFEST
     content = files.read(path)
     try:

@@ -35,7 +35,7 @@ class ModelStore:
         self._files = ArtifactFiles(breakers or Breakers())
 
     def open(self, ref: ModelRef) -> Artifact:
-        """Return the pinned version, checked against the pinned digest; ArtifactMissing, ArtifactCorrupt."""
+        """Returns the pinned version, checked against the pinned digest; ArtifactMissing, ArtifactCorrupt."""
         artifact = self.load(ref.name, ref.version)
         if artifact.digest != ref.digest:
             raise ArtifactCorrupt(
@@ -45,25 +45,25 @@ class ModelStore:
         return artifact
 
     def load(self, name: str, version: str) -> Artifact:
-        """Return a version, whatever its digest; ArtifactMissing, ArtifactCorrupt."""
+        """Returns a version, whatever its digest; ArtifactMissing, ArtifactCorrupt."""
         # The names come from a record: they must not lead out of the folder.
         if not MODEL_NAME.fullmatch(name) or not MODEL_VERSION.fullmatch(version):
             raise ArtifactMissing(f"{name!r}@{version!r} cannot be the name of a model version")
         return read_artifact(self._root / name / version, name, version, self._files)
 
     def versions(self) -> list[tuple[str, str]]:
-        """Return every (name, version) that has a manifest, version 9 before 10; none if the folder cannot be read."""
+        """Returns every (name, version) that has a manifest, version 9 before 10; none if the folder cannot be read."""
         try:
             return [place for place in self._places() if not isinstance(place, Refused)]
         except ArtifactMissing:
             return []
 
     def all(self) -> list[Artifact]:
-        """Return every version whose manifest can be read; ArtifactMissing if the folder cannot."""
+        """Returns every version whose manifest can be read; ArtifactMissing if the folder cannot."""
         return self.scan()[0]
 
     def scan(self) -> tuple[list[Artifact], list[Refused]]:
-        """Return every version whose manifest can be read, and every other entry with the reason.
+        """Returns every version whose manifest can be read, and every other entry with the reason.
 
         ArtifactMissing if the folder cannot be read.
         """
@@ -80,7 +80,7 @@ class ModelStore:
         return artifacts, refused
 
     def check(self, artifact: Artifact) -> None:
-        """Check an artifact as ``Artifact.check`` does, and its fallback: it must be here, as it was pinned."""
+        """Checks an artifact as ``Artifact.check`` does, and its fallback: it must be here, as it was pinned."""
         artifact.check()
         if artifact.fallback is not None:
             try:
@@ -129,7 +129,7 @@ class ArtifactExists(Exception):
 def write_artifact(
     root: Path, manifest: dict[str, Any], files: Mapping[str, bytes], *, replace: bool = False
 ) -> ModelRef:
-    """Write a version into a model store: its files, and the manifest that names them. Return its name, with digest.
+    """Writes a version into a model store: its files, and the manifest that names them. Returns its name with its digest.
 
     It is written whole or not at all. ArtifactExists if it exists with another content, unless told to ``replace`` it.
     """
@@ -167,7 +167,7 @@ def write_artifact(
 
 
 def _digest_of(store: ModelStore, manifest: Mapping[str, Any]) -> str | None:
-    """Return the digest of the existing version, if all of it is as its manifest says."""
+    """Returns the digest of the existing version, if all of it is as its manifest says."""
     try:
         artifact = store.load(manifest["name"], manifest["version"])
         artifact.check()
@@ -177,7 +177,7 @@ def _digest_of(store: ModelStore, manifest: Mapping[str, Any]) -> str | None:
 
 
 def _no_folder(path: Path, kind: str) -> str | None:
-    """Return why this is not a folder; None if it is one."""
+    """Returns why this is not a folder; None if it is one."""
     try:
         mode = path.stat().st_mode
     except OSError as error:
@@ -190,6 +190,6 @@ def _no_name(path: Path, pattern: re.Pattern[str], of: str) -> str | None:
 
 
 def _natural(folder: Path) -> list[tuple[int, str]]:
-    """Return a sort key that puts version 10 after version 9."""
+    """Returns a sort key that puts version 10 after version 9."""
     parts = folder.name.replace("-", ".").split(".")
     return [(int(part), "") if part.isdecimal() and len(part) < 20 else (0, part) for part in parts]
