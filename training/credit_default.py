@@ -4,7 +4,6 @@ Composes the stages' own code - the encoder of preprocess, the architecture of s
 postprocess - so that what is measured here is what serves. The same seed gives the same artifact.
 """
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,8 @@ import numpy.typing as npt
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
-from pipeline.cli.console import BAD_OUTCOME, CONFLICT, fail
-from pipeline.models.folder import ArtifactExists, write_artifact
+from pipeline.cli.console import run
+from pipeline.models.folder import write_artifact
 from pipeline.samples.credit_data import (
     CATEGORIES,
     FEATURES,
@@ -29,6 +28,7 @@ from pipeline.telemetry.logs import configure_logging
 from postprocess.service import Decision
 from preprocess.encoding import Encoder
 from tasks.proof import with_result
+from training.command import artifact_parser
 from training.fitting import linear, probabilities, train, weights_file
 
 SEED = 1
@@ -225,19 +225,12 @@ def train_demo(out: Path, *, version: str = "1", seed: int = SEED) -> dict[str, 
 
 def main() -> None:
     """``scoreline train-demo``."""
-    parser = argparse.ArgumentParser(prog="scoreline train-demo", description="Train the credit model.")
-    parser.add_argument("--out", type=Path, required=True, help="the model store to write into")
-    parser.add_argument("--version", default="1")
+    parser = artifact_parser("scoreline train-demo", "Train the credit model.")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--json", action="store_true", help="print the metrics as JSON")
     options = parser.parse_args()
     configure_logging("train-demo", level="ERROR")
-    try:
-        metrics = train_demo(options.out, version=options.version, seed=options.seed)["metrics"]
-    except ArtifactExists as error:
-        fail(str(error), CONFLICT)
-    except OSError as error:
-        fail(f"{options.out} cannot be written: {error.strerror}", BAD_OUTCOME)
+    metrics = train_demo(options.out, version=options.version, seed=options.seed)["metrics"]
     if options.json:
         print(json.dumps(metrics))
         return
@@ -248,4 +241,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -12,7 +12,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from pipeline.cli.console import BAD_OUTCOME, AsJson, console, errors, print_json
+from pipeline.cli.console import BAD_OUTCOME, AsJson, console, errors, fail, print_json
 from pipeline.cli.services import checked_durability
 from pipeline.samples.credit_data import Application, read_applications, split
 from pipeline.settings import read_settings
@@ -40,6 +40,8 @@ def demo(durability: Annotated[str, typer.Option(help="process | disk")] = "proc
     with errors.status("starting the store, three workers, a sweeper, the API and Flower"):
         stack = LocalStack(read_settings(), durability=checked_durability(durability))
     with stack:
+        if refused := [f"{each.place}: {each.reason}" for each in stack.refused if each.place.startswith(f"{MODEL}/")]:
+            fail(f"{MODEL} is not released: {'; '.join(refused)}", BAD_OUTCOME)
         run = asyncio.run(_send(stack.api_url, applications))
         document = _document(run, stack.durability)
         if as_json:

@@ -46,6 +46,8 @@ def load(
     if priority not in get_args(PriorityName):
         allowed = ", ".join(get_args(PriorityName))
         raise typer.BadParameter(f"{priority!r}; allowed: {allowed}", param_hint="--priority")
+    if api is not None and not api.startswith(("http://", "https://")):
+        raise typer.BadParameter(f"{api!r}; expected http://HOST:PORT or https://HOST", param_hint="--api")
     rows = unique_rows() if features is None else itertools.repeat(_object(features))
     chosen = (model, cast(PriorityName, priority), timeout_s)
 

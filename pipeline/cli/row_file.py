@@ -42,7 +42,7 @@ class RowFile(ABC):
         self._text.close()
 
     def check(self, report: Callable[[int], None] = lambda _: None) -> int:
-        """Reads every row and returns the count; BadFile names the first bad rows. ``report`` receives interim counts."""
+        """Reads every row and returns the count; BadFile names the first bad rows. ``report`` gets interim counts."""
         count, wrong, bad = 0, 0, []
         for row in self._rows():
             count += 1

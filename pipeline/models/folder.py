@@ -129,7 +129,7 @@ class ArtifactExists(Exception):
 def write_artifact(
     root: Path, manifest: dict[str, Any], files: Mapping[str, bytes], *, replace: bool = False
 ) -> ModelRef:
-    """Writes a version into a model store: its files, and the manifest that names them. Returns its name with its digest.
+    """Writes a version into a model store, its files and the manifest that names them; returns its digest-pinned name.
 
     It is written whole or not at all. ArtifactExists if it exists with another content, unless told to ``replace`` it.
     """

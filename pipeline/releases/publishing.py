@@ -52,8 +52,12 @@ async def publish_all(client: AsyncClient, store: ModelStore, prove: Prove = tru
     for artifact, reason in zip(good, prove(store, good), strict=True):
         if reason is not None:
             refused.append(_refused(artifact, reason))
-        elif await _release(client, artifact):
-            published.added.append(f"{artifact.ref.name}@{artifact.ref.version}")
+            continue
+        try:
+            if await _release(client, artifact):
+                published.added.append(f"{artifact.ref.name}@{artifact.ref.version}")
+        except ReleaseConflict as conflict:  # another publisher was faster
+            refused.append(_refused(artifact, str(conflict)))
     return published
 
 
