@@ -1,4 +1,4 @@
-"""What stands in the ledger when everything has ended, and the repairs that are due before that is looked at."""
+"""What is left in the ledger when everything has ended, and the repairs that are due before that is read."""
 
 import asyncio
 import time
@@ -15,7 +15,7 @@ log = structlog.get_logger()
 WORK = ("q:", "c:", "m:", "e:", "i:", "o:", "joined", "fanout", "later", "attempts")
 """Keys that only unfinished work has."""
 _PAGE = 1000
-_LIVES_FOR_EVER = """
+_WITHOUT_TTL = """
 local page = redis.call('SCAN', ARGV[1], 'MATCH', ARGV[2] .. '*:*', 'COUNT', ARGV[3])
 local found = {}
 for _, key in ipairs(page[2]) do
@@ -25,28 +25,28 @@ for _, key in ipairs(page[2]) do
 end
 return { page[1], found }
 """
-"""Of one page of keys, those that should have a life of their own by now (see the legend in keys.py) and have none."""
+"""Of one page of keys, those that must have a TTL by now (see the legend in keys.py) and have none."""
 AGAIN_S = 1.0
 
 
 async def leftovers(store: AsyncClient) -> list[str]:
-    """What stands in the ledger although everything should have ended."""
+    """Returns what is left in the ledger although everything should have ended."""
     left = [f"{await store.zcard(keys.OPEN)} unfinished"] if await store.zcard(keys.OPEN) else []
     for kind in WORK:
         left += [key.decode(errors="replace") async for key in store.scan_iter(f"{keys.TAG}{kind}*", count=_PAGE)]
     cursor = b"0"
     while True:
-        cursor, found = await store.eval(_LIVES_FOR_EVER, 0, cursor, keys.TAG, _PAGE)
-        left += [f"{key.decode(errors='replace')} for ever" for key in found]
+        cursor, found = await store.eval(_WITHOUT_TTL, 0, cursor, keys.TAG, _PAGE)
+        left += [f"{key.decode(errors='replace')} without a TTL" for key in found]
         if cursor == b"0":
             return left
 
 
 class Repairing:
-    """The sweeper's repairs, from now on without its pauses.
+    """Runs the sweeper's repairs without its pauses.
 
-    A sweeper that leads looks at a thousand keys a second: after a long run its walk would take a quarter of an hour.
-    ``repaired``: what there was to repair.
+    A leading sweeper checks a thousand keys a second: after a long run that would take a quarter of an hour.
+    ``repaired``: what had to be repaired.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -63,7 +63,7 @@ class Repairing:
                 await asyncio.sleep(AGAIN_S)
 
     async def until_clean(self, look: Callable[[], Awaitable[list[str]]], seconds: float) -> list[str]:
-        """Look until nothing is left, for up to so long; what is."""
+        """Checks until nothing is left, for up to ``seconds``; returns what is left."""
         ends_at = time.monotonic() + seconds
         while (left := await look()) and time.monotonic() < ends_at:
             if self._task.done():

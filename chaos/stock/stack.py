@@ -1,4 +1,4 @@
-"""The processes: a Valkey server and stock Celery workers in a folder of their own. What dies is started again."""
+"""The processes: a Valkey server and stock Celery workers in a folder of their own. What dies is restarted."""
 
 import json
 import os
@@ -75,13 +75,13 @@ class StockStack:
         self._stop()
 
     def answers(self) -> bool:
-        """Whether the store answers."""
+        """Returns whether the store answers."""
         with suppress(redis.RedisError):
             return bool(redis.Redis.from_url(self.url).ping())
         return False
 
     def kill(self, kind: Kind, choice: float, *, busy: bool) -> Kill:
-        """Kill a pool's child, a worker with its children, or the store.
+        """Kills a pool's child, a worker with its children, or the store.
 
         ``choice`` (0 to 1) says which. ``busy``: in the middle of a task, if one comes within BUSY_S.
         """
@@ -90,22 +90,22 @@ class StockStack:
             return Kill(kind, time.monotonic())
         names = sorted(self._commands.keys() - {STORE})
         name = names[int(choice * len(names))]
-        # After an earlier kill it may be about to start again.
+        # After an earlier kill it may still be starting.
         self._await(f"{name} has no child", lambda: bool(self._children(name)))
         children = self._children(name)
         until = time.monotonic() + BUSY_S
         while busy and not is_running(self.notes, children[0].pid) and time.monotonic() < until:
             time.sleep(BUSY_LOOK_S)
-        victims = children[:1] if kind == "child" else children
+        targets = children[:1] if kind == "child" else children
         at = time.monotonic()
         if kind == "worker":
             os.killpg(self._processes[name].pid, signal.SIGKILL)
         else:
-            victims[0].kill()
-        return Kill(kind, at, frozenset(child.pid for child in victims))
+            targets[0].kill()
+        return Kill(kind, at, frozenset(child.pid for child in targets))
 
     def _children(self, name: str) -> list[psutil.Process]:
-        """The living ones: a dead child stays in the table of processes until its pool notices."""
+        """Returns the live ones: a dead child stays in the process table until its pool notices."""
         with suppress(psutil.NoSuchProcess):
             children = psutil.Process(self._processes[name].pid).children()
             return [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
