@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from abc import ABC, abstractmethod
@@ -13,6 +12,7 @@ from typing import Self
 import psutil
 import redis
 
+from bench.plain_tasks import plain_worker
 from pipeline.contracts.stages import Stage
 from pipeline.settings import Durability, read_settings
 from pipeline.stack.local import LocalStack
@@ -67,7 +67,32 @@ def start_store(folder: Path, durability: Durability) -> tuple[subprocess.Popen[
             time.sleep(0.05)
 
 
-class Baseline(ABC):
+class Running(ABC):
+    """Processes that run from ``with`` to its end, and are stopped as well if one of them cannot be started."""
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @abstractmethod
+    def start(self) -> None:
+        """Starts them."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Stops whatever of them runs."""
+
+
+class Baseline(Running):
     """What to compare with: a server of its own (the same one, at the same durability), a process a stage."""
 
     def __init__(self, durability: Durability) -> None:
@@ -80,18 +105,17 @@ class Baseline(ABC):
     def _program(self, stage: Stage) -> tuple[list[str], dict[str, str]]:
         """The command that runs a stage, and what it finds in its environment beside what is there."""
 
-    def __enter__(self) -> Self:
+    def start(self) -> None:
+        """Starts the server, then the stages."""
         store, self.url = start_store(Path(self._folder.name), self._durability)
         self._processes.append(store)
         log = (Path(self._folder.name) / "stages.log").open("wb")
         for stage in Stage:
             command, more = self._program(stage)
             self._processes.append(subprocess.Popen(command, env={**os.environ, **more}, stdout=log, stderr=log))
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def stop(self) -> None:
+        """Stops the stages, then the server."""
         for process in reversed(self._processes):
             process.terminate()
             process.wait()
@@ -106,14 +130,10 @@ class Baseline(ABC):
 class Chain(Baseline):
     """The plain Celery chain: a worker for each task."""
 
-    def __enter__(self) -> Self:
-        super().__enter__()
+    def start(self) -> None:
+        """Starts them."""
+        super().start()
         os.environ["BENCH_CHAIN_URL"] = self.url  # for this process, which sends
-        return self
 
     def _program(self, stage: Stage) -> tuple[list[str], dict[str, str]]:
-        command = [sys.executable, "-m", "celery", "-A", "bench.chain_app", "worker", "-P", "prefork", "-c", "1"]
-        return (
-            [*command, "-Q", stage, "-n", f"{stage}@%h", "--without-mingle", "--without-gossip"],
-            {"BENCH_CHAIN_URL": self.url, "BENCH_CHAIN_STAGE": stage},
-        )
+        return plain_worker("bench.chain_app", stage, stage), {"BENCH_CHAIN_URL": self.url, "BENCH_CHAIN_STAGE": stage}

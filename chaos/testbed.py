@@ -6,10 +6,9 @@ import shutil
 import tempfile
 from collections.abc import Collection
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 from urllib.parse import urlsplit
 
+from bench.processes import Running
 from chaos.proxy import ProxyProcess
 from chaos.rights import PASSWORD, write_users
 from pipeline.contracts.stages import Stage
@@ -36,7 +35,7 @@ REPLACED_S = 6 + 2 + 5
 """Seconds that a worker may have no child after a batch that hangs: the hard limit, the bell's time before, and 5."""
 
 
-class Testbed:
+class Testbed(Running):
     """A local stack with two workers a stage and two sweepers."""
 
     def __init__(self, durability: Durability, *, clocks: bool, logs: Path | None = None) -> None:
@@ -73,19 +72,14 @@ class Testbed:
         )
         self.proxy.target(urlsplit(self.stack.store_url).port or 0)
 
-    def __enter__(self) -> Self:
-        try:
-            self.stack.start()
-        except BaseException:
-            self.__exit__(None, None, None)
-            raise
-        return self
+    def start(self) -> None:
+        """Starts the stack; the proxy runs already."""
+        self.stack.start()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def stop(self) -> None:
+        """Stops everything; keeps the logs if a folder is given for them."""
         self.stack.stop()
-        self.proxy.__exit__(kind, error, trace)
+        self.proxy.stop()
         if self._logs is not None:
             shutil.copytree(self.stack.data_dir / "logs", self._logs, dirs_exist_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)

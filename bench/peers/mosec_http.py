@@ -34,7 +34,7 @@ class Mosec(Peer):
     shown: ClassVar[tuple[str, ...]] = ("mosec",)
     curves: ClassVar[Mapping[str, str]] = {"http": "mosec, HTTP"}
 
-    def start(self, folder: Path, log: IO[bytes]) -> None:
+    def launch(self, folder: Path, log: IO[bytes]) -> None:
         """Start the server; it is up when it answers."""
         self._port = choose_ports(api=None, flower=None, health=0).store
         self._rows = applications()

@@ -9,14 +9,14 @@ import json
 import select
 import subprocess
 import tempfile
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, ClassVar, Protocol, Self
 
 from bench.peers.environments import computing, environment, variables, versions
-from bench.processes import Cpu, start_store
+from bench.processes import Cpu, Running, start_store
 from bench.rows import Row
 from pipeline.settings import REPOSITORY, Durability
 
@@ -54,7 +54,7 @@ class System(Protocol):
         """Send so many requests, read every result, and add a round to the row."""
 
 
-class Peer(ABC):
+class Peer(Running):
     """A peer that is a few processes in an environment of its own."""
 
     name: ClassVar[str]
@@ -72,25 +72,16 @@ class Peer(ABC):
         self._python = environment(self.name, [*computing(), *self.requirements])
         return versions(self._python, self.shown)
 
-    def __enter__(self) -> Self:
+    def start(self) -> None:
+        """Starts the processes in a folder of their own."""
         self._folder = tempfile.TemporaryDirectory(prefix="scoreline-peer-")
         self._log = Path(self._folder.name) / "peer.log"
-        try:
-            with self._log.open("ab") as log:
-                self.start(Path(self._folder.name), log)
-        except BaseException:
-            self._stop()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop()
+        with self._log.open("ab") as log:
+            self.launch(Path(self._folder.name), log)
 
     @abstractmethod
-    def start(self, folder: Path, log: IO[bytes]) -> None:
-        """Start the processes, a server first."""
+    def launch(self, folder: Path, log: IO[bytes]) -> None:
+        """Starts the processes, a server first."""
 
     def send(self, way: str, row: Row, count: int, parallel: int) -> None:
         """Let the producer send; CPU is that of all processes."""
@@ -141,7 +132,8 @@ class Peer(ABC):
             )
         )
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
+        """Stops them, the producer first."""
         while self._processes:
             process = self._processes.pop()
             if process.stdin is not None:

@@ -4,19 +4,18 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import psutil
 import redis
 
+from bench.plain_tasks import plain_worker
+from bench.processes import Running
 from chaos.stock.app import Configuration
 from chaos.stock.notes import is_running, ready_processes
 from chaos.stock.verdict import Kill, Kind
@@ -34,8 +33,8 @@ STORE_DOWN_S = 1.0
 STORE = "store"
 
 
-class StockStack:
-    """``with StockStack(configuration) as stack`` starts everything, waits until it can work, and stops it."""
+class StockStack(Running):
+    """A stack of one configuration."""
 
     def __init__(self, configuration: Configuration) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="scoreline-stock-")
@@ -48,31 +47,24 @@ class StockStack:
             "STOCK_NOTES": str(self.notes),
         }
         self._commands = {STORE: server_command(port, self.notes, "process")} | {
-            f"{stage}-{copy}": _worker_command(stage, copy) for stage in Stage for copy in range(1, COPIES + 1)
+            f"{stage}-{copy}": plain_worker("chaos.stock.worker", stage, f"{stage}-{copy}")
+            for stage in Stage
+            for copy in range(1, COPIES + 1)
         }
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._stopping = threading.Event()
         self._supervisor = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
         self._log = (self.notes / "log").open("wb")
 
-    def __enter__(self) -> Self:
-        try:
-            self._start(STORE)
-            self._await("the store does not answer", self.answers)
-            for name in self._commands.keys() - {STORE}:
-                self._start(name)
-            count = len(self._commands) - 1
-            self._await("the workers are not ready", lambda: len(ready_processes(self.notes)) >= count)
-            self._supervisor.start()
-        except BaseException:
-            self._stop()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop()
+    def start(self) -> None:
+        """Starts the store, then the workers; waits until all can work."""
+        self._start(STORE)
+        self._await("the store does not answer", self.answers)
+        for name in self._commands.keys() - {STORE}:
+            self._start(name)
+        count = len(self._commands) - 1
+        self._await("the workers are not ready", lambda: len(ready_processes(self.notes)) >= count)
+        self._supervisor.start()
 
     def answers(self) -> bool:
         """Returns whether the store answers."""
@@ -140,7 +132,8 @@ class StockStack:
                     del died[name]
                     self._start(name)
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
+        """Stops the workers, then the store."""
         self._stopping.set()
         if self._supervisor.ident is not None:
             self._supervisor.join()
@@ -160,8 +153,3 @@ def _end(processes: list[subprocess.Popen[bytes]]) -> None:
         with suppress(ProcessLookupError):  # a worker that did not leave by itself, or its children
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-
-
-def _worker_command(stage: Stage, copy: int) -> list[str]:
-    command = [sys.executable, "-m", "celery", "-A", "chaos.stock.worker", "worker", "-P", "prefork", "-c", "1"]
-    return [*command, "-Q", stage, "-n", f"{stage}-{copy}@%h", "--without-mingle", "--without-gossip"]
