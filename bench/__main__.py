@@ -19,7 +19,6 @@ import uvloop
 from rich.console import Console
 from rich.table import Table
 
-from bench import scoring
 from bench.floor import Floor
 from bench.processes import Chain, measured_stack
 from bench.rows import Row, goals
@@ -136,8 +135,10 @@ def main() -> None:
     parser.add_argument("--no-goals", action="store_true", help="exit 0 even if a goal is missed")
     parser.add_argument("--scoring", action="store_true", help="measure the scoring stage alone (see its --help)")
     if "--scoring" in sys.argv:
+        from bench.scoring_stage.__main__ import main as scoring_stage  # imports torch
+
         sys.argv.remove("--scoring")
-        scoring.main()
+        scoring_stage()
         return
     options = parser.parse_args()
     chosen = set(options.only.split(",")) if options.only else set(SIZES)
