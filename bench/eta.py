@@ -109,7 +109,7 @@ async def _measure(stack: LocalStack, size: int, batch_s: float, seconds: float,
 
 
 def main() -> None:
-    """Measure and report; exit 1 if the goal is missed."""
+    """Measures and reports; exits 1 unless the goal is met."""
     parser = argparse.ArgumentParser(prog="python -m bench.eta", description=__doc__)
     parser.add_argument("--backlog", type=int, default=10_000)
     parser.add_argument("--batch-s", type=float, default=0.1, help="0: credit-default, as fast as it goes")

@@ -62,7 +62,7 @@ class Row:
         return statistics.median(own / its for own, its in zip(self.rates, other.rates, strict=True))
 
     def document(self, name: str, chain: "Row", floor: "Row", asked: tuple[Goal, ...], *, void: bool) -> dict[str, Any]:
-        """Medians and ranges. Where the chain limps, what is compared with it is void, not missed."""
+        """Returns medians and ranges. While the chain is too slow, a goal that compares with it is void."""
         of_chain, of_floor = self._over(chain), self._over(floor)
         cuts = statistics.quantiles(self.latencies_ms, n=100) if len(self.latencies_ms) > 1 else None
         p50, p99 = (cuts[49], cuts[98]) if cuts else (None, None)

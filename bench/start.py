@@ -153,7 +153,7 @@ def _show(document: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Measure and report; exit 1 if the goal is missed."""
+    """Measures and reports; exits 1 unless the goal is met."""
     parser = argparse.ArgumentParser(prog="python -m bench.start", description=__doc__)
     parser.add_argument("--starts", type=int, default=5)
     parser.add_argument("--json", action="store_true")

@@ -173,7 +173,7 @@ def measure_return(ref: ModelRef, models: Path, count: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure and report; exit 1 if a goal is missed."""
+    """Measures and reports; exits 1 unless every goal is met."""
     parser = argparse.ArgumentParser(prog="python -m bench.waiting", description=__doc__)
     parser.add_argument("--requests", type=int, default=1_000_000, help="that wait")
     parser.add_argument("--rounds", type=int, default=3)
