@@ -21,7 +21,7 @@ from pipeline.stack.store_server import server_command
 
 
 def cpu_s(process: psutil.Process) -> float:
-    """CPU seconds of a process; none of one that has just gone, as the store's fork does that writes its file anew."""
+    """Returns CPU seconds of a process; 0 if it has just gone, as the fork does that rewrites the store's file."""
     try:
         return sum(process.cpu_times()[:2])
     except psutil.NoSuchProcess:
@@ -29,7 +29,7 @@ def cpu_s(process: psutil.Process) -> float:
 
 
 class Cpu:
-    """CPU seconds of process trees and of this process, between ``start`` and ``stop``."""
+    """CPU seconds of process trees and of this process, since this was created."""
 
     def __init__(self, roots: list[int]) -> None:
         self._roots = [psutil.Process(pid) for pid in roots] + [psutil.Process()]
@@ -40,20 +40,20 @@ class Cpu:
         return sum(cpu_s(process) for process in tree.values())
 
     def seconds(self) -> float:
-        """CPU seconds used since this was made."""
+        """Returns CPU seconds used since this was created."""
         return self._total() - self._began
 
 
 def measured_stack(durability: Durability) -> LocalStack:
-    """The stack that is measured: as ``scoreline up`` starts it, nothing switched off.
+    """Returns the stack that is measured: as ``scoreline up`` starts it, nothing switched off.
 
-    ``tests/integration/test_nothing_weaker.py`` looks at this very one.
+    ``tests/integration/test_nothing_weaker.py`` checks this very stack.
     """
     return LocalStack(read_settings(), durability=durability)
 
 
 def start_store(folder: Path, durability: Durability) -> tuple[subprocess.Popen[bytes], str]:
-    """A server with its data in ``folder``, once it answers: the process, and its URL."""
+    """Starts a server with its data in ``folder``, and waits until it answers; returns the process and its URL."""
     port = choose_ports(api=None, flower=None, health=0).store
     log = (folder / "store.log").open("wb")
     process = subprocess.Popen(server_command(port, folder, durability), stdout=log, stderr=log)
@@ -103,7 +103,7 @@ class Baseline(Running):
 
     @abstractmethod
     def _program(self, stage: Stage) -> tuple[list[str], dict[str, str]]:
-        """The command that runs a stage, and what it finds in its environment beside what is there."""
+        """Returns the command that runs a stage, and what is added to its environment."""
 
     def start(self) -> None:
         """Starts the server, then the stages."""

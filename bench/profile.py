@@ -33,7 +33,7 @@ class Spent:
 
     def __init__(self, stack: LocalStack) -> None:
         self._names = {pid: name for name, pids in stack.ready_document()["pids"].items() for pid in pids}
-        # Those with a pool. (The store forks now and then to write its file anew, which makes it no parent of workers.)
+        # Those with a pool. (The store forks now and then to rewrite its file, which is not a pool.)
         self._parents = {pid for pid, name in self._names.items() if name != "store" and psutil.Process(pid).children()}
         (self._supervisor,) = stack.root_pids()
         self._before = self._now()

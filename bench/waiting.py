@@ -91,10 +91,10 @@ async def _keep(services: Services, requests: Requests, depth: int, seconds: flo
             if counted is not None and now >= count_from + seconds:
                 took = now - count_from
                 return (settled(services) - counted[0]) / took, (ended(services) - counted[1]) / took
-            parcels = max(0, missing) // keys.SCRIPT_LIMIT  # whole ones: they cost the same at any depth
-            async for status in client.submit_many(islice(requests, parcels * keys.SCRIPT_LIMIT)):
+            batches = max(0, missing) // keys.SCRIPT_LIMIT  # whole ones: they cost the same at any depth
+            async for status in client.submit_many(islice(requests, batches * keys.SCRIPT_LIMIT)):
                 assert isinstance(status, dict), status
-            if not parcels:
+            if not batches:
                 await asyncio.sleep(LOOK_S)
 
 

@@ -30,8 +30,11 @@ MOST_PADDED = 16_384
 NUMBERS = 64
 """Rows whose pieces' outputs become numbers together: always as many, for the same bits."""
 DECIMALS = {torch.float64: 6, torch.float32: 5, torch.bfloat16: 3, torch.float16: 3}
-"""Decimals kept of a number on a device that is not exact. (Kernels for different shapes differ by 1.2e-7 in the relevance
-model's float32, and by 8e-4 in its bfloat16. There all blocks of a size have one shape, which leaves less.)"""
+"""Decimals kept of a number on a device that is not exact.
+
+Kernels for different shapes differ by 1.2e-7 in the relevance model's float32, and by 8e-4 in its bfloat16. There all
+blocks of a size have one shape, which leaves less.
+"""
 BESIDE_S = 0.02
 """A model whose batch takes this long on the CPU computes while other batches are claimed and settled."""
 
@@ -90,7 +93,7 @@ class LoadedModel:
             self.took(self.most, self.warm_s)
 
     def cold_sizes(self) -> list[Callable[[], None]]:
-        """Returns calls that run the example in blocks of the sizes between: a kernel is chosen at a size's first use."""
+        """Returns calls that run the example in blocks of the sizes between: a size's first use chooses kernels."""
         least, rows = self._module.least, self._module.rows
         between = range(least.bit_length(), (min(self.most, rows) - 1).bit_length()) if self._varied else ()
         return [partial(self._warm, 1 << power) for power in between]

@@ -69,7 +69,7 @@ class Scoring:
                 log.warning("model_not_ready", model=f"{name}@{version}", reason=describe(failure))
 
     def _serving(self, ref: ModelRef) -> Serving:
-        """Returns the model with its fallback, loaded at first use and warm. ArtifactMissing, ArtifactCorrupt, NotNow."""
+        """Returns the model with its fallback, loaded at first use. ArtifactMissing, ArtifactCorrupt, NotNow."""
         serving = self._served.get(ref)
         if serving is None:
             artifact = self._store.open(ref)

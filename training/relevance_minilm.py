@@ -48,10 +48,10 @@ def source() -> Path:
 
 
 def import_minilm(out: Path, *, version: str = "1") -> ModelRef:
-    """Write the artifact of ``relevance-minilm``, and that of its fallback, into ``out``; the former's name.
+    """Writes the artifacts of ``relevance-minilm`` and its fallback into ``out``; returns the former's name.
 
-    The fallback is the same network reading less of a text. ArtifactExists if the version is there with another
-    content; OSError.
+    The fallback is the same network over less of each text. ArtifactExists if the version exists with another content;
+    OSError.
     """
     model = source()
     architecture, weights = converted((model / "model.safetensors").read_bytes(), (model / "config.json").read_bytes())
@@ -112,7 +112,7 @@ def import_minilm(out: Path, *, version: str = "1") -> ModelRef:
 
 
 def main() -> None:
-    """``scoreline import-minilm``."""
+    """Runs ``scoreline import-minilm``."""
     options = artifact_parser("scoreline import-minilm", "Import the relevance model.").parse_args()
     configure_logging("import-minilm", level="ERROR")
     made = import_minilm(options.out, version=options.version)

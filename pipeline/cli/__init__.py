@@ -1,11 +1,15 @@
 """The command line: ``scoreline COMMAND``.
 
-``services``  up, worker, sweeper, api, train-demo, publish, doctor
-``producers`` submit, status, stats, models
-``letters``   dead list|show|replay|purge
-``demo``      the demo
-``load``      load at a rate: ``offering`` is its open loop, ``targets`` where it goes
-``console``   output: tables or JSON, problems as exit codes
+``main``         all commands, put together
+``services``     up, worker, sweeper, api, train-demo, import-minilm, publish, doctor, bench, chaos
+``producers``    submit, status, cancel: ``rows`` reads a file, ``submitting`` sends it, ``result_file`` keeps the
+                 results
+``operators``    stats, workers, models, devices
+``dead_letters`` dead list|show|replay|purge
+``demo``         the demo
+``load``         load at a rate
+``doctor``       the checks of doctor
+``console``      output: tables or JSON; errors as one line and an exit code
 """
 
 from pipeline.cli.console import run

@@ -141,7 +141,7 @@ def _show(document: dict[str, Any], run: _Run) -> None:
     console.print(
         "Look around:\n"
         "  make up                                       this stack until Ctrl-C, with Flower and the API's docs\n"
-        "  scoreline stats | models | doctor             what waits, who works, what is wrong\n"
+        "  scoreline stats | models | doctor             what waits, which workers live, what is wrong\n"
         "  scoreline submit FILE.csv --model MODEL       score rows of your own",
         highlight=False,
         soft_wrap=True,

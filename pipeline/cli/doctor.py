@@ -1,4 +1,4 @@
-"""The doctor: whether settings, store and models are fit to run on."""
+"""The doctor: whether settings, store and models are fit for use."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from pipeline.store.errors import ResponseError, StoreError, WrongCredentials
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing looked at."""
+    """The result of one check."""
 
     name: str
     ok: bool
@@ -27,7 +27,7 @@ class Check:
 
 
 async def examine(settings: Settings) -> list[Check]:
-    """Everything the doctor looks at, in order."""
+    """Runs every check, in order."""
     checks = _models(settings)
     client = connect_async(settings)
     try:
@@ -43,7 +43,7 @@ async def examine(settings: Settings) -> list[Check]:
 
 
 def _shown(settings: Settings) -> str:
-    """The store's address without its password."""
+    """Returns the store's URL without its password."""
     parts = urlsplit(settings.store_url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
@@ -70,7 +70,7 @@ async def _store(client: AsyncClient, settings: Settings) -> list[Check]:
 
 
 async def _allowed(call: Callable[[], Awaitable[dict[Any, Any]]]) -> dict[Any, Any]:
-    """The answer to a call that many managed services refuse; nothing if this one does."""
+    """Returns the answer to a call that many managed services refuse; an empty one if this service does."""
     try:
         return await call()
     except ResponseError:
@@ -142,8 +142,8 @@ async def _cache(settings: Settings) -> list[Check]:
     try:
         await client.ping()
     except StoreError as error:
-        # Nothing is lost without it, and nothing is kept from being scored.
-        return [Check("cache", False, f"{settings.cache_url} does not answer ({error}): everything is computed anew")]
+        # Without it nothing is lost, and everything is still scored.
+        return [Check("cache", False, f"{settings.cache_url} does not answer ({error}): everything is computed again")]
     finally:
         await client.aclose()
     return [Check("cache", True, f"answers at {settings.cache_url}")]
