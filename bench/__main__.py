@@ -60,7 +60,7 @@ def _senders(ways: Ways) -> dict[str, Callable[[Row, int], Awaitable[None]]]:
 
 
 def measure(rounds: int, scale: float, durability: Durability, names: list[str]) -> dict[str, Any]:
-    """Run all rows and return the document that ``--json`` prints."""
+    """Runs all rows; returns the document that ``--json`` prints."""
     rows = {name: Row() for name in names}
     sizes = {name: max(LEAST, int(SIZES[name] * scale)) for name in names}
     status = Console(stderr=True).status("starting all that is compared")
@@ -125,7 +125,7 @@ def _show(document: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Parse the command line, measure, report; exits 1 unless every goal is met (a void one counts as met)."""
+    """Parses the command line, measures, reports; exits 1 unless every goal is met (a void one counts as met)."""
     parser = argparse.ArgumentParser(prog="scoreline bench", description="Measure against a plain Celery chain.")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--scale", type=float, default=1.0, help="share of the usual number of requests a round")

@@ -1,7 +1,7 @@
 """``python -m bench.eta``: how good is ``eta_s`` while a steady 10,000 requests wait.
 
 A stack of its own is kept at that backlog: what ends is replaced. Requests are picked at random while they wait, and
-what their documents say is compared with what came: the error is a share of the time that they really had to wait on.
+what their documents say is compared with what happened: the error is a share of the time that they really had left.
 The model takes ``--batch-s`` for a batch of at most 64, so that this program is not what the three stages wait for.
 Steady means for the three stages, too: the first seconds, in which the backlog spreads over them, are not counted.
 """
@@ -29,7 +29,7 @@ from pipeline.stack.local import LocalStack
 GOAL = 0.2
 WARM_UP_S = 10.0
 LEAST_S = 0.2
-"""What was about to end has no time left to be wrong about."""
+"""Guesses are not counted for requests that end sooner than this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class Backlog:
             yield {"model": "credit-default", "features": features}
 
     async def keep(self, seconds: float) -> None:
-        """Keep it up; guess at once, and compare with what comes."""
+        """Keeps the backlog for some seconds; records guesses, and compares them with the ends."""
         until = time.monotonic() + seconds
         count_from = time.monotonic() + WARM_UP_S
         while time.monotonic() < until:

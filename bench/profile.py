@@ -56,7 +56,7 @@ class Spent:
         return f"{self._names[parent]}, child" if parent in self._names else "supervision"
 
     def since(self) -> dict[str, float]:
-        """Until now, the most first."""
+        """Returns what was spent until now, the most first."""
         spent = {who: seconds - self._before.get(who, 0.0) for who, seconds in self._now().items()}
         return dict(sorted(spent.items(), key=lambda item: -item[1]))
 
@@ -72,7 +72,7 @@ def _commands(before: dict[str, Any], after: dict[str, Any], requests: int) -> l
 
 
 def profile(requests: int) -> dict[str, Any]:
-    """The document that ``--json`` prints: microseconds a request."""
+    """Returns the document that ``--json`` prints: microseconds a request."""
     document: dict[str, Any] = {"requests": requests}
     with measured_stack("process") as stack:
         ways = Ways(stack, Chain(stack.durability), Floor(stack.durability))
@@ -121,7 +121,7 @@ def _show(document: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Profile and report."""
+    """Profiles and reports."""
     parser = argparse.ArgumentParser(prog="python -m bench.profile", description=__doc__)
     parser.add_argument("--requests", type=int, default=20_000)
     parser.add_argument("--json", action="store_true")

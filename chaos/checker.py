@@ -125,7 +125,7 @@ class Claims:
             self.add(event)
 
     def add(self, event: Event) -> None:
-        """One more event, in order."""
+        """Adds one more event, in order."""
         if isinstance(event, Claimed):
             if event.claim in self._open or event.claim in self._closed:
                 self.doubled.append(f"claim {_named(event.claim)} was made twice")

@@ -115,7 +115,7 @@ class Proxy:
 
 
 async def serve(names: Sequence[str]) -> None:
-    """Serve until stdin ends."""
+    """Serves until stdin ends."""
     proxy = Proxy(names)
     print(json.dumps(await proxy.start()), flush=True)
     orders = asyncio.StreamReader()
@@ -152,11 +152,11 @@ class ProxyProcess:
         self._order({"target": port})
 
     def cut(self, name: str) -> None:
-        """Forward nothing."""
+        """Forwards nothing."""
         self._order({"name": name, "pass": False, "delay_s": 0.0})
 
     def slow(self, name: str, delay_s: float) -> None:
-        """Add to each round trip."""
+        """Adds a delay to each round trip."""
         self._order({"name": name, "pass": True, "delay_s": delay_s})
 
     def restore(self, name: str) -> None:

@@ -130,7 +130,7 @@ def calibrated(calibration: dict[str, Any], raw: Floats) -> Floats:
 
 
 def expected_calibration_error(scores: Floats, outcomes: Floats, bins: int = 10) -> float:
-    """Returns the mean distance of score and outcome over bins of equal count (Naeini et al. 2015, equal-mass variant)."""
+    """Returns the mean distance of score and outcome over bins of equal count (Naeini et al. 2015, equal mass)."""
     order = np.argsort(scores)
     return float(
         sum(

@@ -35,7 +35,7 @@ class Mosec(Peer):
     curves: ClassVar[Mapping[str, str]] = {"http": "mosec, HTTP"}
 
     def launch(self, folder: Path, log: IO[bytes]) -> None:
-        """Start the server; it is up when it answers."""
+        """Starts the server; it is up when it answers."""
         self._port = choose_ports(api=None, flower=None, health=0).store
         self._rows = applications()
         options = (

@@ -40,18 +40,18 @@ class System(Protocol):
         """Its closed ways, and what the plot calls them."""
 
     def prepare(self) -> dict[str, str]:
-        """Install it, and say which versions it has."""
+        """Installs it, and says which versions it has."""
 
     def __enter__(self) -> Self:
-        """Start it."""
+        """Starts it."""
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop it."""
+        """Stops it."""
 
     def send(self, way: str, row: Row, count: int, parallel: int) -> None:
-        """Send so many requests, read every result, and add a round to the row."""
+        """Sends so many requests, reads every result, and adds a round to the row."""
 
 
 class Peer(Running):
@@ -68,7 +68,7 @@ class Peer(Running):
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def prepare(self) -> dict[str, str]:
-        """Make the environment."""
+        """Makes the environment."""
         self._python = environment(self.name, [*computing(), *self.requirements])
         return versions(self._python, self.shown)
 
@@ -84,13 +84,13 @@ class Peer(Running):
         """Starts the processes, a server first."""
 
     def send(self, way: str, row: Row, count: int, parallel: int) -> None:
-        """Let the producer send; CPU is that of all processes."""
+        """Lets the producer send; CPU is that of all processes."""
         cpu = Cpu(self.pids)
         seconds, latencies_ms = self.exchange(way, count, parallel)
         row.add(count, seconds, cpu.seconds(), latencies_ms)
 
     def exchange(self, way: str, count: int, parallel: int) -> tuple[float, list[float]]:
-        """By the process that was started last, a ``bench.peers.inside.sender``: seconds and latencies (ms)."""
+        """Has the process started last, a ``bench.peers.inside.sender``, send; returns seconds and latencies (ms)."""
         sender = self._processes[-1]
         assert sender.stdin is not None
         assert sender.stdout is not None
@@ -109,17 +109,17 @@ class Peer(Running):
         return [process.pid for process in self._processes]
 
     def log_end(self) -> str:
-        """The last lines that its processes wrote."""
+        """Returns the last lines that its processes wrote."""
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-12:])
 
     def start_broker(self, folder: Path) -> str:
-        """A Valkey server like Scoreline's own, at the same durability: its URL."""
+        """Starts a Valkey server like Scoreline's own, at the same durability; returns its URL."""
         process, url = start_store(folder, self._durability)
         self._processes.append(process)
         return url
 
     def run(self, log: IO[bytes], *arguments: str, sends: bool = False, **more: str) -> None:
-        """Start one more process in the peer's environment; ``sends``: it is the producer, and is talked to."""
+        """Starts one more process in the peer's environment; ``sends``: it is the producer, told what to send by stdin."""
         pipe = subprocess.PIPE if sends else None
         self._processes.append(
             subprocess.Popen(

@@ -58,7 +58,7 @@ def test_late_is_five_seconds_after_it_was_sent() -> None:
     assert (row["ended"], row["late"]) == (2, 1)
 
 
-def test_a_kill_strikes_what_its_process_was_running_until_that_has_ended() -> None:
+def test_a_kill_affects_what_its_process_was_running_until_that_has_ended() -> None:
     killed = [*run(0, 0, pid=7, stages=("preprocess",)), Note(0.5, "start", "scoring", 0, 7)]
     idle = run(1, 0, pid=8, stages=("preprocess",))
     later = run(0, 6, pid=9, stages=("scoring", "postprocess"))
@@ -69,7 +69,7 @@ def test_a_kill_strikes_what_its_process_was_running_until_that_has_ended() -> N
     assert child["seconds"]["max"] == 5.15
 
 
-def test_the_stores_death_strikes_what_is_under_way() -> None:
+def test_the_stores_death_affects_what_is_under_way() -> None:
     row = judge(sent(4), ordered(run(0, 0), run(1, 1), run(2, 7)), [Kill("store", 2.5)], BrokerState())
     store = row["kills"]["store"]
     assert (store["affected"], store["back"], row["nowhere"]) == (1, 1, 1)
