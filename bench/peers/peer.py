@@ -119,7 +119,7 @@ class Peer(Running):
         return url
 
     def run(self, log: IO[bytes], *arguments: str, sends: bool = False, **more: str) -> None:
-        """Starts one more process in the peer's environment; ``sends``: it is the producer, told what to send by stdin."""
+        """Starts one more process in the peer's environment; ``sends``: it is the producer, which reads stdin."""
         pipe = subprocess.PIPE if sends else None
         self._processes.append(
             subprocess.Popen(
