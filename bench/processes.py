@@ -53,7 +53,7 @@ def measured_stack(durability: Durability) -> LocalStack:
 
 
 def start_store(folder: Path, durability: Durability) -> tuple[subprocess.Popen[bytes], str]:
-    """Starts a server with its data in ``folder``, and waits until it answers; returns the process and its URL."""
+    """Starts a store with its data in ``folder``, and waits until it answers; returns its process and its URL."""
     port = choose_ports(api=None, flower=None, health=0).store
     log = (folder / "store.log").open("wb")
     process = subprocess.Popen(server_command(port, folder, durability), stdout=log, stderr=log)
@@ -93,7 +93,7 @@ class Running(ABC):
 
 
 class Baseline(Running):
-    """What to compare with: a server of its own (the same one, at the same durability), a process a stage."""
+    """What to compare with: a store of its own (the same program at the same durability), a process a stage."""
 
     def __init__(self, durability: Durability) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="scoreline-bench-")
@@ -106,7 +106,7 @@ class Baseline(Running):
         """Returns the command that runs a stage, and what is added to its environment."""
 
     def start(self) -> None:
-        """Starts the server, then the stages."""
+        """Starts the store, then the stages."""
         store, self.url = start_store(Path(self._folder.name), self._durability)
         self._processes.append(store)
         log = (Path(self._folder.name) / "stages.log").open("wb")
@@ -115,7 +115,7 @@ class Baseline(Running):
             self._processes.append(subprocess.Popen(command, env={**os.environ, **more}, stdout=log, stderr=log))
 
     def stop(self) -> None:
-        """Stops the stages, then the server."""
+        """Stops the stages, then the store."""
         for process in reversed(self._processes):
             process.terminate()
             process.wait()

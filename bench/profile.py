@@ -1,7 +1,7 @@
 """``make profile`` (``python -m bench.profile``): where a request's microseconds go.
 
 Sends requests through a stack of its own, first by the client, then over HTTP, and says for each process how much CPU
-it took for a request, what the server's commands took of that, and what everything costs while nothing is sent.
+it took for a request, what the store's commands took of that, and what everything costs while nothing is sent.
 """
 
 import argparse
@@ -107,7 +107,7 @@ def _show(document: dict[str, Any]) -> None:
     console = Console(width=120)
     for name in ("submit_many", "http-64"):
         part = document[name]
-        table = Table("process", "us/request", "", "command in the server", "calls/request", "us/request", title=name)
+        table = Table("process", "us/request", "", "command of the store", "calls/request", "us/request", title=name)
         processes = [(who, f"{micros:.1f}") for who, micros in part["processes"].items() if micros >= 0.1]
         commands = [(row["command"], f"{row['calls']:.3f}", f"{row['us']:.2f}") for row in part["commands"]]
         for place in range(max(len(processes), len(commands))):

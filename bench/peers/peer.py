@@ -81,7 +81,7 @@ class Peer(Running):
 
     @abstractmethod
     def launch(self, folder: Path, log: IO[bytes]) -> None:
-        """Starts the processes, a server first."""
+        """Starts the processes, a broker first."""
 
     def send(self, way: str, row: Row, count: int, parallel: int) -> None:
         """Lets the producer send; CPU is that of all processes."""

@@ -103,9 +103,9 @@ async def _clock(client: AsyncClient) -> Check:
     except ResponseError:
         return Check("clock", True, "not known: GET is refused")
     if behind_ms <= CLOCK_BEHIND_MS:
-        return Check("clock", True, "the server's clock is the ledger's time")
+        return Check("clock", True, "the store's clock is the ledger's time")
     advice = "times in documents are ahead by that much; it is taken back, a fifth of the time that passes"
-    return Check("clock", False, f"the server's clock went back by {behind_ms / 1000:g} s: {advice}")
+    return Check("clock", False, f"the store's clock went back by {behind_ms / 1000:g} s: {advice}")
 
 
 def _eviction(policy: str | None) -> Check:
@@ -127,7 +127,7 @@ def _durability(config: Mapping[str, Any], settings: Settings) -> Check:
     if fsync == "everysec" and append_only:
         advice = "appendfsync everysec acknowledges writes that it may lose: set it to always (disk) or no (process)"
     elif not append_only:
-        advice = "appendonly is off: a restart of the server loses everything; set appendonly yes"
+        advice = "appendonly is off: a restart of the store loses everything; set appendonly yes"
     else:
         advice = f"appendonly yes, appendfsync {fsync}"
         if not durable:

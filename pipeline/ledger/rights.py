@@ -1,7 +1,7 @@
 """Rights on the store: the commands that each role needs, and a check under the user's own rights.
 
 A script stops at a refused command, and what it did before stays done. So every service checks its rights before it
-starts, and is not ready when a right is taken away later. Versions do not matter: the check asks the server itself.
+starts, and is not ready when a right is taken away later. Versions do not matter: the check asks the store itself.
 
 The commands of the scripts are read from their sources; those that Python sends are listed here. Tests compare both
 with what runs under a user that has these rights alone.
@@ -113,7 +113,7 @@ def rule(settings: Settings, role: Role, commands: Iterable[str]) -> str:
 def lacking(client: Client, settings: Settings, role: Role) -> str:
     """Returns which rights the client's user lacks and how to grant them; an empty text if none.
 
-    StoreConnectionError (``Moved``) if the server takes no writes.
+    StoreConnectionError (``Moved``) if the store takes no writes.
     """
     if _has_no_users(client):
         return ""
@@ -138,7 +138,7 @@ async def lacking_async(client: AsyncClient, settings: Settings, role: Role) -> 
 
 
 async def useful_async(client: AsyncClient) -> list[str]:
-    """Returns the optional commands that this server knows: without them a script needs more commands for the same."""
+    """Returns the optional commands that this store knows: without them a script needs more commands for the same."""
     wanted = sorted(OPTIONAL & scripted())
     unknown = await client.register_script(source("rights"))(args=[_CALLS[command] for command in wanted])
     return [command for number, command in enumerate(wanted, 1) if -number not in unknown]
