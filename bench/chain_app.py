@@ -7,16 +7,11 @@ the very same stage code as Scoreline, a row at a time.
 import os
 from typing import Any
 
-import numpy as np
 from celery import Celery
 from celery.signals import worker_process_init
 
+from bench.plain_tasks import PlainTask
 from pipeline.contracts.stages import Stage
-from pipeline.contracts.work import Output
-from pipeline.models.folder import ModelStore
-from pipeline.settings import settings
-from pipeline.stage.protocols import StageService
-from tasks.stages import load_stage
 
 URL = os.environ.get("BENCH_CHAIN_URL", "redis://127.0.0.1:6379/0")
 app = Celery("chain", broker=URL, backend=URL)
@@ -26,35 +21,31 @@ app.conf.update(
     broker_connection_retry_on_startup=True,
     worker_proc_alive_timeout=60,
 )
-_services: dict[Stage, StageService] = {}
-_ref = next(artifact.ref for artifact in ModelStore(settings().model_store).all())
+_task: PlainTask
 
 
 @worker_process_init.connect
 def _load(**_: object) -> None:
-    stage = Stage(os.environ["BENCH_CHAIN_STAGE"])
-    _services[stage] = load_stage(stage, settings())
-
-
-def _run(stage: Stage, body: Any) -> Any:
-    answer = _services[stage].perform(_ref, [body])[0]
-    assert isinstance(answer, Output), answer
-    return answer.body
+    global _task
+    _task = PlainTask(Stage(os.environ["BENCH_CHAIN_STAGE"]))
 
 
 @app.task(ignore_result=True)
 def preprocess(features: dict[str, Any]) -> list[float]:
-    """Validate and encode one row."""
-    return [float(value) for value in np.frombuffer(_run(Stage.PREPROCESS, features), dtype=np.float32)]
+    """Validates and encodes one row."""
+    vector: list[float] = _task.run(features)
+    return vector
 
 
 @app.task(ignore_result=True)
 def scoring(vector: list[float]) -> float:
-    """Run the model on one row."""
-    return float(_run(Stage.SCORING, np.array(vector, dtype=np.float32).tobytes()))
+    """Runs the model on one row."""
+    raw: float = _task.run(vector)
+    return raw
 
 
 @app.task
 def postprocess(raw: float) -> dict[str, Any]:
-    """Calibrate and decide one row."""
-    return dict(_run(Stage.POSTPROCESS, raw))
+    """Calibrates and decides one row."""
+    result: dict[str, Any] = _task.run(raw)
+    return result

@@ -1,7 +1,7 @@
 """``python -m bench.eta``: how good is ``eta_s`` while a steady 10,000 requests wait.
 
 A stack of its own is kept at that backlog: what ends is replaced. Requests are picked at random while they wait, and
-what their documents say is compared with what came: the error is a share of the time that they really had to wait on.
+what their documents say is compared with what happened: the error is a share of the time that they really had left.
 The model takes ``--batch-s`` for a batch of at most 64, so that this program is not what the three stages wait for.
 Steady means for the three stages, too: the first seconds, in which the backlog spreads over them, are not counted.
 """
@@ -29,7 +29,7 @@ from pipeline.stack.local import LocalStack
 GOAL = 0.2
 WARM_UP_S = 10.0
 LEAST_S = 0.2
-"""What was about to end has no time left to be wrong about."""
+"""Guesses are not counted for requests that end sooner than this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class Backlog:
             yield {"model": "credit-default", "features": features}
 
     async def keep(self, seconds: float) -> None:
-        """Keep it up; guess at once, and compare with what comes."""
+        """Keeps the backlog for some seconds; records guesses, and compares them with the ends."""
         until = time.monotonic() + seconds
         count_from = time.monotonic() + WARM_UP_S
         while time.monotonic() < until:
@@ -109,7 +109,7 @@ async def _measure(stack: LocalStack, size: int, batch_s: float, seconds: float,
 
 
 def main() -> None:
-    """Measure and report; exit 1 if the goal is missed."""
+    """Measures and reports; exits 1 unless the goal is met."""
     parser = argparse.ArgumentParser(prog="python -m bench.eta", description=__doc__)
     parser.add_argument("--backlog", type=int, default=10_000)
     parser.add_argument("--batch-s", type=float, default=0.1, help="0: credit-default, as fast as it goes")

@@ -1,8 +1,8 @@
-"""The floor: the same work over bare lists, with no safety at all. What is above it is the price of never losing any.
+"""The floor: the same work over bare lists, with no safety at all. The difference is the price of losing nothing.
 
 ``python -m bench.floor STAGE URL`` is a stage: it pops a message of 64 requests (BRPOP), does the very same stage work
 as Scoreline, and pushes what came of it to the next list (LPUSH). There are no acks, no claims, no states, and no ids
-beyond a message's number: whatever is popped when a process dies is lost, and nothing tells who has asked for what.
+beyond a message's number: whatever is popped when a process dies is lost, and nothing tells whose request was which.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from tasks.stages import load_stage
 MESSAGE = 64
 """Requests in a message."""
 WINDOW = 8192 // MESSAGE
-"""Messages under way at most: as many requests as ``score_many`` has."""
+"""Messages under way at most: as many requests as ``score_many`` has under way."""
 RESULTS = "results"
 PATIENCE_S = 60
 
@@ -38,7 +38,7 @@ class Floor(Baseline):
         return start, {"SCORELINE_TORCH_THREADS": "1"}  # as in a local stack
 
     def score(self, features: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """Send them all from one process, and read every result."""
+        """Sends them all from one process, and reads every result."""
         store = _connect(self.url)
         sent = read = 0
         while part := list(islice(features, MESSAGE)):
@@ -64,12 +64,12 @@ def _pop(store: redis.Redis, name: str, patience_s: float = PATIENCE_S) -> tuple
 
 
 def serve(stage: Stage, url: str) -> None:
-    """Do a stage's work, message by message, until the process is told to stop."""
+    """Does a stage's work, message by message, until the process is stopped."""
     after = {Stage.PREPROCESS: Stage.SCORING, Stage.SCORING: Stage.POSTPROCESS, Stage.POSTPROCESS: RESULTS}[stage]
     service = load_stage(stage, settings())
     ref = next(artifact.ref for artifact in ModelStore(settings().model_store).all())
     store = _connect(url)
-    gc.freeze()  # as a worker's child does: what is loaded by now need not be walked again and again
+    gc.freeze()  # as a worker's child does: the collector need not walk what is loaded by now
     while True:
         number, bodies = _pop(store, stage, patience_s=0)
         outputs = []

@@ -52,12 +52,12 @@ class Step:
 
 
 def worse_than_linear(before: Step, after: Step) -> bool:
-    """Whether a request's cost grew by more than the size did."""
+    """Returns whether a request's cost grew by more than the size did."""
     return after.cpu_us / before.cpu_us > after.size / before.size
 
 
 def table_of(steps: Sequence[Step]) -> list[dict[str, Any]]:
-    """A row for each step, with how it compares with the one before."""
+    """Returns a row for each step, compared with the one before."""
     first = {"cost_factor": None, "size_factor": None, "worse_than_linear": False}
     compared = [first] + [
         {
@@ -81,14 +81,14 @@ class Inputs:
         self._rng = random.Random(1)
 
     def numbers(self, count: int) -> Requests:
-        """So many numeric features."""
+        """Yields requests of so many numeric features."""
         names = feature_names(count)
         base = {name: round(self._rng.uniform(0, 1000), 3) for name in names}
         for number in self._numbers:
             yield {"model": f"numbers-{count}", "features": base | {names[0]: number / 1e6}}
 
     def payload(self, size: int) -> Requests:
-        """A number and so many bytes of text."""
+        """Yields requests of a number and so many bytes of text."""
         text = "".join(self._rng.choices("abcdefghijklmnopqrstuvwxyz ", k=size))
         for number in self._numbers:
             yield {"model": "payload", "features": {"x": number / 1e6, "text": text}}
@@ -122,7 +122,7 @@ def _steps(stack: LocalStack, ways: Mapping[int, Callable[[], Requests]], rounds
 
 
 def measure(tables: Sequence[str], rounds: int, seconds: float) -> dict[str, Any]:
-    """The document that ``--json`` prints."""
+    """Returns the document that ``--json`` prints."""
     inputs = Inputs()
     document: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="scoreline-bench-") as folder:
@@ -159,7 +159,7 @@ def _show(document: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Measure and report; exit 1 if a step is worse than linear."""
+    """Measures and reports; exits 1 if a step is worse than linear."""
     parser = argparse.ArgumentParser(prog="python -m bench.growth", description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=5, help="of sending, each round")

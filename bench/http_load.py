@@ -1,4 +1,4 @@
-"""HTTP load from the same cores: a bare HTTP/1.1 client, so that its own cost is not what is measured."""
+"""HTTP load from the same cores, by a bare HTTP/1.1 client, so that its own cost counts little."""
 
 import asyncio
 import time
@@ -43,7 +43,7 @@ class _Connection(asyncio.Protocol):
 
 
 async def load(port: int, path: str, bodies: Iterator[dict], connections: int) -> tuple[list[float], float]:
-    """Post every body over so many connections, each waited for: each one's latency (ms), and seconds in all."""
+    """Posts every body over so many connections, each waited for; returns each latency (ms), and seconds in all."""
     loop = asyncio.get_running_loop()
     latencies: list[float] = []
     opened = [(await loop.create_connection(_Connection, "127.0.0.1", port))[1] for _ in range(connections)]

@@ -1,14 +1,13 @@
-"""Models that a measurement makes for itself: what they say is of no interest, only how much goes in."""
+"""Models that a measurement makes for itself, of a given number of features or size of input."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from bench.synthetic import number_column, write_synthetic
 from pipeline.contracts.lanes import ModelRef
-from pipeline.models.folder import write_artifact
 from scoring.architectures import build
 from training.fitting import weights_file
 
@@ -17,20 +16,20 @@ HIDDEN = [64, 32]
 
 
 def write_numbers(root: Path, count: int) -> ModelRef:
-    """A model of so many numeric features, ``feature_0001`` and so on, each of which preprocess checks and encodes."""
+    """Writes a model of ``count`` numeric features, ``feature_0001`` and so on, each of them checked and encoded."""
     names = feature_names(count)
     properties = {name: {"type": "number", "minimum": 0, "maximum": 1000} for name in names}
     return _write(root, f"numbers-{count}", properties, names, dict.fromkeys(names, 0.5))
 
 
 def write_payload(root: Path) -> ModelRef:
-    """A model that reads one number, ``x``, and is sent a text of any length beside it."""
+    """Writes a model that reads one number, ``x``, and is sent a text of any length beside it."""
     properties = {"x": {"type": "number", "minimum": 0, "maximum": 1000}, "text": {"type": "string"}}
     return _write(root, "payload", properties, ["x"], {"x": 0.5, "text": ""})
 
 
 def feature_names(count: int) -> list[str]:
-    """Names of 12 characters."""
+    """Returns names of 12 characters."""
     return [f"feature_{number:04}" for number in range(1, count + 1)]
 
 
@@ -39,29 +38,15 @@ def _write(
 ) -> ModelRef:
     torch.manual_seed(1)
     architecture = {"id": "mlp", "config": {"inputs": len(read), "hidden": HIDDEN}}
-    column = {"kind": "number", "log": False, "fill": 0.0, "mean": 500.0, "scale": 300.0, "marks_gaps": False}
-    columns = [{"name": each, **column, "low": 0.0, "high": 1000.0, "far": 5.0} for each in read]
-    manifest = {
-        "name": name,
-        "version": "1",
-        "description": "Random weights; for measurements only.",
-        "architecture": architecture,
-        "torch": ">=2.6,<3",
-        "max_batch": 64,
-        "input_schema": {
-            "$schema": "https://json-schema.org/draft/2020-12/schema",
-            "type": "object",
-            "properties": properties,
-            "required": list(properties),
-            "additionalProperties": False,
-        },
-        "features": list(properties),
-        "bands": [{"below": 0.5, "decision": "approve"}, {"below": 1.0, "decision": "decline"}],
-        "calibration": {"method": "platt", "slope": 1.0, "intercept": 0.0},
-        "example": {"features": example},
-    }
-    files = {
-        "model.safetensors": weights_file(build(architecture)),
-        "preprocess.json": json.dumps({"columns": columns}).encode(),
-    }
-    return write_artifact(root, manifest, files)
+    return write_synthetic(
+        root,
+        name,
+        "Random weights; for measurements only.",
+        architecture=architecture,
+        weights=weights_file(build(architecture)),
+        features=list(properties),
+        properties=properties,
+        required=list(properties),
+        columns=[number_column(each, mean=500.0, scale=300.0, low=0.0, high=1000.0, far=5.0) for each in read],
+        example=example,
+    )

@@ -12,8 +12,9 @@ from typing import Self
 import psutil
 import redis
 
+from bench.plain_tasks import plain_worker
 from pipeline.contracts.stages import Stage
-from pipeline.service.entry_points import clone_environment, command
+from pipeline.service.entry_points import clone_environment
 from pipeline.settings import Durability, read_settings
 from pipeline.stack.local import LocalStack
 from pipeline.stack.programs import choose_ports
@@ -21,7 +22,7 @@ from pipeline.stack.store_server import server_command
 
 
 def cpu_s(process: psutil.Process) -> float:
-    """CPU seconds of a process; none of one that has just gone, as the store's fork does that writes its file anew."""
+    """Returns CPU seconds of a process; 0 if it has just gone, as the fork does that rewrites the store's file."""
     try:
         return sum(process.cpu_times()[:2])
     except psutil.NoSuchProcess:
@@ -29,7 +30,7 @@ def cpu_s(process: psutil.Process) -> float:
 
 
 class Cpu:
-    """CPU seconds of process trees and of this process, between ``start`` and ``stop``."""
+    """CPU seconds of process trees and of this process, since this was created."""
 
     def __init__(self, roots: list[int]) -> None:
         self._roots = [psutil.Process(pid) for pid in roots] + [psutil.Process()]
@@ -40,20 +41,20 @@ class Cpu:
         return sum(cpu_s(process) for process in tree.values())
 
     def seconds(self) -> float:
-        """CPU seconds used since this was made."""
+        """Returns CPU seconds used since this was created."""
         return self._total() - self._began
 
 
 def measured_stack(durability: Durability) -> LocalStack:
-    """The stack that is measured: as ``scoreline up`` starts it, nothing switched off.
+    """Returns the stack that is measured: as ``scoreline up`` starts it, nothing switched off.
 
-    ``tests/integration/test_nothing_weaker.py`` looks at this very one.
+    ``tests/integration/test_nothing_weaker.py`` checks this very stack.
     """
     return LocalStack(read_settings(), durability=durability)
 
 
 def start_store(folder: Path, durability: Durability) -> tuple[subprocess.Popen[bytes], str]:
-    """A server with its data in ``folder``, once it answers: the process, and its URL."""
+    """Starts a store with its data in ``folder``, and waits until it answers; returns its process and its URL."""
     port = choose_ports(api=None, flower=None, health=0).store
     log = (folder / "store.log").open("wb")
     process = subprocess.Popen(server_command(port, folder, durability), stdout=log, stderr=log)
@@ -67,8 +68,33 @@ def start_store(folder: Path, durability: Durability) -> tuple[subprocess.Popen[
             time.sleep(0.05)
 
 
-class Baseline(ABC):
-    """What to compare with: a server of its own (the same one, at the same durability), a process a stage."""
+class Running(ABC):
+    """Processes that run from ``with`` to its end, and are stopped as well if one of them cannot be started."""
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    @abstractmethod
+    def start(self) -> None:
+        """Starts them."""
+
+    @abstractmethod
+    def stop(self) -> None:
+        """Stops whatever of them runs."""
+
+
+class Baseline(Running):
+    """What to compare with: a store of its own (the same program at the same durability), a process a stage."""
 
     def __init__(self, durability: Durability) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="scoreline-bench-")
@@ -78,9 +104,10 @@ class Baseline(ABC):
 
     @abstractmethod
     def _program(self, stage: Stage) -> tuple[list[str], dict[str, str]]:
-        """The command that runs a stage, and what it finds in its environment beside what is there."""
+        """Returns the command that runs a stage, and what is added to its environment."""
 
-    def __enter__(self) -> Self:
+    def start(self) -> None:
+        """Starts the store, then the stages."""
         store, self.url = start_store(Path(self._folder.name), self._durability)
         self._processes.append(store)
         log = (Path(self._folder.name) / "stages.log").open("wb")
@@ -88,11 +115,9 @@ class Baseline(ABC):
             start, more = self._program(stage)
             environment = clone_environment({**os.environ, **more})
             self._processes.append(subprocess.Popen(start, env=environment, stdout=log, stderr=log))
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def stop(self) -> None:
+        """Stops the stages, then the store."""
         for process in reversed(self._processes):
             process.terminate()
             process.wait()
@@ -107,14 +132,10 @@ class Baseline(ABC):
 class Chain(Baseline):
     """The plain Celery chain: a worker for each task."""
 
-    def __enter__(self) -> Self:
-        super().__enter__()
+    def start(self) -> None:
+        """Starts them."""
+        super().start()
         os.environ["BENCH_CHAIN_URL"] = self.url  # for this process, which sends
-        return self
 
     def _program(self, stage: Stage) -> tuple[list[str], dict[str, str]]:
-        start = command("celery", "-A", "bench.chain_app", "worker", "-P", "prefork", "-c", "1")
-        return (
-            [*start, "-Q", stage, "-n", f"{stage}@%h", "--without-mingle", "--without-gossip"],
-            {"BENCH_CHAIN_URL": self.url, "BENCH_CHAIN_STAGE": stage},
-        )
+        return plain_worker("bench.chain_app", stage, stage), {"BENCH_CHAIN_URL": self.url, "BENCH_CHAIN_STAGE": stage}

@@ -1,7 +1,7 @@
 """``make profile`` (``python -m bench.profile``): where a request's microseconds go.
 
 Sends requests through a stack of its own, first by the client, then over HTTP, and says for each process how much CPU
-it took for a request, what the server's commands took of that, and what everything costs while nothing is sent.
+it took for a request, what the store's commands took of that, and what everything costs while nothing is sent.
 """
 
 import argparse
@@ -33,7 +33,7 @@ class Spent:
 
     def __init__(self, stack: LocalStack) -> None:
         self._names = {pid: name for name, pids in stack.ready_document()["pids"].items() for pid in pids}
-        # Those with a pool. (The store forks now and then to write its file anew, which makes it no parent of workers.)
+        # Those with a pool. (The store forks now and then to rewrite its file, which is not a pool.)
         self._parents = {pid for pid, name in self._names.items() if name != "store" and psutil.Process(pid).children()}
         (self._supervisor,) = stack.root_pids()
         self._before = self._now()
@@ -56,7 +56,7 @@ class Spent:
         return f"{self._names[parent]}, child" if parent in self._names else "supervision"
 
     def since(self) -> dict[str, float]:
-        """Until now, the most first."""
+        """Returns what was spent until now, the most first."""
         spent = {who: seconds - self._before.get(who, 0.0) for who, seconds in self._now().items()}
         return dict(sorted(spent.items(), key=lambda item: -item[1]))
 
@@ -72,7 +72,7 @@ def _commands(before: dict[str, Any], after: dict[str, Any], requests: int) -> l
 
 
 def profile(requests: int) -> dict[str, Any]:
-    """The document that ``--json`` prints: microseconds a request."""
+    """Returns the document that ``--json`` prints: microseconds a request."""
     document: dict[str, Any] = {"requests": requests}
     with measured_stack("process") as stack:
         ways = Ways(stack, Chain(stack.durability), Floor(stack.durability))
@@ -107,7 +107,7 @@ def _show(document: dict[str, Any]) -> None:
     console = Console(width=120)
     for name in ("submit_many", "http-64"):
         part = document[name]
-        table = Table("process", "us/request", "", "command in the server", "calls/request", "us/request", title=name)
+        table = Table("process", "us/request", "", "command of the store", "calls/request", "us/request", title=name)
         processes = [(who, f"{micros:.1f}") for who, micros in part["processes"].items() if micros >= 0.1]
         commands = [(row["command"], f"{row['calls']:.3f}", f"{row['us']:.2f}") for row in part["commands"]]
         for place in range(max(len(processes), len(commands))):
@@ -121,7 +121,7 @@ def _show(document: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Profile and report."""
+    """Profiles and reports."""
     parser = argparse.ArgumentParser(prog="python -m bench.profile", description=__doc__)
     parser.add_argument("--requests", type=int, default=20_000)
     parser.add_argument("--json", action="store_true")

@@ -49,7 +49,7 @@ async def _measure(stack: LocalStack, kills: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure and report."""
+    """Measures and reports."""
     parser = argparse.ArgumentParser(prog="python -m bench.restart", description=__doc__)
     parser.add_argument("--kills", type=int, default=5, help="of each stage's worker")
     arguments = parser.parse_args()

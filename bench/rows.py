@@ -1,4 +1,4 @@
-"""Rows of the benchmark: what was measured in each round, and what is asked of it."""
+"""Rows of the benchmark: what each round measured, and the goals."""
 
 import statistics
 from collections.abc import Mapping
@@ -17,11 +17,11 @@ class Goal:
 
     @property
     def at_least(self) -> bool:
-        """Whether more is better."""
+        """Whether a higher figure is better."""
         return self.figure in ("x chain", "x floor", "requests/s")
 
     def met(self, found: float) -> bool:
-        """Whether a figure keeps to it."""
+        """Returns whether a figure meets it."""
         return found >= self.bound if self.at_least else found <= self.bound
 
     def __str__(self) -> str:
@@ -29,7 +29,7 @@ class Goal:
 
 
 def goals(durability: str) -> Mapping[str, tuple[Goal, ...]]:
-    """What is asked of each row. A disk's own latency is paid once a stage."""
+    """Returns each row's goals; ``README.md`` has the reasons. At ``disk`` each stage waits for the disk once."""
     disk = durability == "disk"
     return {
         "submit_many": (Goal("x chain", 80), Goal("x floor", 0.45), Goal("CPU us", 120 if disk else 100)),
@@ -52,17 +52,17 @@ class Row:
     latencies_ms: list[float] = field(default_factory=list)
 
     def add(self, requests: int, seconds: float, cpu_s: float, latencies_ms: list[float]) -> None:
-        """One more round."""
+        """Adds one round."""
         self.rates.append(requests / seconds)
         self.cpu_us.append(cpu_s / requests * 1e6)
         self.latencies_ms += latencies_ms
 
     def _over(self, other: "Row") -> float:
-        """How much faster than another row: taken round by round, for a machine's own speed changes between them."""
+        """Returns the rate over another row's, by rounds: the machine's speed changes between them."""
         return statistics.median(own / its for own, its in zip(self.rates, other.rates, strict=True))
 
     def document(self, name: str, chain: "Row", floor: "Row", asked: tuple[Goal, ...], *, void: bool) -> dict[str, Any]:
-        """Medians and ranges. Where the chain limps, what is compared with it is void, not missed."""
+        """Returns medians and ranges. While the chain is too slow, a goal that compares with it is void."""
         of_chain, of_floor = self._over(chain), self._over(floor)
         cuts = statistics.quantiles(self.latencies_ms, n=100) if len(self.latencies_ms) > 1 else None
         p50, p99 = (cuts[49], cuts[98]) if cuts else (None, None)

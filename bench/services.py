@@ -1,4 +1,4 @@
-"""A store with models of its own, and a worker for each stage over it, started and stopped as a measurement goes on."""
+"""A store with models of its own, and a worker for each stage that a measurement starts and stops."""
 
 import asyncio
 import os
@@ -21,17 +21,17 @@ from pipeline.store.connection import connect_async
 
 
 async def publish_models(settings: Settings) -> None:
-    """Release what is in the model store."""
+    """Releases what is in the model store."""
     client = connect_async(settings)
     await publish_all(client, ModelStore(settings.model_store))
     await client.aclose()
 
 
 class Services:
-    """``with Services(models, more) as services`` has the store; ``start`` and ``stop`` are about everything else."""
+    """Runs the store from its creation on; ``start`` and ``stop`` concern everything else."""
 
     def __init__(self, models: Path, more: Mapping[str, str]) -> None:
-        """``more``: settings on top of those of this process's environment."""
+        """``more``: settings beside those of this process's environment."""
         self._folder = tempfile.TemporaryDirectory(prefix="scoreline-bench-")
         self._server, url = start_store(Path(self._folder.name), "process")
         self._log = (Path(self._folder.name) / "services.log").open("wb")
@@ -54,12 +54,12 @@ class Services:
         self._folder.cleanup()
 
     def start(self) -> None:
-        """A worker for each stage, and a sweeper; they may take seconds until they serve."""
+        """Starts a worker for each stage, and a sweeper; they take seconds until they serve."""
         for start in (command(EntryPoint.SWEEPER), *(command(EntryPoint.WORKER, stage) for stage in Stage)):
             self._running.append(subprocess.Popen(start, env=self._environment, stdout=self._log, stderr=self._log))
 
     def stop(self) -> None:
-        """Drain them: what is claimed is settled first."""
+        """Drains them: what is claimed is settled first."""
         for process in self._running:
             process.terminate()
         for process in self._running:
@@ -67,5 +67,5 @@ class Services:
         self._running = []
 
     def memory(self) -> int:
-        """Bytes that the store uses."""
+        """Returns the bytes that the store uses."""
         return int(self.store.info("memory")["used_memory"])

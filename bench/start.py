@@ -46,7 +46,7 @@ READY = {
 
 
 def log_times(logs: Mapping[str, str]) -> dict[str, float]:
-    """When each service was spawned and ready (Unix seconds), by the logs: ``NAME spawned``, ``NAME ready``."""
+    """Returns when each service was spawned and ready (Unix seconds), by the logs: ``NAME spawned``, ``NAME ready``."""
     times = {}
     for second, millis, name in SPAWNED.findall(logs["supervisord"]):
         times[f"{name} spawned"] = datetime.strptime(second, "%Y-%m-%d %H:%M:%S").timestamp() + int(millis) / 1000
@@ -74,7 +74,7 @@ async def _first_score(port: int) -> None:
 
 
 def _cpu_s(up: int, pids: Mapping[str, list[int]]) -> dict[str, float]:
-    """CPU seconds of each service with its children, and of what looks after them."""
+    """Returns CPU seconds of each service with its children, and of the supervision."""
     names = {pid: name for name, each in pids.items() for pid in each} | {up: "up"}
     spent: dict[str, float] = defaultdict(float)
     for process in [psutil.Process(up), *psutil.Process(up).children(recursive=True)]:
@@ -87,14 +87,14 @@ def _cpu_s(up: int, pids: Mapping[str, list[int]]) -> dict[str, float]:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """One start: seconds from the command until each thing that happened, and what it took of the cores."""
+    """One start: seconds from the command to each event, and the CPU that it took."""
 
     when_s: dict[str, float]
     cpu_s: dict[str, float]
 
 
 def start_once() -> Start:
-    """Start everything, score one request, stop everything."""
+    """Starts everything, scores one request, stops everything."""
     with tempfile.TemporaryDirectory(prefix="scoreline-bench-") as folder:
         port = choose_ports(api=None, flower=None, health=0).api
         ready_file = Path(folder) / "ready.json"
@@ -117,7 +117,7 @@ def start_once() -> Start:
 
 
 def measure(starts: int) -> dict[str, Any]:
-    """The document that ``--json`` prints."""
+    """Returns the document that ``--json`` prints."""
     start_once()
     runs = [start_once() for _ in range(starts)]
     found = [run.when_s["first score"] for run in runs]
@@ -153,7 +153,7 @@ def _show(document: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Measure and report; exit 1 if the goal is missed."""
+    """Measures and reports; exits 1 unless the goal is met."""
     parser = argparse.ArgumentParser(prog="python -m bench.start", description=__doc__)
     parser.add_argument("--starts", type=int, default=5)
     parser.add_argument("--json", action="store_true")

@@ -50,7 +50,7 @@ Requests = Iterator[dict[str, Any]]
 
 
 def requests_of(ref: ModelRef) -> Requests:
-    """Without end; no two alike, each value a random number of three decimals."""
+    """Yields requests without end; no two alike, each value a random number of three decimals."""
     names, rng = feature_names(FEATURES), random.Random(1)
     for number in itertools.count():
         features = {name: round(rng.uniform(0, 1000), 3) for name in names}
@@ -58,7 +58,7 @@ def requests_of(ref: ModelRef) -> Requests:
 
 
 async def accept(settings: Settings, requests: Requests, count: int) -> float:
-    """Have so many more accepted by the client; seconds."""
+    """Submits so many more by the client; returns the seconds until all are accepted."""
     async with AsyncScoringClient(settings=settings) as client:
         began = time.perf_counter()
         async for status in client.submit_many(islice(requests, count)):
@@ -67,13 +67,13 @@ async def accept(settings: Settings, requests: Requests, count: int) -> float:
 
 
 def settled(services: Services) -> float:
-    """How many requests the stages are done with so far: a stage's share of one is a third."""
+    """Returns how many requests the stages have settled; each stage counts a third."""
     totals: Any = services.store.hvals(keys.SETTLED)
     return sum(map(int, totals)) / len(Stage)
 
 
 def ended(services: Services) -> int:
-    """How many have succeeded so far."""
+    """Returns how many have succeeded."""
     return int(services.store.hget(keys.COUNTS, "succeeded") or 0)
 
 
@@ -91,10 +91,10 @@ async def _keep(services: Services, requests: Requests, depth: int, seconds: flo
             if counted is not None and now >= count_from + seconds:
                 took = now - count_from
                 return (settled(services) - counted[0]) / took, (ended(services) - counted[1]) / took
-            parcels = max(0, missing) // keys.SCRIPT_LIMIT  # whole ones: they cost the same at any depth
-            async for status in client.submit_many(islice(requests, parcels * keys.SCRIPT_LIMIT)):
+            batches = max(0, missing) // keys.SCRIPT_LIMIT  # whole ones: they cost the same at any depth
+            async for status in client.submit_many(islice(requests, batches * keys.SCRIPT_LIMIT)):
                 assert isinstance(status, dict), status
-            if not parcels:
+            if not batches:
                 await asyncio.sleep(LOOK_S)
 
 
@@ -111,7 +111,7 @@ def _each(services: Services, ref: ModelRef, count: int, grown: int) -> dict[str
 
 
 def measure_depth(ref: ModelRef, models: Path, count: int, rounds: int, seconds: float) -> dict[str, Any]:
-    """Memory of ``count`` waiting requests; the rate with them over the rate with few."""
+    """Measures the memory of ``count`` waiting requests, and the rate with them over the rate with few."""
     requests = requests_of(ref)
     with Services(models, SHORT_LIVED) as deep, Services(models, SHORT_LIVED) as shallow:
         asyncio.run(accept(deep.settings, requests, FEW))
@@ -141,7 +141,7 @@ def measure_depth(ref: ModelRef, models: Path, count: int, rounds: int, seconds:
 
 
 def measure_return(ref: ModelRef, models: Path, count: int) -> dict[str, Any]:
-    """What ``count`` requests leave behind once they have ended and expired."""
+    """Measures what ``count`` requests leave behind once they have ended and expired."""
     requests = requests_of(ref)
 
     def drain() -> None:
@@ -173,7 +173,7 @@ def measure_return(ref: ModelRef, models: Path, count: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure and report; exit 1 if a goal is missed."""
+    """Measures and reports; exits 1 unless every goal is met."""
     parser = argparse.ArgumentParser(prog="python -m bench.waiting", description=__doc__)
     parser.add_argument("--requests", type=int, default=1_000_000, help="that wait")
     parser.add_argument("--rounds", type=int, default=3)

@@ -1,4 +1,4 @@
-"""Ways of sending: what each row does. Inputs never repeat, but where answers are to be given again."""
+"""Ways of sending: what each row does. Inputs never repeat, except where cached answers are measured."""
 
 import asyncio
 import itertools
@@ -25,7 +25,7 @@ CACHED_INPUTS = 200
 
 
 class Ways:
-    """One method for each row: send so many requests, read every end, add a round to the row."""
+    """One method for each row: it sends so many requests, reads every end, and adds a round to the row."""
 
     def __init__(self, stack: LocalStack, chain: Chain, floor: Floor) -> None:
         self._stack = stack
@@ -113,7 +113,7 @@ class Ways:
             measured.latencies_ms, _ = await load(self._port, "/v1/scores/batch?wait=30", bodies, 4)
 
     async def http_cached(self, row: Row, count: int) -> None:
-        """64 connections, and inputs whose answers are there."""
+        """64 connections, and inputs whose answers are cached."""
         known = list(self._requests(CACHED_INPUTS))
         async with AsyncScoringClient(settings=self._stack.settings) as client:
             async for status in client.score_many(known):

@@ -10,21 +10,21 @@ from pathlib import Path
 
 import structlog
 
-from chaos.ground import Ground
 from chaos.report import BAD, show
 from chaos.run import Options, prove
 from chaos.schedule import FAULTS
+from chaos.testbed import Testbed
 from pipeline.cli.result_file import result_path, write_whole
 
 NEVER = 2**31 - 1
 
 
 def main() -> None:
-    """Parse the command line, run, report; exit 1 if anything was lost, doubled, stuck, wrong, hung or unmet."""
-    os.environ["SCORELINE_CHAOS_MODEL"] = "true"  # what they give is computed here as well
+    """Parses the command line, runs, reports; exits 1 if anything was lost, doubled, stuck, wrong, hung or unmet."""
+    os.environ["SCORELINE_CHAOS_MODEL"] = "true"  # their results are computed here as well
     parser = argparse.ArgumentParser(prog="scoreline chaos", description=__doc__)
     parser.add_argument(
-        "--seconds", type=float, default=60, help="at least; each chosen fault strikes once in any case"
+        "--seconds", type=float, default=60, help="at least; each chosen fault is injected once in any case"
     )
     parser.add_argument("--faults", default="", help="comma-separated; without it all")
     parser.add_argument("--seed", type=int, default=1, help="decides the schedule of the faults")
@@ -42,16 +42,16 @@ def main() -> None:
     unknown = sorted(set(names) - set(FAULTS))
     if unknown:
         parser.error(f"no fault {', '.join(unknown)}; there are {', '.join(FAULTS)}")
-    # What a run remembers grows all the time, and none of it is garbage. Looking through it all for cycles would stop
-    # the producer for up to a second (0.83 s at 170,000 requests), which would be taken for the service's.
+    # What a run remembers only grows, and none of it is garbage. A full collection would stop the producer for up to a
+    # second (0.83 s at 170,000 requests), which would count as the service's.
     gc.set_threshold(*gc.get_threshold()[:2], NEVER)
     options = Options(names, arguments.seconds, arguments.rate, arguments.seed, arguments.settle)
-    with Ground(arguments.durability, clocks="clock" in names, logs=arguments.logs) as ground:
-        document = asyncio.run(prove(ground, options))
+    with Testbed(arguments.durability, clocks="clock" in names, logs=arguments.logs) as testbed:
+        document = asyncio.run(prove(testbed, options))
     show(document)
     if arguments.json:
         write_whole(arguments.json, json.dumps(document, indent=1) + "\n")
-    # How long things take is asked of a machine that does nothing else.
+    # Times are promised for a machine that does nothing else.
     ignored = {"hung"} if arguments.no_goals else set()
     missed = bool(document["goals_missed"]) and not arguments.no_goals
     sys.exit(missed or any(document[name] for name in BAD if name not in ignored))

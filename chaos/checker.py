@@ -1,6 +1,6 @@
-"""The checker: what a producer has seen, beside what the ledger has committed, and what the model says offline.
+"""The checker: compares what a producer saw, what the ledger committed, and the reference results.
 
-Pure functions over plain values, so that it can be given histories with known faults in them.
+Pure functions over plain values, so that tests can give it histories with known faults.
 """
 
 import json
@@ -22,7 +22,7 @@ TOLD = {
     "cuda": ("cuda",),
     "raise": ("unknown",),
 }
-"""What the letter's attempts say of each poison: their category. A crash says it by the signal."""
+"""The category of the attempts in each poison's dead letter. A crash shows by its signal."""
 
 
 @dataclass(slots=True)
@@ -30,9 +30,9 @@ class Sent:
     """One request as its producer knows it.
 
     ``features`` and what was ``read`` are JSON text with sorted keys: a long run holds a great many of them.
-    ``answer``: what its submit came to; ``unknown`` if no answer was heard (it may have ended or be absent, not twice).
-    ``read``: every status document with an end that was read, in order; the last one at the very end of the run.
-    ``standing``: the state or problem read last, if that was no end.
+    ``answer``: what its submit returned; ``unknown`` without an answer (it may exist once or not at all).
+    ``read``: every final status document that was read, in order; the last one at the very end of the run.
+    ``last_state``: the state or problem read last, if it was not an end.
     ``poison``: what its every start does to its process or its model; '' for all others.
     ``degrades``: whether it may be answered by the model's fallback.
     """
@@ -43,7 +43,7 @@ class Sent:
     answer: Answer = "unknown"
     request_id: str | None = None
     read: list[bytes] = field(default_factory=list)
-    standing: str | None = None
+    last_state: str | None = None
     poison: Poison = ""
     degrades: bool = True
 
@@ -63,7 +63,7 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What the model gives offline. ``near_band``: its score is so near a band's edge that either decision is right.
+    """A reference result. ``near_band``: its score is so near a band's edge that either decision is right.
 
     ``result``: none for poison. ``instead``: what its fallback gives, if it has one, and the fallback's name.
     """
@@ -76,7 +76,7 @@ class Expected:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """How many of each kind, and for each fault found what is wrong, in words."""
+    """How many of each kind, and for each finding what is wrong, in words."""
 
     accepted: int
     refused: int
@@ -92,16 +92,16 @@ class Verdict:
 
     @property
     def clean(self) -> bool:
-        """Whether nothing was lost, doubled, stuck or wrong, no call hung, and each fault showed its answer."""
+        """Whether nothing was lost, doubled, stuck or wrong, no call hung, and every fault did what it must."""
         return not (self.lost or self.doubled or self.stuck or self.wrong or self.hung or self.unmet)
 
 
 @dataclass(frozen=True, slots=True)
 class Witness:
-    """What else was seen of the run.
+    """Other observations of the run.
 
-    ``leftovers``: what is left in the ledger although everything should have ended. ``letters``: of each poison its
-    letter's attempts. ``hung``: calls that took longer than they may. ``unmet``: what must hold of a fault and did not.
+    ``leftovers``: what is left in the ledger although everything should have ended. ``letters``: the attempts in each
+    poison's dead letter. ``hung``: calls that took too long. ``unmet``: what must hold of a fault and did not.
     """
 
     leftovers: Sequence[str] = ()
@@ -125,7 +125,7 @@ class Claims:
             self.add(event)
 
     def add(self, event: Event) -> None:
-        """One more event, in order."""
+        """Adds one more event, in order."""
         if isinstance(event, Claimed):
             if event.claim in self._open or event.claim in self._closed:
                 self.doubled.append(f"claim {_named(event.claim)} was made twice")
@@ -142,14 +142,14 @@ class Claims:
 
     @property
     def stuck(self) -> list[str]:
-        """Claims that were neither settled nor released."""
+        """Returns the claims that were neither settled nor released."""
         return [
             f"claim {_named(claim)} of {claimed.lane} ({len(claimed.ids)} requests) is neither settled nor released"
             for claim, claimed in self._open.items()
         ]
 
     def charged_twice(self, poison: Collection[str | None]) -> list[str]:
-        """Requests that were charged more than one start in one batch with the same poison."""
+        """Returns requests that were charged more than one start in batches with the same poison."""
         return [
             f"{to_text(one)}: charged {count} starts on the account of {to_text(other)}"
             for (one, other), count in self._charges.items()
@@ -164,9 +164,9 @@ def check(
     claims: Claims | None = None,
     witness: Witness = NOTHING_ELSE,
 ) -> Verdict:
-    """Compare what was sent with what was committed, and what became of each claim.
+    """Compares what was sent with what was committed, and with what became of each claim.
 
-    ``expected``: for each key the result that the model gives offline.
+    ``expected``: for each key its reference result.
     """
     claims = claims or Claims()
     lost: list[str] = []
@@ -176,8 +176,8 @@ def check(
         if one.answer != "accepted":
             continue
         if not one.read:
-            place = f"{one.request_id}: {one.standing or 'never read'}"
-            (lost if one.standing in (None, "not-found", "gone") else stuck).append(place)
+            place = f"{one.request_id}: {one.last_state or 'never read'}"
+            (lost if one.last_state in (None, "not-found", "gone") else stuck).append(place)
             continue
         if any(document != one.read[0] for document in one.read):
             wrong.append(f"{one.request_id}: its end has changed after it was read")
@@ -242,16 +242,18 @@ def _named(claim: tuple[str, str]) -> str:
 
 
 def _unheard(sent: Sequence[Sent], commits: Sequence[Commit], expected: Mapping[bytes, Expected]) -> list[str]:
-    """Wrong ends of requests whose acceptance nobody heard: they have no document, but their commit has a result.
+    """Returns wrong ends of requests whose submit got no answer: they have no document, but their commit has a result.
 
-    And ends of those that were refused: to be told so is to be told that nothing was accepted.
+    Also ends of refused requests: a refusal says that nothing was accepted.
     """
     unheard = {one.key: one for one in sent if one.answer != "accepted"}
     found = []
     for commit in commits:
         one = unheard.get(commit.key)
         if one is not None:
-            refused = f"was refused ({one.standing}), and ended as {commit.state}" if one.answer == "refused" else None
+            refused = (
+                f"was refused ({one.last_state}), and ended as {commit.state}" if one.answer == "refused" else None
+            )
             reason = refused or _wrong(one, commit, expected.get(commit.key))
             if reason:
                 found.append(f"{commit.request_id}: {reason}")
@@ -259,22 +261,22 @@ def _unheard(sent: Sequence[Sent], commits: Sequence[Commit], expected: Mapping[
 
 
 def _wrong_letter(poison: str, attempts: Sequence[Mapping[str, Any]]) -> str | None:
-    """Why a poison's letter is not what it must be: each attempt names what its process died of, or its model."""
+    """Returns why a poison's dead letter is wrong: each attempt must name what failed, its process or its model."""
     if not attempts:
         return "was poison, and has no letter"
     for attempt in attempts:
         told = attempt["signal"] == "SIGKILL" if poison == "crash" else attempt["category"] in TOLD[poison]
-        # A fault may have struck its process before the poison did.
+        # Another fault may have killed its process before the poison did.
         if not told and attempt["error"] != "the worker vanished" and attempt["signal"] != "SIGKILL":
             return f"was poison ({poison}), and its letter does not say of what: {dict(attempt)}"
     return None
 
 
 def _wrong(one: Sent, end: Commit, expected: Expected | None) -> str | None:
-    """Why an end is not what it must be; None if it is."""
+    """Returns why an end is wrong; None if it is right."""
     instead = expected.instead if expected is not None and one.degrades else None
     if instead is not None and end.scored_by == instead.name:
-        expected = instead  # the fallback has answered: poison is none to it
+        expected = instead  # the fallback has answered: it does not fail on poison
     elif one.poison:
         return None if end.state == "dead" else f"was poison, and ended as {end.state} by {end.scored_by}"
     if end.state != "succeeded" or end.result is None:
@@ -285,7 +287,7 @@ def _wrong(one: Sent, end: Commit, expected: Expected | None) -> str | None:
         given = end.result.get(name)
         if isinstance(value, float):
             if not isinstance(given, int | float) or abs(given - value) > TOLERANCE:
-                return f"{name} is {given!r}, {end.scored_by} gives {value!r} offline"
+                return f"{name} is {given!r}, {end.scored_by} gives {value!r} in the reference run"
         elif given != value and not expected.near_band:
-            return f"{name} is {given!r}, {end.scored_by} gives {value!r} offline"
+            return f"{name} is {given!r}, {end.scored_by} gives {value!r} in the reference run"
     return None

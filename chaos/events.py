@@ -1,4 +1,4 @@
-"""What befell batches and requests, as the ledger's own log has it (``events``, written only while the proof runs)."""
+"""Events of batches and requests in the ledger's own log (key ``events``, written only while a proof runs)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ PAGE = 256
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """A batch was claimed. ``at`` is the server's time in ms, as in all events."""
+    """A batch was claimed. ``at`` is the store's time in ms, as in all events."""
 
     at: int
     incarnation: str
@@ -19,7 +19,7 @@ class Claimed:
 
     @property
     def claim(self) -> tuple[str, str]:
-        """What names it: no incarnation uses a field twice."""
+        """The claim's name: no incarnation uses a field twice."""
         return self.incarnation, self.field
 
 
@@ -39,7 +39,7 @@ class Settled:
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """A batch was given back. ``charge``: what its requests were charged: start, loss or none."""
+    """A batch was released. ``charge``: what its requests were charged: ``start``, ``loss`` or ``none``."""
 
     at: int
     incarnation: str
@@ -54,7 +54,7 @@ class Released:
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """A worker's child is ready for bells: its first one, or the one after a death."""
+    """A worker's child is ready for bells: its first one, or a replacement."""
 
     at: int
     incarnation: str
@@ -72,7 +72,7 @@ Event = Claimed | Settled | Released | Registered | Ended
 
 
 def event_of(entry_id: bytes, entry: Mapping[bytes, bytes]) -> Event:
-    """One entry of the log."""
+    """Returns one entry of the log as an event."""
     at = int(entry_id.split(b"-")[0])
     what = entry[b"what"].decode()
     if what == "ended":

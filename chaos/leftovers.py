@@ -1,4 +1,4 @@
-"""What stands in the ledger when everything has ended, and the repairs that are due before that is looked at."""
+"""What is left in the ledger when everything has ended, and the repairs that are due before that is read."""
 
 import asyncio
 import time
@@ -17,16 +17,16 @@ AGAIN_S = 1.0
 
 
 async def leftovers(store: AsyncClient) -> list[str]:
-    """What stands in the ledger although everything should have ended."""
+    """Returns what is left in the ledger although everything should have ended."""
     left = [f"{await store.zcard(keys.OPEN)} unfinished"] if await store.zcard(keys.OPEN) else []
     return left + await breaches(store, all_ended=True)
 
 
 class Repairing:
-    """The sweeper's repairs, from now on without its pauses.
+    """Runs the sweeper's repairs without its pauses.
 
-    A sweeper that leads looks at a thousand keys a second: after a long run its walk would take a quarter of an hour.
-    ``repaired``: what there was to repair.
+    A leading sweeper checks a thousand keys a second: after a long run that would take a quarter of an hour.
+    ``repaired``: what had to be repaired.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -43,7 +43,7 @@ class Repairing:
                 await asyncio.sleep(AGAIN_S)
 
     async def until_clean(self, look: Callable[[], Awaitable[list[str]]], seconds: float) -> list[str]:
-        """Look until nothing is left, for up to so long; what is."""
+        """Checks until nothing is left, for up to ``seconds``; returns what is left."""
         ends_at = time.monotonic() + seconds
         while (left := await look()) and time.monotonic() < ends_at:
             if self._task.done():

@@ -13,7 +13,7 @@ import aiohttp
 import orjson
 
 from chaos.checker import Answer, Poison, Sent
-from chaos.victims import now_ms
+from chaos.targets import now_ms
 from pipeline.client.asynchronous import AsyncScoringClient
 from pipeline.contracts.ids import from_text
 from pipeline.contracts.problems import Problem, StoreUnavailable
@@ -22,18 +22,18 @@ from pipeline.ledger.producers.submissions import idempotency
 from pipeline.samples.credit_data import read_applications
 
 CALL_S = 35.0
-"""How long a call is waited for at all."""
+"""Seconds after which a call is given up."""
 LIMIT_S = 2.0
-"""A call may take so much longer than it asks to wait."""
+"""Seconds that a call may take beyond what it asks to wait."""
 MOST_CALLS = 512
 LONGEST = 10
 READ_AGAIN = 1000
 PART = 512
 FAILED = "failed"
-"""An answer that is no problem's document: the API itself has failed."""
+"""An answer that is not a problem document: the API itself has failed."""
 UNSURE = (StoreUnavailable.slug, FAILED)
 REPEATED = 0.1
-"""The share of requests whose input was sent a moment ago: they join its flight, or get its result."""
+"""The share of requests that repeat a recent input: they join its flight, or get its result."""
 READ_AT_ONCE = 0.2
 """The share of requests that are read while the run goes on."""
 
@@ -60,7 +60,7 @@ class Producer:
         self._rows = [row.features for row in read_applications()]
         self._numbers = itertools.count()
         self._probes = itertools.count()
-        self._lately: deque[dict[str, Any]] = deque(maxlen=50)
+        self._recent: deque[dict[str, Any]] = deque(maxlen=50)
         self._http: aiohttp.ClientSession | None = None
         self.sent: list[Sent] = []
         self.hung: list[str] = []
@@ -79,16 +79,16 @@ class Producer:
             await self._http.close()
 
     def _features(self) -> dict[str, Any]:
-        """A real application: with a price of its own, or now and then one that was sent a moment ago."""
-        if self._lately and self._rng.random() < REPEATED:
-            return self._rng.choice(self._lately)
+        """Returns a real application with a price of its own, or sometimes one that was sent recently."""
+        if self._recent and self._rng.random() < REPEATED:
+            return self._rng.choice(self._recent)
         number = next(self._numbers)
         features = self._rows[number % len(self._rows)] | {"Price": 100 + number / 1000}
-        self._lately.append(features)
+        self._recent.append(features)
         return features
 
     async def saturation(self, seconds: float, parallel: int = 64) -> float:
-        """How many requests a second end when each of ``parallel`` producers sends again as soon as its last ended."""
+        """Measures how many requests a second end when ``parallel`` producers each send again after each end."""
         ends_at = time.monotonic() + seconds
 
         async def one() -> int:
@@ -102,7 +102,7 @@ class Producer:
         return sum(ended) / (time.monotonic() - began)
 
     async def run(self, rate: float, over: asyncio.Event) -> None:
-        """Send until it is ``over``; return when every answer is known or given up."""
+        """Sends until it is ``over``; returns when every answer is known or given up."""
         async with asyncio.TaskGroup() as calls:
             due = time.monotonic()
             while not over.is_set():
@@ -112,7 +112,7 @@ class Producer:
                     continue
                 due += self._rng.expovariate(rate)
                 if self._under_way >= MOST_CALLS:
-                    self.held_back += 1  # or this process would be busy with its own calls for minutes after an outage
+                    self.held_back += 1  # else this process would spend minutes on its own calls after an outage
                     continue
                 calls.create_task(self._send_and_read(self._features()))
 
@@ -122,18 +122,18 @@ class Producer:
             await self.read(one, 5)
 
     async def poison(self, do: Poison, *, model: str = "chaos-probe", seconds: float = 0.0) -> Sent:
-        """Send a request that kills or hangs its process each time it is run, or at which its model fails."""
+        """Sends a request that kills or hangs its process whenever it runs, or that its model fails on."""
         return await self._send(model, self._for_probe(do) | {"seconds": seconds}, poison=do)
 
     async def sound(self, model: str, *, degrades: bool = True, wait: float = 0) -> Sent:
-        """Send a request at which a model that fails on demand does not fail."""
+        """Sends a request that a model that fails on demand does not fail on."""
         return await self._send(model, self._for_probe("ok"), degrades=degrades, wait=wait)
 
     def _for_probe(self, do: str) -> dict[str, Any]:
         return {"x": (next(self._probes) % 6000) / 1000 - 3, "do": do}
 
     async def probe(self) -> Sent:
-        """Send one more request, to see how it is answered just now."""
+        """Sends one more request, to see how it is answered now."""
         return await self._send("credit-default", self._features())
 
     async def _send(
@@ -154,7 +154,7 @@ class Producer:
         try:
             status, document = await self._call("POST", path, wait, json=body, headers={"Idempotency-Key": key})
         except aiohttp.ClientConnectorError:
-            one.answer = "refused"  # nobody listened
+            one.answer = "refused"  # nothing listened
             return one
         except (aiohttp.ClientError, TimeoutError, ValueError):
             return one  # unknown: it may have arrived
@@ -165,11 +165,11 @@ class Producer:
             if document["state"] in FINAL_STATES:
                 one.read.append(_text(document))
         else:
-            one.standing = slug
+            one.last_state = slug
         return one
 
     async def read(self, one: Sent, wait: float) -> None:
-        """Read a request over HTTP; an answer that is not heard is no reading."""
+        """Reads a request over HTTP; a call without an answer changes nothing."""
         try:
             status, document = await self._call("GET", f"/v1/scores/{one.request_id}?wait={wait:g}", wait)
         except (aiohttp.ClientError, TimeoutError, ValueError):
@@ -177,10 +177,10 @@ class Producer:
         if status == 200 and document["state"] in FINAL_STATES:
             one.read.append(_text(document))
         else:
-            one.standing = document["state"] if status == 200 else _slug(document)
+            one.last_state = document["state"] if status == 200 else _slug(document)
 
     async def settle(self, client: AsyncScoringClient, seconds: float) -> None:
-        """Read every accepted request until it has ended, for up to ``seconds``; some of them over HTTP once more."""
+        """Reads every accepted request until it has ended, for up to ``seconds``, and some over HTTP once more."""
         until = time.monotonic() + seconds
         waiting = [one for one in self.sent if one.answer == "accepted"]
         while waiting:
@@ -197,16 +197,16 @@ class Producer:
 
     @staticmethod
     async def _read_part(client: AsyncScoringClient, part: list[Sent]) -> list[Sent]:
-        """Those that have not ended."""
+        """Returns those that have not ended."""
         left = []
         for one, status in zip(part, await client.get_many([one.request_id or "" for one in part]), strict=True):
             if isinstance(status, Problem):
-                one.standing = status.slug
+                one.last_state = status.slug
             elif status["state"] in FINAL_STATES:
                 one.read.append(_text(dict(status)))
                 continue
             else:
-                one.standing = status["state"]
+                one.last_state = status["state"]
                 left.append(one)
         return left
 
@@ -229,14 +229,14 @@ class Producer:
 
 
 def request_id_of(one: Sent) -> bytes | None:
-    """Its id as the ledger has it."""
+    """Returns its id as the ledger has it."""
     return from_text(one.request_id) if one.request_id else None
 
 
 def answer_of(slug: str) -> Answer:
-    """What a submit has come to. ``slug``: its problem's, '' if it has none.
+    """Returns what a submit came to. ``slug``: its problem's, '' without one.
 
-    A problem says that nothing was accepted, but for those that say that nobody knows.
+    A problem says that nothing was accepted, except for those in ``UNSURE``.
     """
     if slug in ("", *UNSURE):
         return "unknown" if slug else "accepted"

@@ -5,8 +5,8 @@ A process of its own, with a listening port for each name. It is told on stdin, 
 ``done`` after each.
 
 A cut is a cable pulled: nothing is forwarded in either direction and nothing is reset; what was sent meanwhile arrives
-when the cut is over, as TCP would send it again - even from who has given up and gone. Only connecting differs from
-that: it succeeds, and the first call then gets no answer.
+when the cut is over, as TCP would send it again - even from a client that has gone. Only connecting differs: it
+succeeds, and the first call then gets no answer.
 """
 
 import asyncio
@@ -14,7 +14,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
-from types import TracebackType
 from typing import Any, Self
 
 from pipeline.service.entry_points import CloneEntryPoint, clone_environment, command
@@ -22,8 +21,8 @@ from pipeline.service.entry_points import CloneEntryPoint, clone_environment, co
 CHUNK = 1 << 16
 
 
-class Way:
-    """The network of one process."""
+class Link:
+    """The network between one process and the store."""
 
     def __init__(self) -> None:
         self._open = asyncio.Event()
@@ -31,7 +30,7 @@ class Way:
         self.delay_s = 0.0
 
     def set(self, *, passing: bool, delay_s: float) -> None:
-        """Cut it, or let it pass; ``delay_s`` is added to each round trip."""
+        """Cuts it, or lets it pass; ``delay_s`` is added to each round trip."""
         self.delay_s = delay_s
         if passing:
             self._open.set()
@@ -39,7 +38,7 @@ class Way:
             self._open.clear()
 
     async def pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, delayed: bool) -> None:
-        """Forward until the source ends. Order is kept; a delay holds nothing else back."""
+        """Forwards until the source ends. Order is kept; a delay holds nothing else back."""
         arrived: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(256)
         loop = asyncio.get_running_loop()
 
@@ -71,36 +70,36 @@ class Way:
 
 
 class Proxy:
-    """All ways to one target."""
+    """All links to one target."""
 
     def __init__(self, names: Sequence[str]) -> None:
-        self._ways = {name: Way() for name in names}
+        self._links = {name: Link() for name in names}
         self._target = 0
         self._servers: list[asyncio.Server] = []
 
     async def start(self) -> dict[str, int]:
         """Listen; the port of each name."""
         ports = {}
-        for name, way in self._ways.items():
+        for name, link in self._links.items():
 
-            async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: Way = way) -> None:
-                await self._forward(reader, writer, way)
+            async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, link: Link = link) -> None:
+                await self._forward(reader, writer, link)
 
             server = await asyncio.start_server(connected, "127.0.0.1", 0)
             self._servers.append(server)
             ports[name] = server.sockets[0].getsockname()[1]
         return ports
 
-    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, way: Way) -> None:
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, link: Link) -> None:
         try:
             try:
                 from_store, to_store = await asyncio.open_connection("127.0.0.1", self._target)
             except OSError:
                 return  # the store is down: so is this connection
             try:
-                there = asyncio.create_task(way.pump(reader, to_store, delayed=False))
-                back = asyncio.create_task(way.pump(from_store, writer, delayed=True))
-                # Who goes first ends the connection, but what it has sent before is still delivered.
+                there = asyncio.create_task(link.pump(reader, to_store, delayed=False))
+                back = asyncio.create_task(link.pump(from_store, writer, delayed=True))
+                # The first side to close ends the connection; what it sent before is still delivered.
                 await asyncio.wait({there, back}, return_when=asyncio.FIRST_COMPLETED)
                 there.cancel()
                 back.cancel()
@@ -109,22 +108,22 @@ class Proxy:
         finally:
             writer.close()
 
-    def told(self, order: dict[str, Any]) -> None:
-        """Do what one line of stdin says."""
+    def obey(self, order: dict[str, Any]) -> None:
+        """Carries out one line of stdin."""
         if "target" in order:
             self._target = order["target"]
         else:
-            self._ways[order["name"]].set(passing=order["pass"], delay_s=order["delay_s"])
+            self._links[order["name"]].set(passing=order["pass"], delay_s=order["delay_s"])
 
 
 async def serve(names: Sequence[str]) -> None:
-    """Serve until stdin ends."""
+    """Serves until stdin ends."""
     proxy = Proxy(names)
     print(json.dumps(await proxy.start()), flush=True)
     orders = asyncio.StreamReader()
     await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin)
     while line := await orders.readline():
-        proxy.told(json.loads(line))
+        proxy.obey(json.loads(line))
         print("done", flush=True)
 
 
@@ -145,30 +144,32 @@ class ProxyProcess:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Stops the proxy."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()
 
     def target(self, port: int) -> None:
-        """Where all ways lead."""
-        self._tell({"target": port})
+        """Sets the port that all links lead to."""
+        self._order({"target": port})
 
     def cut(self, name: str) -> None:
-        """Forward nothing."""
-        self._tell({"name": name, "pass": False, "delay_s": 0.0})
+        """Forwards nothing."""
+        self._order({"name": name, "pass": False, "delay_s": 0.0})
 
     def slow(self, name: str, delay_s: float) -> None:
-        """Add to each round trip."""
-        self._tell({"name": name, "pass": True, "delay_s": delay_s})
+        """Adds a delay to each round trip."""
+        self._order({"name": name, "pass": True, "delay_s": delay_s})
 
-    def mend(self, name: str) -> None:
-        """Forward as if nothing had been."""
-        self._tell({"name": name, "pass": True, "delay_s": 0.0})
+    def restore(self, name: str) -> None:
+        """Forwards again without a delay."""
+        self._order({"name": name, "pass": True, "delay_s": 0.0})
 
-    def _tell(self, order: dict[str, Any]) -> None:
+    def _order(self, order: dict[str, Any]) -> None:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(order) + "\n")

@@ -1,56 +1,37 @@
-"""How long it took until what a fault had struck was under way again: computed afterwards, from the ledger's log.
+"""How long it took until the requests that a fault affected were under way again: computed from the ledger's log.
 
-Pure functions. A strike at a time struck the batches that its victim had claimed and never settled; each of their
-requests is under way again with the next claim that holds it, or when it has ended.
+Pure functions. An injection affects the batches that its target had claimed and never settled. Each of their requests
+is under way again with the next claim that holds it, or when it has ended.
 """
 
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 from chaos.events import Claimed, Ended, Event, Registered, Released, Settled
+from chaos.injections import Injection
 from pipeline.contracts.ids import accepted_ms
 
 WATCHED_MS = 5000
-"""How long lanes are watched after what struck them: a worker that holds one may stay for seconds without a bell."""
+"""How long lanes are watched after an injection: a worker that serves one may go on for seconds without a bell."""
 GRACE_MS = 2000
-"""What a victim had sent before it died may reach the store a little later: until then its claims count as struck."""
-
-
-@dataclass(frozen=True, slots=True)
-class Strike:
-    """One strike.
-
-    ``at``: when (the server's ms). ``victims``: the incarnations struck. ``pid``: of that child of theirs alone.
-    ``lanes``: lanes that were struck, with work coming all the time. ``poison``: the request that struck all batches
-    that it was claimed in. ``ending``: requests that it was felt by from their acceptance to their end.
-    ``took_s``: measured on the spot, for what strikes no batch.
-    """
-
-    fault: str
-    at: float
-    victims: Collection[str] = ()
-    pid: int | None = None
-    lanes: Collection[str] = ()
-    poison: bytes | None = None
-    ending: Collection[bytes] = ()
-    took_s: float = 0.0
+"""A target's last calls may reach the store after its death: claims made until then count as affected."""
 
 
 @dataclass(frozen=True, slots=True)
 class Recovery:
-    """How long the last struck request took, and how many began the same stage again."""
+    """How long the last affected request took, how many were affected, and how many of them began the stage again."""
 
     seconds: float
-    struck: int
+    affected: int
     again: int
 
 
 @dataclass(slots=True)
 class Log:
-    """The log, by what recoveries ask for."""
+    """The log, indexed by what recoveries need."""
 
     claims: dict[str, list[Claimed]] = field(default_factory=lambda: defaultdict(list))
     closed: dict[tuple[str, str], Settled | Released] = field(default_factory=dict)
@@ -61,7 +42,7 @@ class Log:
     until: int = 0
 
     def add(self, event: Event) -> None:
-        """One more event, in order."""
+        """Adds one more event, in order."""
         self.until = event.at
         if isinstance(event, Claimed):
             self.claims[event.incarnation].append(event)
@@ -78,53 +59,55 @@ class Log:
 
 
 def log_of(events: Iterable[Event]) -> Log:
-    """All events, put in order."""
+    """Returns the index of all events."""
     log = Log()
     for event in events:
         log.add(event)
     return log
 
 
-def recovery(strike: Strike, log: Log) -> Recovery:
-    """What came of one strike."""
-    seconds = [strike.took_s]
-    seconds += [_longest_gap(log, lane, strike.at) / 1000 for lane in strike.lanes]
-    seconds += [(log.ends.get(request_id, log.until) - accepted_ms(request_id)) / 1000 for request_id in strike.ending]
-    struck = again = 0
-    for claimed in _struck(strike, log):
+def recovery(injection: Injection, log: Log) -> Recovery:
+    """Returns what one injection did."""
+    seconds = [injection.took_s]
+    seconds += [_longest_gap(log, lane, injection.at) / 1000 for lane in injection.lanes]
+    seconds += [
+        (log.ends.get(request_id, log.until) - accepted_ms(request_id)) / 1000 for request_id in injection.ending
+    ]
+    affected = again = 0
+    for claimed in _affected(injection, log):
         released = log.closed.get(claimed.claim)
         for request_id in claimed.ids:
-            struck += 1
+            affected += 1
             since = released.at if released else claimed.at
             started = next(
                 (at for at, lane in log.starts[request_id] if at >= since and at > claimed.at and lane == claimed.lane),
                 None,
             )
             again += started is not None
-            # A settle that was stopped has ended some already when its claim is released.
+            # A settle that was aborted may have ended some of them before its claim is released.
             ends = [at for at in (started, log.ends.get(request_id)) if at is not None]
-            struck_at = claimed.at if strike.poison else strike.at
-            seconds.append((min(ends, default=log.until) - struck_at) / 1000)
-    return Recovery(max(0.0, *seconds), struck, again)
+            since_ms = claimed.at if injection.poison else injection.at
+            seconds.append((min(ends, default=log.until) - since_ms) / 1000)
+    return Recovery(max(0.0, *seconds), affected, again)
 
 
-def _struck(strike: Strike, log: Log) -> list[Claimed]:
-    """The victims' claims that were open at the strike and were never settled."""
-    if strike.poison is not None:
-        return _released_with(strike.poison, log)
+def _affected(injection: Injection, log: Log) -> list[Claimed]:
+    """Returns the targets' claims that were open at the injection and were never settled."""
+    if injection.poison is not None:
+        return _released_with(injection.poison, log)
     found = []
-    for incarnation in strike.victims:
+    for incarnation in injection.targets:
         for claimed in log.claims.get(incarnation, ()):
-            mine = strike.pid is None or claimed.field.startswith(f"{strike.pid}:")
+            mine = injection.pid is None or claimed.field.startswith(f"{injection.pid}:")
             closed = log.closed.get(claimed.claim)
-            lost = closed is None or (isinstance(closed, Released) and closed.at >= strike.at)
-            if mine and lost and claimed.at <= strike.at + GRACE_MS:
+            lost = closed is None or (isinstance(closed, Released) and closed.at >= injection.at)
+            if mine and lost and claimed.at <= injection.at + GRACE_MS:
                 found.append(claimed)
     return found
 
 
 def _released_with(request_id: bytes, log: Log) -> list[Claimed]:
-    """The batches that this request was in, and that were not settled."""
+    """Returns the batches that held this request and were not settled."""
     return [
         claimed
         for claims in log.claims.values()
@@ -133,8 +116,8 @@ def _released_with(request_id: bytes, log: Log) -> list[Claimed]:
     ]
 
 
-def outages(poison: bytes, log: Log) -> list[float]:
-    """For how long workers that a request has killed had no child: from its claim to the next one's, in seconds."""
+def gaps_without_child(poison: bytes, log: Log) -> list[float]:
+    """Returns for how many seconds each worker that a request killed had no child: from its claim to the next."""
     found = []
     for killed in _released_with(poison, log):
         following = (at for at in log.registered[killed.incarnation] if at > killed.at)
@@ -143,7 +126,7 @@ def outages(poison: bytes, log: Log) -> list[float]:
 
 
 def _longest_gap(log: Log, lane: str, since: float) -> float:
-    """The longest time without a claim from a lane after a strike: who serves it may go on for a while."""
+    """Returns the longest time without a claim from a lane after an injection."""
     claims = log.by_lane.get(lane, [])
     first = bisect_right(claims, since)
     seen = [since]

@@ -10,25 +10,26 @@ from rich.console import Console
 from rich.table import Table
 
 from chaos.checker import Verdict
+from chaos.injections import Injection
 from chaos.load import Call
-from chaos.recovery import Log, Recovery, Strike, recovery
+from chaos.recovery import Log, Recovery, recovery
 
 BAD = ("lost", "doubled", "stuck", "wrong", "hung", "unmet")
 GOALS_S = {"kill-child": 5.0, "kill-worker": 5.0, "kill-api": 5.0, "kill-sweeper": 5.0, "drop-bells": 2.0}
-"""Recovery p99 that is promised: with two workers a stage, from the strike to the last struck request's next start. The
-API holds no request: from the strike until it takes them again."""
+"""The recovery p99 that is promised: with two workers a stage, from the injection to the last affected request's next
+start. The API holds no request: from the injection until it accepts requests again."""
 SHOWN = 20
-"""Findings of each kind that are shown; the counts have all."""
+"""Findings of each kind that are shown; the counts include all."""
 
 
 def document_of(
-    verdict: Verdict, strikes: Sequence[Strike], log: Log, facts: Mapping[str, Any], slow: Sequence[str]
+    verdict: Verdict, injections: Sequence[Injection], log: Log, facts: Mapping[str, Any], slow: Sequence[str]
 ) -> dict[str, Any]:
-    """Everything about a run, for machines."""
+    """Returns everything about a run, for programs."""
     recoveries: dict[str, list[Recovery]] = defaultdict(list)
-    for strike in strikes:
-        recoveries[strike.fault].append(recovery(strike, log))
-    faults = {fault: _felt(found) for fault, found in sorted(recoveries.items())}
+    for injection in injections:
+        recoveries[injection.fault].append(recovery(injection, log))
+    faults = {fault: _summary(found) for fault, found in sorted(recoveries.items())}
     missed = [
         f"{fault}: recovery p99 is {faults[fault]['recovery_s']['p99']:.2f} s, the goal {goal:g} s"
         for fault, goal in GOALS_S.items()
@@ -41,8 +42,8 @@ def document_of(
         "goals_missed": [*missed, *slow],
         "findings": _some_of_each(verdict.findings),
         "faults": faults,
-        "strikes": [
-            {"fault": strike.fault, "at_ms": round(strike.at), **asdict(recovery(strike, log))} for strike in strikes
+        "injections": [
+            {"fault": each.fault, "at_ms": round(each.at), **asdict(recovery(each, log))} for each in injections
         ],
     }
 
@@ -58,7 +59,7 @@ def _some_of_each(findings: Sequence[str]) -> list[str]:
     return some
 
 
-def _felt(recoveries: Sequence[Recovery]) -> dict[str, Any]:
+def _summary(recoveries: Sequence[Recovery]) -> dict[str, Any]:
     seconds = sorted(one.seconds for one in recoveries)
     return {
         "count": len(seconds),
@@ -67,18 +68,18 @@ def _felt(recoveries: Sequence[Recovery]) -> dict[str, Any]:
             "p99": round(seconds[max(0, -(-99 * len(seconds) // 100) - 1)], 3),
             "max": round(seconds[-1], 3),
         },
-        "struck": sum(one.struck for one in recoveries),
+        "affected": sum(one.affected for one in recoveries),
         "started_more_than_once": sum(one.again for one in recoveries),
     }
 
 
 def show(document: Mapping[str, Any]) -> None:
-    """The document as a table."""
+    """Prints the document as a table."""
     console = Console(width=110, highlight=False)
-    table = Table("fault", "count", "recovery p50 s", "p99 s", "max s", "requests struck", "started again")
+    table = Table("fault", "count", "recovery p50 s", "p99 s", "max s", "requests affected", "started again")
     for name, fault in document["faults"].items():
         times = (f"{fault['recovery_s'][part]:.2f}" for part in ("p50", "p99", "max"))
-        table.add_row(name, str(fault["count"]), *times, str(fault["struck"]), str(fault["started_more_than_once"]))
+        table.add_row(name, str(fault["count"]), *times, str(fault["affected"]), str(fault["started_more_than_once"]))
     console.print(table)
     for names in (("accepted", "refused", "unknown", "ended"), BAD):
         console.print("  ".join(f"{name} {document[name]}" for name in names))

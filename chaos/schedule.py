@@ -1,9 +1,9 @@
-"""When which fault strikes whom: decided by the seed alone.
+"""Which fault is injected when, and into what: decided by the seed alone.
 
-Whatever can be struck independently is a group of its own and is struck by a loop of its own, side by side with the
-others: each stage's pair of workers, the API, the sweepers. What strikes all at once (the store, its bells, its disk,
-SIGTERM to everything) comes alone: how fast a worker's work recovers while there is no store says nothing about either.
-A command that is refused is both: to one service, beside all else, and to all at once.
+Processes that can fail independently form a group: each stage's pair of workers, the API, the sweepers. Each has a
+loop of its own, beside the others. A fault that hits everything (the store, its bells, its disk, SIGTERM to all
+services) is injected alone: how fast a worker recovers while the store is down says nothing about either. A refused
+command is both: refused to one service beside other faults, and to all services alone.
 """
 
 import asyncio
@@ -15,9 +15,11 @@ from contextlib import asynccontextmanager
 from pipeline.contracts.stages import Stage
 
 STAGES = tuple(str(stage) for stage in Stage)
-GROUPS = (*STAGES, "api", "sweeper", "store")
+EVERYTHING = "store"
+"""The group of faults that hit everything: most of them by way of the store."""
+GROUPS = (*STAGES, "api", "sweeper", EVERYTHING)
 
-# Fault: how often in a round, how many seconds it takes about, and the groups that it can strike.
+# Fault: how often in a round, how many seconds it takes about, and the groups that it can hit.
 _ANY_PROCESS = (*STAGES, "api", "sweeper")
 FAULTS: dict[str, tuple[int, float, tuple[str, ...]]] = {
     "kill-child": (8, 5, STAGES),
@@ -29,7 +31,7 @@ FAULTS: dict[str, tuple[int, float, tuple[str, ...]]] = {
     "slow-net": (1, 8, _ANY_PROCESS),
     "pause": (1, 9, STAGES),
     "drop-bells": (1, 5, ("store",)),
-    "clock": (1, 10, ("preprocess", "postprocess")),  # see ground.TURNABLE
+    "clock": (1, 10, ("preprocess", "postprocess")),  # see testbed.TURNABLE
     "poison": (1, 12, ("scoring",)),
     "hang": (1, 30, ("scoring",)),
     "oom": (1, 3, ("scoring",)),
@@ -44,14 +46,14 @@ FAULTS: dict[str, tuple[int, float, tuple[str, ...]]] = {
     "abort-script": (12, 3, GROUPS),
 }
 SPREAD = frozenset({"abort-script"})
-"""Dealt to all of its groups alike, whatever else those have to do: what a group's scripts do, no other's do."""
+"""Dealt evenly to all of their groups, however busy those are: each group runs scripts that no other runs."""
 
 LONG_S = 12
-"""What takes so long is not waited for by what strikes all: nothing else would be struck meanwhile."""
+"""Seconds: a fault that hits everything does not wait for one that takes as long: no other could start meanwhile."""
 
 
 class Plan:
-    """What each group is struck with, one after the other, without end."""
+    """The faults of each group, one after the other, without end."""
 
     def __init__(self, names: Sequence[str], rng: random.Random) -> None:
         self._names = names
@@ -61,7 +63,7 @@ class Plan:
         self._spread: dict[str, deque[str]] = {}
 
     def of(self, group: str) -> Iterator[str]:
-        """The faults of one group; none if no chosen fault can strike it."""
+        """Yields the faults of one group; none if no chosen fault can hit it."""
         if any(group in FAULTS[name][2] for name in self._names):
             while True:
                 while not self._dealt[group]:
@@ -69,7 +71,7 @@ class Plan:
                 yield self._dealt[group].popleft()
 
     def _deal(self) -> None:
-        """One round more: first one of each fault, then the rest; each to the group with the least to do."""
+        """Deals one more round: first one of each fault, then the rest; each to the group with the least to do."""
         first = self._rng.sample(self._names, len(self._names))
         rest = [name for name in self._names for _ in range(FAULTS[name][0] - 1)]
         self._rng.shuffle(rest)
@@ -89,8 +91,8 @@ class Plan:
         return self._spread[name].popleft()
 
 
-class Arena:
-    """Strikes of single victims run side by side, those of all at once alone."""
+class FaultLock:
+    """Lets faults of single processes run side by side, and a fault that hits everything run alone."""
 
     def __init__(self) -> None:
         self._changed = asyncio.Condition()
@@ -99,8 +101,8 @@ class Arena:
         self._all = False
 
     @asynccontextmanager
-    async def single(self, fault: str) -> AsyncIterator[None]:
-        """Strike one victim; others may be struck meanwhile."""
+    async def shared(self, fault: str) -> AsyncIterator[None]:
+        """Holds the lock for a fault of one process; others may hold it too."""
         takes_long = FAULTS[fault][1] >= LONG_S
         async with self._changed:
             await self._changed.wait_for(lambda: not self._all)
@@ -115,8 +117,8 @@ class Arena:
                 self._changed.notify_all()
 
     @asynccontextmanager
-    async def alone(self) -> AsyncIterator[None]:
-        """Strike all at once, when nobody else is being struck; who comes later waits, but not for something long."""
+    async def exclusive(self) -> AsyncIterator[None]:
+        """Holds the lock alone; new faults wait for its end, and it does not wait for a long one to start."""
         async with self._changed:
             await self._changed.wait_for(lambda: not self._all and not self._long)
             self._all = True

@@ -5,10 +5,12 @@ Relations between settings are checked when they are read, so a process that sta
 
 import difflib
 import os
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -97,6 +99,14 @@ class Settings(BaseSettings):
         frozenset(), description="SHA-256 digests of operators' keys."
     )
 
+    @field_validator("store_url", "cache_url")
+    @classmethod
+    def _url(cls, url: str | None) -> str | None:
+        reason = url and _unusable(url)
+        if reason:
+            raise ValueError(f"{_without_password(url or '')!r} {reason}")
+        return url
+
     @field_validator("api_keys", "operator_keys", mode="before")
     @classmethod
     def _digests(cls, value: object) -> object:
@@ -147,6 +157,30 @@ def _broken(relations: Sequence[tuple[bool, str]]) -> str:
     return "these must hold (each name with SCORELINE_ before it): " + "; ".join(broken) if broken else ""
 
 
+def _unusable(url: str) -> str | None:
+    """Returns what is wrong with a store's URL, if anything is."""
+    parts = urlsplit(url)
+    if "://" not in url:
+        return f"has no scheme: did you mean redis://{_without_password(url).partition('/')[0]}/0?"
+    if parts.scheme not in ("redis", "rediss"):
+        return "is neither redis:// nor rediss://"
+    try:
+        _ = parts.port
+    except ValueError:
+        return "cannot be used: the port is not a number from 0 to 65535"
+    if not parts.hostname:
+        return "names no host"
+    if not re.fullmatch(r"/?[0-9]*", parts.path):
+        return "cannot be used: the database is not a number"
+    return None
+
+
+def _without_password(url: str) -> str:
+    scheme, separator, rest = url.rpartition("://")
+    credentials, at, address = rest.rpartition("@")
+    return scheme + separator + ("***" if credentials else "") + at + address
+
+
 def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
     """Reads settings from the environment; SettingsError names what is wrong, and what a misspelt name may mean."""
     environment = os.environ if environment is None else environment
@@ -166,7 +200,7 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
         lines = []
         for problem in error.errors():
             name = PREFIX + str(problem["loc"][0]).upper() if problem["loc"] else "settings"
-            lines.append(f"{name}: {problem['msg']}")
+            lines.append(f"{name}: {problem['msg'].removeprefix('Value error, ')}")
         raise SettingsError("; ".join(lines)) from error
 
 

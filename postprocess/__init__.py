@@ -1,1 +1,1 @@
-"""The postprocess stage: calibrate, decide, shape the result."""
+"""The postprocess stage (``service``): a raw number becomes a calibrated score and a decision."""

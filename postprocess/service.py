@@ -1,4 +1,4 @@
-"""The postprocess service: a model's raw output in, the result that the producer reads out."""
+"""The postprocess service: a model's raw number in, the result for the producer out."""
 
 import math
 from collections.abc import Sequence
@@ -14,11 +14,11 @@ from pipeline.models.manifests import check_decision
 BATCH = 128
 _EDGE = 1e-7
 _LOWEST = -700.0
-"""Log-odds below which the exponential is too large for a double; the score is 0 there, but for 1e-304."""
+"""Log-odds below which the exponential does not fit into a double; the score is about 1e-304 there."""
 
 
 class Decision:
-    """Calibration and bands of one model version, as its manifest has them; ArtifactCorrupt."""
+    """Calibration and bands of one model version, by its manifest; ArtifactCorrupt."""
 
     def __init__(self, manifest: dict[str, Any]) -> None:
         check_decision(manifest)
@@ -29,7 +29,7 @@ class Decision:
         self._bands = [(band["below"], band["decision"]) for band in manifest["bands"]]
 
     def calibrated(self, raw: float) -> float:
-        """The score: the model's own number, by Platt's method (Platt 1999: a line in log-odds) or as it is."""
+        """Returns the score: the raw number, by Platt's method (Platt 1999: a line in log-odds) or as it is."""
         if self._line is None:
             return raw
         slope, intercept = self._line
@@ -38,12 +38,12 @@ class Decision:
         return 1 / (1 + math.exp(-max(log_odds, _LOWEST)))
 
     def decide(self, score: float) -> str:
-        """The decision of the first band that the score is below; the last one's is that of 1, too."""
+        """Returns the decision of the first band that the score is below; the last band includes 1."""
         return next(decision for below, decision in self._bands if score < below or below >= 1)
 
 
 class Postprocess:
-    """Calibrates and decides for any model version in the store."""
+    """Calibrates and decides for any version in the model store."""
 
     stage = Stage.POSTPROCESS
 
@@ -53,13 +53,13 @@ class Postprocess:
         self._stand_ins: dict[ModelRef, Decision] = {}
 
     def batch_limit(self, model: ModelRef) -> int:  # noqa: ARG002
-        """Rows are cheap here: as many as a script may touch."""
+        """Returns how many rows make a batch: rows are cheap here, so as many as a script may touch."""
         return BATCH
 
     def perform(self, model: ModelRef, bodies: Sequence[float | tuple[float, str]]) -> list[Output]:
-        """For each raw output the result: ``{"score", "decision", "raw"}``.
+        """Returns for each raw number the result: ``{"score", "decision", "raw"}``.
 
-        A raw output comes with the name of the model that made it if that stood in for the one that was asked for.
+        A fallback's raw number comes as a pair with the fallback's name.
         """
         results = []
         for body in bodies:

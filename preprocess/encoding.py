@@ -1,7 +1,7 @@
 """Encoding of tabular features: what ``preprocess.json`` says, applied to a batch.
 
-Each number becomes its standardised value (after log1p where the column says so), a gap becomes the column's fill
-with a mark beside it; each category becomes one column per known value, and one for "none of them".
+A number becomes its standardised value (after log1p where the column says so); a missing one becomes the column's fill,
+with a mark beside it. A category becomes one column for each known value, and one for any other.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,9 +21,9 @@ Found = list[list[dict[str, Any]]]
 
 
 class NumberColumns:
-    """Numeric features that stand side by side, encoded together: numpy's calls cost more than a small batch's numbers.
+    """Adjacent numeric features, encoded together: a call of numpy costs more than the numbers of a small batch.
 
-    ``low`` and ``high`` bound what training has seen of a feature; ``marks_gaps`` adds a column to it.
+    ``low`` and ``high`` bound what training saw of a feature; ``marks_gaps`` adds a column that marks a missing value.
     """
 
     def __init__(self, specs: Sequence[Mapping[str, Any]]) -> None:
@@ -43,9 +43,9 @@ class NumberColumns:
         """Columns of the encoded form."""
 
     def encode(self, rows: Sequence[Row], out: Floats, found: Found) -> None:
-        """Write the encoded columns into ``out`` (rows, width).
+        """Writes the encoded columns into ``out`` (rows, width).
 
-        ``found``: values outside training's range, and within it those very far from the middle.
+        Adds anomalies to ``found``: values outside training's range, and those within it that are far from the mean.
         """
         if not rows:
             return
@@ -53,7 +53,7 @@ class NumberColumns:
         values = np.array([[row.get(name) for name in names] for row in rows], dtype=np.float64)  # None becomes NaN
         gaps = np.isnan(values)
         standardised = self._standardised(values)
-        outside = (values < self._low) | (values > self._high)  # a gap is neither
+        outside = (values < self._low) | (values > self._high)  # a missing value is neither
         for row, place in np.argwhere(outside | (np.abs(standardised) > self._far)).tolist():
             kind = "out_of_range" if outside[row, place] else "outlier"
             found[row].append(self._anomaly(rows[row][names[place]], place, kind))
@@ -73,7 +73,7 @@ class NumberColumns:
 
 
 class CategoryColumns:
-    """Categorical features side by side: for each a column for every known value, and one for what is none of them."""
+    """Adjacent categorical features: for each, a column for every known value and one for any other."""
 
     def __init__(self, specs: Sequence[Mapping[str, Any]]) -> None:
         self._specs = [(spec["name"], spec["values"]) for spec in specs]
@@ -87,7 +87,7 @@ class CategoryColumns:
             self.width += len(values) + 1
 
     def encode(self, rows: Sequence[Row], out: Floats, found: Found) -> None:
-        """Write the encoded columns into ``out`` (rows, width). ``found``: values that training has never seen."""
+        """Writes the encoded columns into ``out`` (rows, width); adds values that training never saw to ``found``."""
         marked = []
         for (name, known), places, unknown in zip(self._specs, self._places, self._unknown, strict=True):
             values = [row.get(name) for row in rows]
@@ -112,7 +112,7 @@ class Encoder:
         self.width = sum(block.width for block in self._blocks)
 
     def encode(self, rows: Sequence[Row]) -> tuple[Floats, Found]:
-        """Encoded features, float32 of shape (rows, width), and the anomalies of each row."""
+        """Returns encoded features, float32 of shape (rows, width), and the anomalies of each row."""
         out = np.zeros((len(rows), self.width), dtype=np.float32)
         found: Found = [[] for _ in rows]
         start = 0
@@ -122,7 +122,7 @@ class Encoder:
         return out, found
 
     def outputs(self, rows: Sequence[Row]) -> list[Output]:
-        """Each row as the model reads it (float32 bytes), with its anomalies."""
+        """Returns each row as the model reads it (float32 bytes), with its anomalies."""
         encoded, found = self.encode(rows)
         text, size = encoded.tobytes(), encoded.itemsize * self.width
         return [Output(text[row * size : (row + 1) * size], of_row) for row, of_row in enumerate(found)]

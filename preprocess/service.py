@@ -1,4 +1,4 @@
-"""The preprocess service: features in, what the model reads out: packed vectors, or packed token ids."""
+"""The preprocess service: features in; out comes what the model reads, packed vectors or packed token ids."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,7 +9,8 @@ from pipeline.contracts.lanes import ModelRef
 from pipeline.contracts.stages import Stage
 from pipeline.contracts.strict_json import parse
 from pipeline.contracts.work import Output
-from pipeline.models.folder import Artifact, ModelStore
+from pipeline.models.artifacts import Artifact
+from pipeline.models.folder import ModelStore
 from preprocess.encoding import Encoder
 from preprocess.text import TextPair
 from preprocess.validation import InputSchema
@@ -36,13 +37,13 @@ class _Model:
         read = document["fields"] if texts else [column["name"] for column in document["columns"]]
         strange = [name for name in read if name not in self.names]
         if strange:
-            # Without a value in any request, it would be a gap in all of them.
+            # It would be missing from every request.
             raise ValueError(f"reads {', '.join(map(str, strange))}, which the input schema does not have")
         return TextPair(document, artifact.read("tokenizer.json")) if texts else Encoder(document)
 
 
 class Preprocess:
-    """Validates, encodes and marks anomalies for any model version in the store."""
+    """Validates, encodes and marks anomalies for any version in the model store."""
 
     stage = Stage.PREPROCESS
 
@@ -51,11 +52,11 @@ class Preprocess:
         self._models: dict[ModelRef, _Model] = {}
 
     def batch_limit(self, model: ModelRef) -> int:  # noqa: ARG002
-        """Rows are cheap here: as many as a script may touch."""
+        """Returns how many rows make a batch: rows are cheap here, so as many as a script may touch."""
         return BATCH
 
     def example(self, artifact: Artifact) -> bytes:
-        """The manifest's example as its model reads it; ArtifactCorrupt if it is not valid itself."""
+        """Returns the manifest's example as its model reads it; ArtifactCorrupt if it is not valid input."""
         (output,) = self.perform(artifact.ref, [artifact.manifest["example"]["features"]])
         if isinstance(output, InvalidInput):
             raise ArtifactCorrupt(f"{artifact.folder}: the manifest's example is not valid: {output}")
@@ -63,7 +64,7 @@ class Preprocess:
         return body
 
     def perform(self, model: ModelRef, bodies: Sequence[Mapping[str, Any] | list[Any]]) -> list[Output | InvalidInput]:
-        """For each row its encoded form, or what is wrong with its features. Rows may come without their names."""
+        """Returns for each row its encoded form, or what is wrong with its features. Rows may lack feature names."""
         loaded = self._models.get(model)
         if loaded is None:
             loaded = self._models[model] = _Model(self._store, model)

@@ -1,4 +1,4 @@
-"""Encoding of text: two texts of a row as token ids, packed."""
+"""Encoding of text: the two texts of a row as packed token ids."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,10 +12,10 @@ LARGEST_ID = 2**16 - 1
 
 
 class TextPair:
-    """Tokenises the two fields that ``preprocess.json`` names, each for itself.
+    """Tokenises the two fields that ``preprocess.json`` names, each on its own.
 
     A row becomes uint16 (little-endian): how many tokens the first text has, then its ids, then the second one's.
-    What is longer than ``max_tokens`` is cut there, and marked: the model does not see the rest.
+    A text longer than ``max_tokens`` is cut there and marked as an anomaly: the model does not see the rest.
     """
 
     def __init__(self, document: Mapping[str, Any], tokenizer: bytes) -> None:
@@ -28,7 +28,7 @@ class TextPair:
             raise ValueError(f"the vocabulary is larger than {LARGEST_ID + 1}: ids travel as 16 bits")
 
     def outputs(self, rows: Sequence[Mapping[str, Any]]) -> list[Output]:
-        """Packed ids of each row, and which of its texts were cut."""
+        """Returns the packed ids of each row, and which of its texts were cut."""
         texts = [row[field] for row in rows for field in self._fields]
         encoded = iter(self._tokenizer.encode_batch(texts))
         return [self._packed([next(encoded) for _ in self._fields]) for _ in rows]
@@ -41,6 +41,6 @@ class TextPair:
             if len(ids) > self._most:
                 found, most = f"{len(ids)} tokens", f"{self._most} tokens"
                 anomalies.append({"feature": field, "value": found, "kind": "out_of_range", "expected": {"max": most}})
-                ids = [*ids[: self._most - 1], ids[-1]]  # the last one says that the text ends
+                ids = [*ids[: self._most - 1], ids[-1]]  # the last token says that the text ends
             kept.append(ids)
         return Output(np.array([len(kept[0]), *kept[0], *kept[1]], dtype="<u2").tobytes(), anomalies)

@@ -1,4 +1,4 @@
-"""Validation of features against a model's input schema, with messages a producer can act on."""
+"""Validation of features against a model's input schema, with messages that a producer can act on."""
 
 import math
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ import jsonschema_rs
 class InputSchema:
     """A model's input schema (JSON Schema: an object of named features), compiled.
 
-    A whole row is checked in one compiled pass; only a row that fails is looked at feature by feature.
+    A whole row is checked in one compiled pass; only a row that fails is checked feature by feature.
     """
 
     def __init__(self, schema: Mapping[str, Any]) -> None:
@@ -20,8 +20,8 @@ class InputSchema:
         self._single = {name: jsonschema_rs.validator_for(part) for name, part in self._properties.items()}
 
     def problems(self, features: Mapping[str, Any]) -> list[str]:
-        """What is wrong with the features, one line for each: its name, what it was, what is allowed."""
-        # JSON has no NaN and no infinity, and so has no schema.
+        """Returns what is wrong, a line for each feature: its name, its value, what is allowed."""
+        # JSON has neither NaN nor infinity, so a schema cannot refuse them.
         unreal = [name for name, value in features.items() if isinstance(value, float) and not math.isfinite(value)]
         if not unreal and self._whole.is_valid(features):
             return []
@@ -39,13 +39,13 @@ class InputSchema:
 
 
 def show(value: Any) -> str:
-    """A value as it is quoted in a message: short, and telling strings from numbers."""
+    """Returns a value for a message: short, and with quotes around strings."""
     text = repr(value) if isinstance(value, str | float | int | bool | None) else type(value).__name__
     return text if len(text) <= 80 else text[:77] + "..."
 
 
 def allowed(schema: Mapping[str, Any]) -> str:
-    """What a feature's schema allows, in words."""
+    """Returns what a feature's schema allows, in words."""
     if "enum" in schema:
         return ", ".join("null" if value is None else repr(value) for value in schema["enum"])
     kinds = schema.get("type", "anything")

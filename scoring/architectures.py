@@ -1,6 +1,6 @@
 """Architectures by id: a manifest names one with its configuration, the weights come from safetensors.
 
-Only what is registered here can be built, so loading an artifact never runs code that came with it.
+Only what is registered here can be built: loading an artifact never runs code that came with it.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ class Mlp(OverVectors):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Log-odds of default for each row."""
+        """Returns the log-odds of default for each row."""
         return self.layers(features).squeeze(-1)
 
 
@@ -41,7 +41,7 @@ if settings().chaos_model:
 
 
 def build(architecture: dict[str, Any]) -> Architecture:
-    """The module that a manifest's ``architecture`` (id and config) describes; ArtifactCorrupt if there is none."""
+    """Builds the module that a manifest's ``architecture`` (id and config) describes; ArtifactCorrupt."""
     make = ARCHITECTURES.get(architecture["id"])
     if make is None:
         known = ", ".join(sorted(ARCHITECTURES))

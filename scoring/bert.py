@@ -8,7 +8,7 @@ from torch.nn import functional
 
 
 class Block(nn.Module):
-    """One layer: self-attention and a feed-forward net, each with a residual and a norm behind it."""
+    """One layer: self-attention, then a feed-forward net, each with a residual connection and a norm after it."""
 
     def __init__(self, width: int, heads: int, inner: int, epsilon: float) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class Block(nn.Module):
 
 
 class Encoder(nn.Module):
-    """Token ids to one embedding of unit length for each text: the mean over its tokens."""
+    """Turns token ids into one embedding of unit length for each text: the mean over its tokens."""
 
     def __init__(
         self, *, vocabulary: int, width: int, layers: int, heads: int, inner: int, positions: int, epsilon: float
@@ -57,7 +57,7 @@ class Encoder(nn.Module):
 
 
 def config_of(document: Mapping[str, int | float | str]) -> dict[str, int | float | str]:
-    """An Encoder's arguments from the ``config.json`` of a Hugging Face BertModel; ValueError for anything else."""
+    """Returns an Encoder's arguments, given the ``config.json`` of a Hugging Face BertModel; else ValueError."""
     expected = {"model_type": "bert", "hidden_act": "gelu", "position_embedding_type": "absolute"}
     wrong = [f"{name} is {document.get(name)!r}" for name, value in expected.items() if document.get(name) != value]
     if wrong:
@@ -74,7 +74,7 @@ def config_of(document: Mapping[str, int | float | str]) -> dict[str, int | floa
 
 
 def weights_of(tensors: Mapping[str, Tensor], layers: int) -> dict[str, Tensor]:
-    """An Encoder's weights from those of a BertModel, by that model's names; KeyError if one is missing.
+    """Returns an Encoder's weights, given those of a BertModel by its names; KeyError if one is missing.
 
     All texts are of type 0 (no pairs in one sequence): that type's embedding is added to those of the places.
     """

@@ -1,6 +1,6 @@
-"""The canary: a tiny computation with a known answer, between batches and while nothing else is computed.
+"""The canary: a tiny computation with a known answer, run between batches and on an idle device.
 
-It finds a device that computes wrongly or not at all before a request does.
+It finds a device that computes wrongly or not at all before a request meets it.
 """
 
 import os
@@ -20,7 +20,7 @@ from scoring.failures import kind_of
 
 EVERY_S = 5.0
 SOON_S = 0.2
-"""Between two things to do on an idle device: who waits for it gets in between."""
+"""Seconds between two tasks on an idle device: a batch that waits for it gets in between."""
 SIZE = 64
 
 
@@ -38,7 +38,7 @@ class Reports(Protocol):
 
 
 class Canary(Periodic):
-    """Runs by itself while the device is idle; batches ask for it in between."""
+    """Runs on its own while the device is idle, and before a batch if it is due."""
 
     def __init__(
         self,
@@ -47,14 +47,14 @@ class Canary(Periodic):
         otherwise: Callable[[], bool] = lambda: False,
         end: Callable[[int], object] = os._exit,
     ) -> None:
-        """``otherwise``: something short to do on the idle device; whether more is left. ``end``: this process."""
+        """``otherwise``: a short task for the idle device; returns whether more is left. ``end``: ends this process."""
         super().__init__("canary", SOON_S)
         self._end = end
         self._otherwise = otherwise
         self._device = device
         self._reports = reports
         self._turn = threading.Lock()
-        self._computing: WeakSet[object] = WeakSet()  # one that is given up in the middle is forgotten with it
+        self._computing: WeakSet[object] = WeakSet()  # a batch that is given up midway drops out
         self._checked_at = 0.0
         # Whole numbers, and few: a matrix product of them is exact in every format and order.
         numbers = (torch.arange(SIZE * SIZE) % 3).reshape(SIZE, SIZE)
@@ -63,9 +63,9 @@ class Canary(Periodic):
         self.wrong = False
 
     def turn(self) -> None:
-        """Look; while something computes it is that which is watched.
+        """Runs the canary if it is due. While a batch computes, the watchdog watches that instead.
 
-        What fails on an idle device is no request's fault, and this process can be trusted no more: it is replaced.
+        A failure on an idle device is no request's fault, and this process can no longer be trusted: it is replaced.
         """
         try:
             with self._turn:
@@ -80,14 +80,14 @@ class Canary(Periodic):
             raise
 
     def begins(self, batch: object) -> None:
-        """A batch is about to compute."""
+        """Runs the canary if it is due, before a batch computes."""
         with self._turn:
             if not self._computing:
                 self._check()
             self._computing.add(batch)
 
     def ended(self, batch: object) -> None:
-        """It has computed."""
+        """Notes that a batch has computed."""
         with self._turn:
             self._computing.discard(batch)
 
@@ -107,6 +107,6 @@ class Canary(Periodic):
         self._checked_at = time.monotonic()
 
     def refuse_if_wrong(self) -> None:
-        """NotNow if the device has given a wrong answer: another process or device may give the right ones."""
+        """Raises NotNow if the device has given a wrong answer: another process or device may compute correctly."""
         if self.wrong:
             raise NotNow(f"the canary's answer on {self._device.place} is wrong", 1.0)

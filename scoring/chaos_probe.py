@@ -3,9 +3,9 @@
 It exists only where SCORELINE_CHAOS_MODEL is set (``scoreline up --chaos-model``). Its input says what each row does:
 ``{"x": number, "do": "ok"|"raise"|"crash"|"hang"|"nan"|"oom"|"slow"|"cuda", "seconds": number}``; the result's
 ``raw`` is the logistic function of ``x``. ``seconds`` is how long ``slow`` takes; with it, ``hang`` ignores its soft
-time limit. ``cuda`` is an illegal access: like a real one it spoils whatever this process tries afterwards.
+time limit. ``cuda`` is an illegal access: like a real one it makes everything fail that this process runs later.
 
-``chaos-backed`` is the same with a fallback, ``chaos-standin``: half of ``x``, whatever it is told to do.
+``chaos-backed`` is the same with a fallback, ``chaos-standin``, which gives half of ``x`` whatever ``do`` says.
 """
 
 import os
@@ -23,7 +23,7 @@ ILLEGAL_ADDRESS = 700
 
 
 class ChaosProbe(OverVectors):
-    """Rows are ``x``, ``seconds``, one column for each deed, and one for none of them, as the encoder writes them."""
+    """Rows are ``x``, ``seconds``, one column for each deed and one for none, as the encoder writes them."""
 
     def __init__(self, inputs: int) -> None:
         super().__init__(inputs)
@@ -32,7 +32,7 @@ class ChaosProbe(OverVectors):
         self._spoilt = False
 
     def forward(self, features: Tensor) -> Tensor:
-        """Do what the rows say, worst first; then log-odds ``x`` for each row."""
+        """Does what the rows say, worst first; returns log-odds ``x`` for each row."""
         told = {deed: features[:, 2 + place] > 0 for place, deed in enumerate(DEEDS)}
         if told["crash"].any():
             os.kill(os.getpid(), signal.SIGKILL)

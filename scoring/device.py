@@ -1,4 +1,4 @@
-"""Where models run: the CPU, or one GPU that this process has to itself."""
+"""Devices that models run on: the CPU, or one GPU that this process has to itself."""
 
 import math
 import os
@@ -18,34 +18,34 @@ CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 
 
 class Device(ABC):
-    """One device, and how to bring a batch there and its numbers back."""
+    """One device: moves a batch there, and its numbers back."""
 
     def __init__(self, name: str) -> None:
         self.place = torch.device(name)
 
     asynchronous: bool
-    """Whether this process can do something else while the device computes, at no cost."""
+    """Whether this process can do other work while the device computes, at no cost."""
     exact: bool
-    """Whether a row has the same bits at each place in blocks of one shape, and of those that an architecture names."""
+    """Whether a row has the same bits at every place in blocks of one shape, and in blocks of all shapes it allows."""
 
     @abstractmethod
     def stage(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Bring tensors from the CPU's memory here; they may still be on their way."""
+        """Moves tensors from the CPU's memory here; the copies may still be under way."""
 
     @abstractmethod
     def start(self, compute: Callable[[], Tensor], *, beside: bool) -> Callable[[], Numbers]:
-        """Begin to compute one number for each row; the call returned waits for them.
+        """Starts to compute one number for each row; returns a call that waits for them.
 
-        ``beside``: while this process does something else; otherwise it may as well be done when it waits.
+        ``beside``: computes while this process does other work; otherwise it may compute only when waited for.
         """
 
     @abstractmethod
     def free_cache(self) -> None:
-        """Give back the memory that is kept for later."""
+        """Releases memory that is cached for later."""
 
 
 class Cpu(Device):
-    """The cores that this process was given."""
+    """The CPU: the cores that this process may use."""
 
     asynchronous, exact = False, True
 
@@ -54,21 +54,21 @@ class Cpu(Device):
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="compute")
 
     def stage(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """They are there."""
+        """Returns them: they are there already."""
         return tuple(tensors)
 
     def start(self, compute: Callable[[], Tensor], *, beside: bool) -> Callable[[], Numbers]:
-        """On a thread, whose kernels let other threads run."""
+        """Computes on a thread; kernels let other threads run."""
         if beside:
             return self._thread.submit(lambda: compute().tolist()).result
         return lambda: compute().tolist()
 
     def free_cache(self) -> None:
-        """The CPU's allocator keeps nothing."""
+        """Does nothing: the CPU's allocator caches nothing."""
 
 
 class Gpu(Device):
-    """One CUDA device: copies travel beside the kernels, from and to pinned memory."""
+    """One CUDA device: copies run beside the kernels, from and to pinned memory."""
 
     asynchronous, exact = True, False  # kernels may divide a sum differently from one tile to the next
 
@@ -78,12 +78,12 @@ class Gpu(Device):
         self._copies = torch.cuda.Stream(self.place)
 
     def stage(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Behind other copies, beside the kernels."""
+        """Queues copies after earlier copies, beside the kernels."""
         with torch.cuda.stream(self._copies):
             return tuple(tensor.pin_memory().to(self.place, non_blocking=True) for tensor in tensors)
 
     def start(self, compute: Callable[[], Tensor], *, beside: bool) -> Callable[[], Numbers]:  # noqa: ARG002
-        """Kernels are queued here and run there; waiting does not spin."""
+        """Queues the kernels; waiting for them does not spin."""
         kernels = torch.cuda.current_stream(self.place)
         kernels.wait_stream(self._copies)
         numbers = compute()
@@ -100,12 +100,12 @@ class Gpu(Device):
         return wait
 
     def free_cache(self) -> None:
-        """To the driver, from where other processes may take it."""
+        """Returns cached memory to the driver, so that other processes can use it."""
         torch.cuda.empty_cache()
 
 
 def cores_given() -> int:
-    """How many cores this process may use: those it may run on, or what its control group allows if that is less."""
+    """Returns how many cores this process may use: by its affinity, or by its control group if that is less."""
     cores = len(os.sched_getaffinity(0))
     try:
         quota, period = CPU_MAX.read_text().split()
@@ -115,7 +115,7 @@ def cores_given() -> int:
 
 
 def open_device(name: str) -> Device:
-    """The device of this name: ``cpu`` or ``cuda:N``; the CPU where torch cannot use a GPU, and it says so."""
+    """Opens the device ``cpu`` or ``cuda:N``; logs a warning and takes the CPU if torch cannot use a GPU."""
     if name == "cpu":
         return Cpu()
     if not torch.cuda.is_available():

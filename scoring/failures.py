@@ -1,6 +1,6 @@
-"""What torch and CUDA raise, in the words of ``pipeline.contracts.failures``.
+"""What torch and CUDA raise, as failures of ``pipeline.contracts.failures``.
 
-By class and error code; by message only where torch raises a bare RuntimeError, and only here.
+By class and error code; by message only where torch raises a bare RuntimeError, and nowhere else.
 """
 
 import torch
@@ -11,9 +11,9 @@ from pipeline.contracts.failures import Collective, CudaFault, DeviceLost, OutOf
 # Codes of cudaError_t (CUDA runtime API, "Data types used by CUDA Runtime").
 NO_MEMORY = 2
 HARMLESS = frozenset({1, 9, 98, 209, 701, 801})
-"""About one launch (bad arguments, no such kernel, too many registers): the context goes on."""
+"""Errors of one launch (bad arguments, no such kernel, too many registers): the context stays usable."""
 LOST = frozenset({3, 4, 46, 100, 101, 214, 220, 226, 802, 999})
-"""The device is gone, busy with a fault, or has found memory or links that it cannot correct."""
+"""The device is gone, busy with a fault, or has uncorrectable errors of memory or links."""
 
 _COLLECTIVES = ("DistBackendError", "DistNetworkError", "DistStoreError")
 _CLASSES: tuple[tuple[type[BaseException], type[StageFailure]], ...] = (
@@ -25,7 +25,7 @@ _TEXTS: tuple[tuple[str, type[StageFailure]], ...] = (
     ("DefaultCPUAllocator: can't allocate memory", OutOfMemory),
     ("not enough memory: you tried to allocate", OutOfMemory),
     ("std::bad_alloc", OutOfMemory),
-    ("could not create a primitive", OutOfMemory),  # oneDNN, of its scratch memory and its kernels' code
+    ("could not create a primitive", OutOfMemory),  # oneDNN, for its scratch memory and its kernels' code
     ("CUBLAS_STATUS_ALLOC_FAILED", OutOfMemory),
     ("CUDNN_STATUS_ALLOC_FAILED", OutOfMemory),
     ("CUDNN_STATUS_EXECUTION_FAILED", CudaFault),
@@ -35,7 +35,7 @@ _TEXTS: tuple[tuple[str, type[StageFailure]], ...] = (
 
 
 def kind_of(error: BaseException) -> type[StageFailure] | None:
-    """The class of failure that ``error`` stands for; None if it says nothing about the device."""
+    """Returns the class of failure that ``error`` means; None if it says nothing about the device."""
     if isinstance(error, torch.AcceleratorError):
         code = getattr(error, "error_code", None)
         if code == NO_MEMORY:

@@ -1,4 +1,4 @@
-"""A model version in memory: batches of it, and what becomes of them when memory runs out."""
+"""A model version in memory: its batches, and what happens to them when memory runs out."""
 
 import math
 import time
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pipeline.contracts.failures import ArtifactCorrupt, MemoryGone, OutOfMemory
-from pipeline.models.folder import Artifact
+from pipeline.models.artifacts import Artifact
 from pipeline.telemetry.events.stages import AnswersDifferByBlock, BatchSizeLearned, WarmUpFailed
 from scoring.architectures import build
 from scoring.device import Device, Numbers
@@ -20,19 +20,22 @@ from scoring.pieces import Block, blocks
 
 DEFAULT_BATCH = 64
 SLICE_S = 0.5
-"""A batch that runs longer keeps more urgent ones waiting, and gains nothing: on any device it is large by then."""
+"""A batch that runs longer delays more urgent ones and gains nothing: on any device it is large by then."""
 PACE_WEIGHT = 0.5
 FIRST_BATCH = 4
-"""Where rows differ in size: from there a batch is twice as large as any before it, at most."""
+"""The first batch where rows differ in size: later ones are at most twice as large as any before."""
 MOST_PADDED = 16_384
-"""How large a block of pieces may be, padding included (tokens, for text), if the manifest does not say."""
+"""The largest block of pieces, padding included (tokens, for text), unless the manifest says otherwise."""
 NUMBERS = 64
-"""Rows whose numbers are made of their pieces' outputs together: always as many, for the same bits."""
+"""Rows whose pieces' outputs become numbers together: always as many, for the same bits."""
 DECIMALS = {torch.float64: 6, torch.float32: 5, torch.bfloat16: 3, torch.float16: 3}
-"""Of a number, on a device that is not exact. (Kernels for different shapes differ by 1.2e-7 in the relevance model's
-float32, and by 8e-4 in its bfloat16; there all blocks of a size have one shape, and what is left is less.)"""
+"""Decimals kept of a number on a device that is not exact.
+
+Kernels for different shapes differ by 1.2e-7 in the relevance model's float32, and by 8e-4 in its bfloat16. There all
+blocks of a size have one shape, which leaves less.
+"""
 BESIDE_S = 0.02
-"""A batch of a model that computes for so long on the CPU does so beside claiming and settling others."""
+"""A model whose batch takes this long on the CPU computes while other batches are claimed and settled."""
 
 Answer = float | OutOfMemory
 
@@ -48,7 +51,7 @@ class LoadedModel:
         self._row_s = 0.0
         self._tried = self.most
         self.overlaps = device.asynchronous
-        """Whether it pays to claim and prepare one batch while another computes."""
+        """Whether to claim and prepare one batch while another computes."""
         self._module = build(manifest["architecture"])
         try:
             self._module.load_state_dict(safetensors.torch.load(artifact.read("model.safetensors")))
@@ -62,12 +65,12 @@ class LoadedModel:
         self._example = b""
         self._example_answer: Answer = math.nan
         self.warm_s = 0.0
-        """How long the largest batch took when it was warm."""
+        """Seconds that the largest batch took when warm."""
 
     def warm_up(self, example: bytes) -> None:
-        """Run an encoded example alone, then as the largest batch: the first request finds everything allocated.
+        """Runs an encoded example alone, then as the largest batch: the first request finds everything allocated.
 
-        Raises what goes wrong with it; ArtifactCorrupt if it gives no numbers.
+        Raises whatever fails; ArtifactCorrupt if it gives no numbers.
         """
         self._example = example
         for size in (1, self.most, self.most):
@@ -83,13 +86,13 @@ class LoadedModel:
         self.overlaps = self.device.asynchronous or self.warm_s > BESIDE_S
         _, sizes = self._module.pieces([example])
         if max(sizes) > 1:
-            # Other rows may be much larger than the example: nobody knows how long they take.
+            # Other rows may be much larger than the example: how long they take is unknown.
             self._tried = FIRST_BATCH
         else:
             self.took(self.most, self.warm_s)
 
     def cold_sizes(self) -> list[Callable[[], None]]:
-        """Calls that run the example in blocks of the sizes in between: kernels are chosen by size, at first use."""
+        """Returns calls that run the example in blocks of the sizes between: a size's first use chooses kernels."""
         least, rows = self._module.least, self._module.rows
         between = range(least.bit_length(), (min(self.most, rows) - 1).bit_length()) if self._varied else ()
         return [partial(self._warm, 1 << power) for power in between]
@@ -97,19 +100,19 @@ class LoadedModel:
     def _warm(self, size: int) -> None:
         try:
             self._compare(self.run([self._example] * size))
-        except Exception as error:  # noqa: BLE001 - nobody waits for it; a real batch of that size will tell
+        except Exception as error:  # noqa: BLE001 - no request waits for it; a real batch of that size will show it
             WarmUpFailed(model=self.name, batch=size, reason=str(error)).emit()
 
     def _compare(self, answers: Sequence[Answer]) -> None:
-        """Blocks are of one size only from here on, if the example's answer depends on their size or its place."""
+        """Allows blocks of one size only, from now on, if the example's answer depends on block size or place."""
         if self._varied and any(answer != self._example_answer for answer in answers):
             self._varied = False
             AnswersDifferByBlock(model=self.name, device=str(self.device.place), batch=len(answers)).emit()
 
     def run(self, bodies: Sequence[bytes]) -> list[Answer]:
-        """The model's own number for each encoded row, in 0..1 (or none: NaN); OutOfMemory for one that does not fit.
+        """Returns the raw number for each encoded row, in 0..1 or NaN; OutOfMemory for a row that does not fit.
 
-        Raises what else goes wrong, in the words of ``contracts.failures``.
+        Raises any other failure as one of ``contracts.failures``.
         """
         computation = Computation(self, bodies)
         computation.launch()
@@ -117,18 +120,18 @@ class LoadedModel:
 
     @property
     def batch_limit(self) -> int:
-        """How many rows make a batch of about SLICE_S at most, by how long they have taken lately."""
+        """How many rows make a batch of at most about SLICE_S, by how long they took recently."""
         # Fewer rows than the smallest block has take as long as it.
         in_time = max(self._module.least, int(SLICE_S / self._row_s)) if self._row_s else self.most
         return max(1, min(self.most, self._tried, in_time))
 
     def took(self, rows: int, seconds: float) -> None:
-        """Learn how long a batch of requests took; examples are not like them."""
+        """Learns from how long a batch of requests took; not called for examples, which differ."""
         self._tried = max(self._tried, 2 * rows)
         self._row_s += PACE_WEIGHT * (seconds / rows - self._row_s) if self._row_s else seconds / rows
 
     def staged(self, bodies: Sequence[bytes]) -> "Staged":
-        """A batch on its way to the device."""
+        """Returns a batch under way to the device."""
         pieces, sizes = self._module.pieces(bodies)
         parts = list(self._blocks(sizes))
         arguments = [
@@ -142,7 +145,7 @@ class LoadedModel:
 
     @torch.inference_mode()
     def computed(self, batch: "Staged") -> Tensor:
-        """One number for each row (float64), on the device."""
+        """Computes one number for each row (float64), on the device."""
         outputs = [
             self._module(*arguments)[: len(block.places)]
             for block, arguments in zip(batch.blocks, batch.arguments, strict=True)
@@ -150,7 +153,7 @@ class LoadedModel:
         return self._numbers(torch.cat(outputs), [place for block in batch.blocks for place in block.places], batch)
 
     def _numbers(self, outputs: Tensor, places: Sequence[int], batch: "Staged") -> Tensor:
-        """The number of each row, from outputs of the pieces at these places; a row that lacks one has any number."""
+        """Returns each row's number, given its pieces' outputs by place; that of a row that lacks one is undefined."""
         each = batch.pieces // batch.rows
         filled = -(-batch.rows // NUMBERS) * NUMBERS
         in_place = outputs.new_zeros(filled * each, *outputs.shape[1:])
@@ -159,13 +162,13 @@ class LoadedModel:
         return torch.cat([self._module.raw(part) for part in in_place.split(NUMBERS * each)])[: batch.rows]
 
     def rounded(self, numbers: Numbers) -> Numbers:
-        """To as many decimals as this device gives a row wherever it is computed; on a CPU as they are."""
+        """Rounds to the decimals that do not depend on a row's place on this device; a CPU's numbers stay."""
         return numbers if self._decimals is None else [round(number, self._decimals) for number in numbers]
 
     def piecemeal(self, bodies: Sequence[bytes]) -> list[Answer]:
-        """The same when memory has run out: in halves, until what does not fit stands alone.
+        """Runs a batch that did not fit into memory: in halves, until each row that does not fit is alone.
 
-        A size at which all halves fit is remembered: larger blocks are not tried again. MemoryGone if nothing fits.
+        If all halves fit at a size, larger blocks are not tried again. MemoryGone if nothing fits.
         """
         pieces, sizes = self._module.pieces(bodies)
         outputs: dict[int, Tensor] = {}
@@ -183,7 +186,7 @@ class LoadedModel:
         return [number if fit else self._does_not_fit() for number, fit in zip(numbers, fits, strict=True)]
 
     def _fit(self, block: Block, pieces: Sequence[Any], outputs: dict[int, Tensor]) -> bool:
-        """Compute a block into ``outputs``, by place, in as many parts as it takes; whether all of it fitted."""
+        """Computes a block into ``outputs``, by place, in as many parts as needed; returns whether all of it fitted."""
         places, size, rows = block
         try:
             with torch.inference_mode():
@@ -208,7 +211,7 @@ class LoadedModel:
         return all(fit)
 
     def _check_memory(self) -> None:
-        """If not even the model's example fits, it is not the rows' fault."""
+        """Raises MemoryGone if not even the model's example fits: then it is not the rows' fault."""
         pieces, sizes = self._module.pieces([self._example])
         if not self._fit(Block([0], sizes[0], self._module.least), pieces, {}):
             raise MemoryGone(f"{self.name}: nothing fits into the memory of {self.device.place} any more")
@@ -218,7 +221,7 @@ class LoadedModel:
 
 
 class Staged(NamedTuple):
-    """A batch on its way to the device: the arguments of each block, and how many ``pieces`` and ``rows`` it has."""
+    """A batch under way to the device: the arguments of each block, and how many ``pieces`` and ``rows`` it has."""
 
     blocks: Sequence[Block]
     arguments: Sequence[tuple[Tensor, ...]]
@@ -227,7 +230,7 @@ class Staged(NamedTuple):
 
 
 class Computation:
-    """One batch of one model: staged when made, then launched, then collected."""
+    """One batch of one model: staged when created, then launched, then collected."""
 
     def __init__(self, model: LoadedModel, bodies: Sequence[bytes]) -> None:
         self._model = model
@@ -236,14 +239,14 @@ class Computation:
         self._failure: Exception | None = None
         self._began = 0.0
         self.took_s = 0.0
-        """How long it took, once it is collected; 0 if it failed or came piecemeal."""
+        """Seconds it took, once collected; 0 if it failed or ran piecemeal."""
         try:
             self._staged = model.staged(bodies)
         except Exception as error:  # noqa: BLE001 - raised when it is collected
             self._failure = error
 
     def launch(self) -> None:
-        """Begin to compute."""
+        """Starts to compute."""
         if self._failure is None:
             self._began = time.monotonic()
             try:
@@ -254,7 +257,7 @@ class Computation:
                 self._failure = error
 
     def collect(self) -> list[Answer]:
-        """The numbers, as ``LoadedModel.run``."""
+        """Waits for the numbers; returns and raises as ``LoadedModel.run``."""
         try:
             if self._failure is not None:
                 raise self._failure

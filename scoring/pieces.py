@@ -1,6 +1,6 @@
-"""What a model runs over: a row's pieces, in blocks of few fixed shapes.
+"""Pieces of rows, in blocks of few fixed shapes: what a model runs over.
 
-A row of numbers is one piece. A row of two texts is two, which need not be run side by side.
+A row of numbers is one piece. A row of two texts is two pieces, which need not run side by side.
 
 A kernel is chosen by the shape of its input, and kernels add in different orders. So a row's number would depend on
 how many others are computed with it. Here the shape that a piece is computed in does not depend on its neighbours: its
@@ -20,7 +20,7 @@ Piece = TypeVar("Piece")
 
 
 class Pieces(NamedTuple, Generic[Piece]):
-    """The pieces of a batch, those of each row in turn, and the size that each is padded to (1 where all are alike)."""
+    """The pieces of a batch, row by row, and the size that each is padded to (1 where all are alike)."""
 
     pieces: Sequence[Piece]
     sizes: Sequence[int]
@@ -40,26 +40,26 @@ class Architecture(nn.Module):
     rows: int
     """Pieces in the largest block: a power of two."""
     least: int
-    """Pieces in the smallest block, a power of two: smaller ones may give a piece other bits."""
+    """Pieces in the smallest block, a power of two: a smaller block may give a piece other bits."""
 
     @abstractmethod
     def pieces(self, bodies: Sequence[bytes]) -> Pieces[Any]:
-        """The pieces of a batch, as many for each body. The size of each depends on nothing but the piece."""
+        """Returns the pieces of a batch, as many for each body. A piece's size depends on nothing but the piece."""
 
     @abstractmethod
     def stage(self, pieces: Sequence[Any], size: int, rows: int) -> tuple[Tensor, ...]:
-        """The arguments of ``forward`` for a block of ``rows`` pieces of ``size``, in the CPU's memory."""
+        """Returns the arguments of ``forward`` for a block of ``rows`` pieces of ``size``, in the CPU's memory."""
 
     @abstractmethod
     def raw(self, outputs: Tensor) -> Tensor:
-        """One number in 0..1 (float64) for each row, from the outputs of all pieces."""
+        """Returns one number in 0..1 (float64) for each row, given the outputs of all pieces."""
 
 
 def blocks(sizes: Sequence[int], rows: int, least: int, most: int, *, varied: bool = True) -> Iterator[Block]:
-    """Every piece in one block: of ``rows`` pieces or, if blocks may be ``varied``, of fewer where few are left.
+    """Yields blocks that hold each piece once: of ``rows`` pieces or, if they may be ``varied``, fewer at the end.
 
-    No block is padded larger than ``most`` in sum, unless it would have fewer than ``least`` pieces. From the largest
-    size down, so that whatever runs out of memory does so first.
+    No block is padded to more than ``most`` in sum, unless it would have fewer than ``least`` pieces. The largest size
+    comes first, so that a batch that runs out of memory does so at once.
     """
     places_of: dict[int, list[int]] = defaultdict(list)
     for place, size in enumerate(sizes):

@@ -1,4 +1,4 @@
-"""``relevance``: how relevant a passage is to a query, by the cosine of their embeddings."""
+"""``relevance``: how relevant a passage is to a query, as the cosine of their embeddings."""
 
 import json
 from collections.abc import Sequence
@@ -16,31 +16,31 @@ from scoring.pieces import Architecture, Pieces
 Ids = npt.NDArray[np.uint16]
 SHORTEST = 8
 STEP = 4
-"""Between the lengths, in tokens, that texts are padded to; longer ones have longer steps, of less than an eighth."""
+"""Tokens between two padded lengths; longer texts have longer steps, of less than an eighth."""
 ROWS = 16
 """Texts in the largest block: more together are no faster on a CPU."""
 
 
 def padded(tokens: int) -> int:
-    """The length that a text of so many tokens is padded to, whatever stands beside it."""
+    """Returns the length that a text of so many tokens is padded to, whatever its neighbours are."""
     step = max(STEP, (1 << (tokens - 1).bit_length()) // 16)
     return max(SHORTEST, -(-tokens // step) * step)
 
 
 class Relevance(Architecture):
-    """Each row is two texts, encoded apart from each other: a text of 10 tokens is not padded to one of 200.
+    """Each row is two texts, encoded separately: a text of 10 tokens is not padded to one of 200.
 
     A row comes as uint16 (little-endian): how many tokens the query has, then the query's ids and the passage's.
 
     A block has all its texts at one of few lengths (``padded``). The kernels for that length give a text the same bits
-    among 1, 2, 4, 8 and 16 of them: a product over all tokens of a block has a multiple of 4 rows, 8 at least. (Of
-    fewer, and of what is left over, kernels of their own take care.)
+    among 1, 2, 4, 8 and 16 of them: a product over all tokens of a block has a multiple of 4 rows, 8 at least. (For
+    fewer rows, and for a remainder, there are other kernels.)
     """
 
     rows, least = ROWS, 1
 
     def __init__(self, longest: int | None = None, **config: Any) -> None:
-        """``longest``: how many tokens of a text are read; the last one always is, it says that the text ends."""
+        """``longest``: how many tokens of a text are read, always with the last one: it says that the text ends."""
         super().__init__()
         self.encoder = Encoder(**config)
         self._longest = longest or self.encoder.places.num_embeddings
@@ -51,7 +51,7 @@ class Relevance(Architecture):
         return embeddings
 
     def pieces(self, bodies: Sequence[bytes]) -> Pieces[Ids]:
-        """The texts of all rows: query, passage, query, passage, ..."""
+        """Returns the texts of all rows: query, passage, query, passage, ..."""
         texts: list[Ids] = []
         for body in bodies:
             ids = np.frombuffer(body, dtype="<u2")
@@ -63,7 +63,7 @@ class Relevance(Architecture):
         return ids if len(ids) <= self._longest else np.append(ids[: self._longest - 1], ids[-1])
 
     def stage(self, pieces: Sequence[Ids], size: int, rows: int) -> tuple[Tensor, ...]:
-        """(rows, size) ids (int32), and (rows,) lengths. A text that only fills up has one token."""
+        """Returns (rows, size) ids (int32) and (rows,) lengths. A text that fills up the block has one token."""
         lengths = torch.tensor([len(text) for text in pieces] + [1] * (rows - len(pieces)), dtype=torch.int32)
         ids = torch.zeros(rows, size, dtype=torch.int32)
         for row, text in zip(ids.numpy(), pieces, strict=False):
@@ -71,13 +71,13 @@ class Relevance(Architecture):
         return ids, lengths
 
     def raw(self, outputs: Tensor) -> Tensor:
-        """(2 x rows, width) -> (rows,): the cosine; texts that have less than nothing in common are not relevant."""
+        """(2 x rows, width) -> (rows,): the cosine, and 0 where it is negative."""
         queries, passages = outputs[0::2], outputs[1::2]
         return (queries * passages).sum(1).double().clamp(0, 1)
 
 
 def converted(weights: bytes, config: bytes) -> tuple[dict[str, Any], bytes]:
-    """The architecture of a manifest, and ``model.safetensors``, from a BertModel's own two files.
+    """Returns a manifest's architecture and ``model.safetensors``, given a BertModel's own two files.
 
     ValueError if they are of another architecture.
     """

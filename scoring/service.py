@@ -12,7 +12,8 @@ from pipeline.contracts.failures import ArtifactCorrupt, NotNow, OutOfMemory, de
 from pipeline.contracts.lanes import ModelRef
 from pipeline.contracts.stages import Stage
 from pipeline.contracts.work import Work
-from pipeline.models.folder import Artifact, ModelStore
+from pipeline.models.artifacts import Artifact
+from pipeline.models.folder import ModelStore
 from pipeline.stage.isolation import Performed, ends_process
 from pipeline.telemetry.events.stages import ModelNotReady
 from scoring.canary import Canary, Reports
@@ -22,7 +23,7 @@ from scoring.serving import Batch, Missing, Serving, performed
 
 
 class Scoring:
-    """Runs any model version in the store; each is loaded and warmed once, and kept."""
+    """Runs any version in the model store; each is loaded and warmed once, and stays in memory."""
 
     stage = Stage.SCORING
 
@@ -37,10 +38,10 @@ class Scoring:
         pool: str = "",
         threads: int = 1,
     ) -> None:
-        """``example_of``: a model's own example as ``preprocess`` encodes it. ``breakers`` is told of those of models.
+        """``example_of``: returns a model's own example as ``preprocess`` encodes it. ``breakers`` reports open ones.
 
-        ``reports`` hears of the device's canary and of what is loaded; without it, there is none. Models of ``pool``
-        are loaded at once, others when they are asked for. ``threads``: of CPU kernels; 0: as many as it has cores.
+        ``reports`` gets reports of the canary and of what is loaded; without it there is no canary. Models of ``pool``
+        are loaded at once, others when they are needed. ``threads``: of CPU kernels; 0: as many as it has cores.
         """
         torch.set_num_threads(threads or cores_given())
         self._store = store
@@ -66,7 +67,7 @@ class Scoring:
                 ModelNotReady(model=f"{name}@{version}", reason=describe(failure)).emit()
 
     def _serving(self, ref: ModelRef) -> Serving:
-        """The model and its fallback, warm; made when first asked for. ArtifactMissing, ArtifactCorrupt, NotNow."""
+        """Returns the model with its fallback, loaded at first use. ArtifactMissing, ArtifactCorrupt, NotNow."""
         serving = self._served.get(ref)
         if serving is None:
             artifact = self._store.open(ref)
@@ -84,7 +85,7 @@ class Scoring:
         return serving
 
     def _model(self, ref: ModelRef) -> LoadedModel | Missing:
-        """A model on this device, or why it cannot be there; what passes (NotNow and the like) is raised."""
+        """Returns a model on this device, or why it cannot run there; raises what may pass (NotNow and the like)."""
         known = self._models.get(ref)
         if known is None:
             known = self._models[ref] = self._load(self._store.open(ref))
@@ -98,7 +99,7 @@ class Scoring:
         return known
 
     def _warm_one_more(self) -> bool:
-        """Run a batch of a size that no warm-up had, if one is left; for when the device is idle."""
+        """Runs a batch of a size that no warm-up had, on an idle device; returns whether another size is left."""
         if self._cold:
             self._cold.popleft()()
         return bool(self._cold)
@@ -117,26 +118,26 @@ class Scoring:
         except Exception as failure:
             if ends_process(failure) is not None:
                 raise  # it says nothing about the model
-            # Whatever is wrong with one model, the others are served.
+            # A broken model must not keep the others from being served.
             return Missing(f"not ready, its warm-up failed: {type(failure).__name__}: {describe(failure)}", True)
         return model
 
     def batch_limit(self, model: ModelRef) -> int:
-        """The manifest's ``max_batch``, once the model is loaded."""
+        """Returns how many rows make a batch: a default until the model is loaded."""
         loaded = self._models.get(model)
         return loaded.batch_limit if isinstance(loaded, LoadedModel) else DEFAULT_BATCH
 
     def overlaps(self, model: ModelRef) -> bool:
-        """Whether its batches compute long enough for another to be claimed meanwhile."""
+        """Returns whether its batches compute long enough to claim another meanwhile."""
         loaded = self._models.get(model)
         return isinstance(loaded, LoadedModel) and loaded.overlaps
 
     def prepare(self, model: ModelRef, works: Sequence[Work]) -> Batch:
-        """A batch on its way to the device."""
+        """Returns a batch under way to the device."""
         return self._serving(model).prepare(works)
 
     def perform(self, model: ModelRef, bodies: Sequence[bytes]) -> list[Performed]:
-        """For each encoded row the model's own probability, by the model itself; NaN and infinity are failures."""
+        """Returns for each encoded row the model's raw number, without fallback; NaN and infinity are failures."""
         loaded = self._model(model)
         if isinstance(loaded, Missing):
             raise ArtifactCorrupt(loaded.reason)

@@ -1,8 +1,8 @@
-"""A model as it is served: itself, the model that stands in for it, and what decides between the two.
+"""A model as it is served: the model, its fallback, and what decides between the two.
 
 The fallback answers (``degraded``, ``scored_by``) when
 - the model's breaker is open: it fails, or is too slow;
-- it cannot run here: it needs a device that this worker does not have, or did not pass its warm-up;
+- it cannot run here: it needs a device that this worker lacks, or it did not pass its warm-up;
 - the request's last attempt hung in it;
 - it would not be done before the request's deadline;
 - the input does not fit into the device's memory, even alone.
@@ -24,13 +24,13 @@ from scoring.canary import Canary
 from scoring.model import Answer, Computation, LoadedModel
 
 OF_THE_PROCESS = ("hang", "crash", "cuda", "device_lost")
-"""Failures that end the process in which they happen: the next one learns of them from the requests."""
+"""Failures that end their process: the next process learns of them from the requests' attempts."""
 WEIGHT = 0.1
 WAIT_S = 1.0
 
 
 class Unavailable(NotNow):
-    """The model cannot run here now, and the request does not want another's answer."""
+    """The model cannot run here now, and the request does not allow a fallback's answer."""
 
     category = "model"
 
@@ -54,17 +54,17 @@ class Serving:
         slow_s: float = float("inf"),
         canary: Canary | None = None,
     ) -> None:
-        """``slow_s``: a batch that takes longer counts as a failure. ``canary``: of the device, if it has one."""
+        """``slow_s``: a batch that takes longer counts as a failure. ``canary``: the device's, if there is one."""
         self.model = model
         self.fallback = fallback
         self.breaker = breaker
         self.slow_s = slow_s
         self.canary = canary
         self.usual_s = model.warm_s if isinstance(model, LoadedModel) else 0.0
-        """How long a batch takes, lately."""
+        """Seconds that a batch takes, as a moving average."""
 
     def prepare(self, works: Sequence[Work]) -> "Batch":
-        """A batch on its way: each request to the model, to its fallback, or back to wait."""
+        """Returns a batch under way: each request goes to the model, to its fallback, or back to wait."""
         if self.fallback is not None:
             self._learn_from(works)
         admitted = isinstance(self.model, LoadedModel) and (self.fallback is None or self.breaker.admits())
@@ -96,12 +96,10 @@ class Serving:
             if self.model.for_good:
                 return ArtifactCorrupt(self.model.reason)
             return Unavailable(self.model.reason, WAIT_S)
-        return Unavailable(
-            f"{self.model.name} is left alone for a while: it has failed too often", self.breaker.pause_s
-        )
+        return Unavailable(f"{self.model.name} is not used for a while: it has failed too often", self.breaker.pause_s)
 
     def judge(self, works: Iterable[Work], answers: Iterable[Performed], seconds: float) -> None:
-        """Learn from a batch that went to the model. Who had failed before proves nothing by failing again."""
+        """Learns from a batch that went to the model. A request that failed before proves nothing by failing again."""
         self.usual_s += WEIGHT * (seconds - self.usual_s)
         if self.fallback is None:
             return
@@ -115,14 +113,14 @@ class Serving:
 
 
 class Batch:
-    """A batch on its way through the scoring stage."""
+    """A batch in the scoring stage."""
 
     def __init__(self, serving: Serving, works: Sequence[Work], ways: Sequence[LoadedModel | StageFailure]) -> None:
         self._serving = serving
         self._works = works
         self._waits = {place: way for place, way in enumerate(ways) if isinstance(way, StageFailure)}
         self._began = 0.0
-        # The model first: it is what takes time.
+        # The model first: it takes longer.
         self._parts = [
             _Part(model, {place: works[place] for place in places}, stands_in=model is serving.fallback)
             for model in (serving.model, serving.fallback)
@@ -130,7 +128,7 @@ class Batch:
         ]
 
     def launch(self) -> None:
-        """Begin to compute."""
+        """Starts to compute."""
         if self._serving.canary is not None:
             self._serving.canary.begins(self)
         self._began = time.monotonic()
@@ -138,7 +136,7 @@ class Batch:
             part.computation.launch()
 
     def collect(self) -> list[Performed]:
-        """An output or a failure for each request, in order."""
+        """Returns an output or a failure for each request, in order."""
         canary = self._serving.canary
         try:
             if canary is not None:
@@ -162,7 +160,7 @@ class Batch:
         return [answers[place] for place in range(len(self._works))]
 
     def _stand_in(self, answers: Mapping[int, Performed]) -> dict[int, Performed]:
-        """What the fallback answers in place of the model, where it is known that trying the model again is no use."""
+        """Returns the fallback's answers where trying the model again cannot help."""
         fallback, given_up = self._serving.fallback, self._serving.breaker.is_open
         if fallback is None or any(map(ends_process, answers.values())):
             return {}
@@ -176,12 +174,12 @@ class Batch:
             return {}
         part = _Part(fallback, instead, stands_in=True)
         part.computation.launch()
-        # If it fails as well, what was wrong with the model is the better reason.
+        # If it fails as well, the model's own failure is the better reason.
         return {place: answer for place, answer in part.answers().items() if isinstance(answer, Output)}
 
 
 class _Part:
-    """The requests of a batch that go to one model, by their places in the batch."""
+    """The requests of a batch that go to one model, by their place in the batch."""
 
     def __init__(self, model: LoadedModel, works: Mapping[int, Work], *, stands_in: bool) -> None:
         self.works = works
@@ -190,7 +188,7 @@ class _Part:
         self.computation = Computation(model, [work.body for work in works.values()])
 
     def answers(self) -> dict[int, Performed]:
-        """For each place its output or failure; what failed as a whole is searched for the offending rows."""
+        """Returns each place's output or failure; a part that fails as a whole is searched for the offending rows."""
         launched: Computation | None = self.computation
 
         def perform(bodies: Sequence[bytes]) -> list[Performed]:
@@ -207,13 +205,13 @@ class _Part:
 
     def _performed(self, answer: Answer) -> Performed:
         if self.stands_in and isinstance(answer, float) and math.isfinite(answer):
-            # Postprocess calibrates it as the model that it comes from.
+            # Postprocess calibrates it as an answer of that model.
             return Output([answer, self._model.name], scored_by=self._model.name)
         return performed(answer)
 
 
 def performed(answer: Answer) -> Performed:
-    """A model's answer as the stage's; NaN and infinity are failures of their row."""
+    """Returns a model's answer as the stage's; NaN and infinity are failures of their row."""
     if isinstance(answer, OutOfMemory):
         return answer
     return (

@@ -18,7 +18,8 @@ import jsonschema_rs
 from pipeline.contracts.failures import ArtifactCorrupt, StageFailure
 from pipeline.contracts.lanes import ModelRef
 from pipeline.contracts.work import Output
-from pipeline.models.folder import Artifact, ModelStore, write_artifact
+from pipeline.models.artifacts import Artifact
+from pipeline.models.folder import ModelStore, write_artifact
 from pipeline.telemetry.logs import configure_logging
 
 NEARLY = 1e-5

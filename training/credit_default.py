@@ -1,10 +1,9 @@
 """``scoreline train-demo``: train the credit model on real loan applications and write its artifact.
 
-Composes the stages' own code - the encoder of preprocess, the architecture of scoring, the calibration of
-postprocess - so that what is measured here is what serves. The same seed gives the same artifact.
+It uses the stages' own code - the encoder of preprocess, the architecture of scoring, the calibration of postprocess -
+so that the model that is measured here is the one that serves. The same seed gives the same artifact.
 """
 
-import argparse
 import json
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,8 @@ import numpy.typing as npt
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss, roc_auc_score
 
-from pipeline.cli.console import BAD_OUTCOME, CONFLICT, fail
-from pipeline.models.folder import ArtifactExists, write_artifact
+from pipeline.cli.console import run
+from pipeline.models.folder import write_artifact
 from pipeline.samples.credit_data import (
     CATEGORIES,
     FEATURES,
@@ -29,6 +28,7 @@ from pipeline.telemetry.logs import configure_logging
 from postprocess.service import Decision
 from preprocess.encoding import Encoder
 from tasks.proof import with_result
+from training.command import artifact_parser
 from training.fitting import linear, probabilities, train, weights_file
 
 SEED = 1
@@ -36,7 +36,7 @@ EPOCHS = 40
 NAME = "credit-default"
 FALLBACK = "credit-default-logistic"
 LOGGED = {"Seniority", "Income", "Assets", "Debt", "Amount", "Price", "Expenses"}
-# What an application may say at all, whatever training has seen: the domain of each feature.
+# The values that an application may hold, whatever training saw: the domain of each feature.
 DOMAIN = {
     "Seniority": (0, 80, "years in the present job"),
     "Time": (1, 480, "months the loan runs"),
@@ -56,7 +56,7 @@ Floats = npt.NDArray[np.floating[Any]]
 
 
 def encoding_of(applications: list[Application]) -> dict[str, Any]:
-    """``preprocess.json``: how each feature is encoded, fitted to the training part."""
+    """Returns ``preprocess.json``: how each feature is encoded, fitted to the training part."""
     columns: list[dict[str, Any]] = []
     for name in NUMBERS:
         given = [row.features[name] for row in applications]
@@ -83,7 +83,7 @@ def encoding_of(applications: list[Application]) -> dict[str, Any]:
 
 
 def input_schema(applications: list[Application]) -> dict[str, Any]:
-    """JSON Schema of the features: every one must be there; null where the data have gaps."""
+    """Returns the JSON Schema of the features: all are required; null is allowed where the data lack values."""
     properties: dict[str, Any] = {}
     for name in NUMBERS:
         low, high, meaning = DOMAIN[name]
@@ -117,20 +117,20 @@ OUTPUT_SCHEMA = {
 
 
 def platt(raw: Floats, outcomes: Floats) -> dict[str, Any]:
-    """Calibration by Platt's method: a line through the log-odds, fitted to the calibration part."""
+    """Fits a calibration by Platt's method, a line through the log-odds, to the calibration part."""
     raw = np.clip(raw, 1e-7, 1 - 1e-7)
     fitted = LogisticRegression(C=1e6).fit(np.log(raw / (1 - raw)).reshape(-1, 1), outcomes)
     return {"method": "platt", "slope": float(fitted.coef_[0, 0]), "intercept": float(fitted.intercept_[0])}
 
 
 def calibrated(calibration: dict[str, Any], raw: Floats) -> Floats:
-    """Calibrated probabilities, by the code that serves."""
+    """Returns calibrated probabilities, by the code that serves."""
     decision = Decision({"calibration": calibration, "bands": BANDS})
     return np.array([decision.calibrated(value) for value in raw])
 
 
 def expected_calibration_error(scores: Floats, outcomes: Floats, bins: int = 10) -> float:
-    """Mean distance of score and outcome over bins of equal count (Naeini et al. 2015, equal-mass variant)."""
+    """Returns the mean distance of score and outcome over bins of equal count (Naeini et al. 2015, equal mass)."""
     order = np.argsort(scores)
     return float(
         sum(
@@ -141,7 +141,7 @@ def expected_calibration_error(scores: Floats, outcomes: Floats, bins: int = 10)
 
 
 def measure(scores: Floats, outcomes: Floats) -> dict[str, float]:
-    """Held-out figures of calibrated scores."""
+    """Returns the held-out figures of calibrated scores."""
     return {
         "auc": round(float(roc_auc_score(outcomes, scores)), 4),
         "brier": round(float(brier_score_loss(outcomes, scores)), 4),
@@ -150,9 +150,9 @@ def measure(scores: Floats, outcomes: Floats) -> dict[str, float]:
 
 
 def train_demo(out: Path, *, version: str = "1", seed: int = SEED) -> dict[str, Any]:
-    """Train, calibrate, measure, and write ``credit-default`` and its fallback into ``out``; the former's manifest.
+    """Trains, calibrates, measures and writes ``credit-default`` and its fallback; returns its manifest.
 
-    ArtifactExists if the version is there with another content; OSError.
+    ArtifactExists if the version exists with another content; OSError.
     """
     applications = read_applications()
     parts = split(applications)
@@ -224,20 +224,13 @@ def train_demo(out: Path, *, version: str = "1", seed: int = SEED) -> dict[str, 
 
 
 def main() -> None:
-    """``scoreline train-demo``."""
-    parser = argparse.ArgumentParser(prog="scoreline train-demo", description="Train the credit model.")
-    parser.add_argument("--out", type=Path, required=True, help="the model store to write into")
-    parser.add_argument("--version", default="1")
+    """Runs ``scoreline train-demo``."""
+    parser = artifact_parser("scoreline train-demo", "Train the credit model.")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--json", action="store_true", help="print the metrics as JSON")
     options = parser.parse_args()
     configure_logging("train-demo", level="ERROR")
-    try:
-        metrics = train_demo(options.out, version=options.version, seed=options.seed)["metrics"]
-    except ArtifactExists as error:
-        fail(str(error), CONFLICT)
-    except OSError as error:
-        fail(f"{options.out} cannot be written: {error.strerror}", BAD_OUTCOME)
+    metrics = train_demo(options.out, version=options.version, seed=options.seed)["metrics"]
     if options.json:
         print(json.dumps(metrics))
         return
@@ -248,4 +241,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

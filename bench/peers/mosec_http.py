@@ -4,9 +4,9 @@ Set up after https://mosecorg.github.io/mosec/reference/interface.html : one wor
 most, and 10 ms to wait for more, its default. One stage does all three: a stage more is a process and a hop more. JSON
 in and out, in the shape of Scoreline's API, and the load comes from the same generator as for ``http-64``.
 
-What it does not do that Scoreline does: keep anything. A request lives as long as its connection: it cannot be handed
-in now and polled for later, and a worker or server that is killed takes with it what it held; the client sees an error
-or a timeout, and sends again or does not. No retries, no states, no cache, no idempotency. What is more than its
+What it does not do that Scoreline does: keep anything. A request lives as long as its connection, so that it cannot be
+submitted now and polled for later. A worker or server that is killed takes with it what it held: the client sees an
+error or a timeout, and sends again or does not. No retries, no states, no cache, no idempotency. What is more than its
 capacity is refused (429).
 """
 
@@ -34,8 +34,8 @@ class Mosec(Peer):
     shown: ClassVar[tuple[str, ...]] = ("mosec",)
     curves: ClassVar[Mapping[str, str]] = {"http": "mosec, HTTP"}
 
-    def start(self, folder: Path, log: IO[bytes]) -> None:
-        """Start the server; it is up when it answers."""
+    def launch(self, folder: Path, log: IO[bytes]) -> None:
+        """Starts the server; it is up when it answers."""
         self._port = choose_ports(api=None, flower=None, health=0).store
         self._rows = applications()
         options = (

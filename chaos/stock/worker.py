@@ -1,4 +1,4 @@
-"""What a stock worker runs, by ``celery -A chaos.stock.worker``: three tasks, each noting its start and its end."""
+"""The tasks of a stock worker, run by ``celery -A chaos.stock.worker``: each notes its start and its end."""
 
 import json
 import os
@@ -6,17 +6,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from celery.signals import worker_process_init
 
+from bench.plain_tasks import PlainTask
 from chaos.stock.app import make_app, task_name
 from chaos.stock.notes import Notebook
 from pipeline.contracts.stages import Stage
-from pipeline.contracts.work import Output
-from pipeline.models.folder import ModelStore
-from pipeline.settings import settings
-from pipeline.stage.protocols import StageService
-from tasks.stages import load_stage
 
 app = make_app(os.environ["STOCK_URL"], json.loads(os.environ["STOCK_OPTIONS"]))
 Work = dict[str, Any]
@@ -27,10 +22,7 @@ class _Child:
     """What a child of the pool holds."""
 
     def __init__(self) -> None:
-        stage = Stage(os.environ["STOCK_STAGE"])
-        store = ModelStore(settings().model_store)
-        self.ref = next(artifact.ref for artifact in store.all() if artifact.ref.name == "credit-default")
-        self.service: StageService = load_stage(stage, settings())
+        self.task = PlainTask(Stage(os.environ["STOCK_STAGE"]))
         self.notebook = Notebook(Path(os.environ["STOCK_NOTES"]))
 
 
@@ -43,36 +35,30 @@ def _start(**_: object) -> None:
     _child = _Child()
 
 
-def _perform(stage: Stage, work: Work, body: Any) -> Any:
-    answer = _child.service.perform(_child.ref, [body])[0]
-    assert isinstance(answer, Output), answer
+def _noted(stage: Stage, work: Work) -> Any:
+    """Runs one row; notes its start and its end."""
+    _child.notebook.note("start", stage, work["request"])
+    body = _child.task.run(work["body"])
     if stage is Stage.SCORING:
         time.sleep(work["seconds"])
-    return answer.body
+    _child.notebook.note("end", stage, work["request"])
+    return body
 
 
 @app.task(name=task_name(Stage.PREPROCESS))
 def preprocess(work: Work) -> Work:
-    """Validate and encode one row."""
-    _child.notebook.note("start", Stage.PREPROCESS, work["request"])
-    vector = np.frombuffer(_perform(Stage.PREPROCESS, work, work["body"]), dtype=np.float32)
-    _child.notebook.note("end", Stage.PREPROCESS, work["request"])
-    return work | {"body": [float(value) for value in vector]}
+    """Validates and encodes one row."""
+    return work | {"body": _noted(Stage.PREPROCESS, work)}
 
 
 @app.task(name=task_name(Stage.SCORING))
 def scoring(work: Work) -> Work:
-    """Run the model on one row."""
-    _child.notebook.note("start", Stage.SCORING, work["request"])
-    raw = float(_perform(Stage.SCORING, work, np.array(work["body"], dtype=np.float32).tobytes()))
-    _child.notebook.note("end", Stage.SCORING, work["request"])
-    return work | {"body": raw}
+    """Runs the model on one row."""
+    return work | {"body": _noted(Stage.SCORING, work)}
 
 
 @app.task(name=task_name(Stage.POSTPROCESS))
 def postprocess(work: Work) -> dict[str, Any]:
-    """Calibrate and decide one row."""
-    _child.notebook.note("start", Stage.POSTPROCESS, work["request"])
-    result = dict(_perform(Stage.POSTPROCESS, work, work["body"]))
-    _child.notebook.note("end", Stage.POSTPROCESS, work["request"])
+    """Calibrates and decides one row."""
+    result: dict[str, Any] = _noted(Stage.POSTPROCESS, work)
     return result

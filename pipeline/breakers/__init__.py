@@ -1,1 +1,1 @@
-"""Circuit breakers: around services elsewhere (``calls``), and around a model that has a fallback (``window``)."""
+"""Circuit breakers: around calls to other services (``calls``), and around a model that has a fallback (``window``)."""

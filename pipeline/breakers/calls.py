@@ -1,7 +1,7 @@
-"""Calls to the outside - a model store, a cache elsewhere - each behind a circuit breaker.
+"""Circuit breakers around calls to other services: the model store, a cache on its own server.
 
-A service that does not answer is left alone for a while, so that its death costs no time and no attempt of a request:
-what needs it waits (``DependencyDown``), what can do without goes on. Operators see every breaker that is not closed.
+A service that does not answer is not called for a while, so that its outage costs requests neither time nor attempts:
+work that needs it waits (``DependencyDown``), other work goes on. Operators see every breaker that is not closed.
 """
 
 import asyncio
@@ -15,18 +15,18 @@ from pipeline.telemetry.events.stages import BreakerChanged
 
 
 class Breakers:
-    """The breakers of one process. ``tell`` hears the states of those that are not closed, whenever one changes."""
+    """The breakers of one process. ``report`` gets the states of those that are not closed, whenever one changes."""
 
-    def __init__(self, tell: Callable[[list[dict[str, Any]]], None] = lambda _: None) -> None:
-        self._tell = tell
+    def __init__(self, report: Callable[[list[dict[str, Any]]], None] = lambda _: None) -> None:
+        self._report = report
         self._states: dict[str, dict[str, Any]] = {}
 
     def breaker(
         self, name: str, *, pause_s: float, is_down: Callable[[BaseException], bool] = lambda _: True
     ) -> pybreaker.CircuitBreaker:
-        """A breaker that opens with the first failure, and lets one call try again after ``pause_s``.
+        """Returns a breaker that opens with the first failure, and lets one call try again after ``pause_s``.
 
-        ``is_down``: whether an exception says that the service is down; others are its answers.
+        ``is_down``: whether an exception says that the service is down; any other is an answer of it.
         """
 
         def says_nothing(error: BaseException) -> bool:
@@ -38,17 +38,17 @@ class Breakers:
         )
 
     def states(self) -> list[dict[str, Any]]:
-        """Name and state of each breaker that is not closed, since when (Unix seconds), and how long it is left alone.
+        """Returns each breaker that is not closed: name, state, since when (Unix seconds), and its pause.
 
-        After that the next call tries again; until one comes, nobody knows.
+        After the pause the next call tries again; its state is unknown until one comes.
         """
         return [state for state in self._states.values() if state["state"] != pybreaker.STATE_CLOSED]
 
     def changed(self, name: str, state: str, pause_s: float) -> None:
-        """A breaker has come to a state, in which what it guards is left alone for ``pause_s``."""
+        """Records and reports a breaker's new state, in which its service is not called for ``pause_s``."""
         BreakerChanged(breaker=name, state=state).emit()
         self._states[name] = {"name": name, "state": state, "since": round(time.time(), 3), "pause_s": pause_s}
-        self._tell(self.states())
+        self._report(self.states())
 
 
 class _Listener(pybreaker.CircuitBreakerListener):

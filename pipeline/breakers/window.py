@@ -1,6 +1,6 @@
 """The circuit breaker of a model that has a fallback: opens by failures or slowness over a window of batches.
 
-(A library's counts failures in a row, which one bad row among good ones never gives, and a broken model always does.)
+pybreaker counts failures in a row, which does not fit: a model that fails on some batches, not all, must open it, too.
 """
 
 import time
@@ -10,27 +10,27 @@ from typing import Literal
 
 BreakerState = Literal["closed", "open", "half-open"]
 WINDOW = 20
-"""Batches that are looked at, the latest."""
+"""How many of the latest batches count."""
 LASTING_S = 300.0
-"""How long a batch is looked at: longer than several that hang."""
+"""How long a batch counts, in seconds: longer than several that hang."""
 LEAST = 3
-"""Failures without which nothing is concluded."""
+"""With fewer failures it never opens."""
 SHARE = 0.5
 PAUSE_S, LONGEST_PAUSE_S = 5.0, 60.0
 KEPT_INCIDENTS = 64
 
 
 class Breaker:
-    """Closed: batches go to the model. Open: none does. Half-open, after a pause: one tries; it closes or opens it.
+    """Closed: batches go to the model. Open: none does. Half-open, after a pause: one tries, and closes or opens it.
 
-    After each trial that fails the pause is twice as long.
+    Each failed trial doubles the pause.
     """
 
     def __init__(
-        self, tell: Callable[[BreakerState, float], None], clock: Callable[[], float] = time.monotonic
+        self, report: Callable[[BreakerState, float], None], clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """``tell`` hears each state that it comes to, and how long it will be left alone in it."""
-        self._tell = tell
+        """``report`` gets each new state, and for how many seconds no batch goes to the model."""
+        self._report = report
         self._clock = clock
         self._verdicts: deque[tuple[float, bool]] = deque(maxlen=WINDOW)
         self._incidents: deque[int] = deque(maxlen=KEPT_INCIDENTS)
@@ -40,26 +40,26 @@ class Breaker:
 
     @property
     def is_open(self) -> bool:
-        """Whether the model is left alone; also while one batch tries."""
+        """Whether batches do not go to the model; also true while one batch tries."""
         return self._state != "closed"
 
     @property
     def pause_s(self) -> float:
-        """How long a request that waits for the model should wait before it asks again."""
+        """Seconds that a request that waits for the model should wait before it tries again."""
         return max(1.0, self._until - self._clock())
 
     def admits(self) -> bool:
-        """Whether the next batch may go to the model. After the pause that is the one that tries."""
+        """Returns whether the next batch may go to the model. After a pause one batch may: the trial."""
         now = self._clock()
         if self._state == "closed":
             return True
         if now < self._until:
             return False
-        self._become("half-open", self._pause_s)  # if nothing is heard of this one, another tries after that
+        self._become("half-open", self._pause_s)  # if this one reports nothing, another tries after that
         return True
 
     def record(self, *, good: bool) -> None:
-        """What came of a batch that went to the model."""
+        """Records the outcome of a batch that went to the model."""
         now = self._clock()
         if self._state == "half-open":
             if good:
@@ -76,7 +76,7 @@ class Breaker:
             self._open(longer=False)
 
     def blame(self, incident: int) -> None:
-        """A batch has failed elsewhere, or before this process began; ``incident`` is the same for all its requests."""
+        """Records a batch that failed in another process or before this one; its requests share an ``incident``."""
         if incident not in self._incidents:
             self._incidents.append(incident)
             if self._state != "half-open":
@@ -90,4 +90,4 @@ class Breaker:
         self._until = self._clock() + seconds
         if state != self._state:
             self._state = state
-            self._tell(state, seconds)
+            self._report(state, seconds)

@@ -1,4 +1,4 @@
-"""The cells of a CSV file: what a cell becomes, by what the model's input schema says its feature is.
+"""The cells of a CSV file: how each is read, by its feature in the model's input schema.
 
 ================ ====================================================================================================
 feature          its cell
@@ -6,7 +6,7 @@ feature          its cell
 number, integer  digits with a point and an exponent as in JSON, spaces around them; no thousands separators
 boolean          ``true`` or ``false``, in any case
 text             the cell as it is
-one of a list    the member that is written so; another text is sent as it is, and ends as ``invalid``
+one of a list    the member that is written so; any other text is sent as it is, and ends as ``invalid``
 any of these     an empty cell is null where null is allowed; else the feature is left out where it may be missing;
                  else it is the empty text where text is allowed. ``NA`` is null where null is allowed, unless it is
                  a text that the feature can have
@@ -24,7 +24,7 @@ _NOT_TAKEN = "it cannot be read from CSV: write the rows as JSONL"
 
 
 class BadCell(ValueError):
-    """What is wrong with a cell, or with a feature's schema, without the feature's name."""
+    """A cell or a feature's schema cannot be read. The message does not name the feature."""
 
 
 Cell = Callable[[str], Any]
@@ -33,7 +33,7 @@ LEFT_OUT = object()
 
 
 def cell_of(schema: Any, root: Mapping[str, Any], *, required: bool) -> Cell:
-    """How a cell of a feature with this schema is read; BadCell if CSV cannot hold what the schema allows."""
+    """Returns how a cell of a feature with this schema is read; BadCell if CSV cannot hold what it allows."""
     kinds, members = _allowed(schema, root, depth=8)
     nullable = "null" in kinds or (members is not None and None in members)
     kinds = kinds - {"null"}
@@ -65,7 +65,7 @@ def cell_of(schema: Any, root: Mapping[str, Any], *, required: bool) -> Cell:
 
 
 def _allowed(schema: Any, root: Mapping[str, Any], depth: int) -> tuple[frozenset[str], list[Any] | None]:
-    """The JSON types that a feature may have, and its values if the schema lists them."""
+    """Returns the JSON types that a feature may have, and its values if the schema lists them."""
     if not isinstance(schema, Mapping) or depth == 0:
         return frozenset(), None
     if "enum" in schema or "const" in schema:
@@ -85,7 +85,7 @@ def _union(parts: list[tuple[frozenset[str], list[Any] | None]]) -> tuple[frozen
     listed = [member for _, members in parts for member in members or ()]
     kinds = frozenset().union(*(kinds for kinds, _ in parts))
     if not listed:
-        # A part of which nothing is known allows anything.
+        # A part without known types allows anything.
         return (kinds if all(kinds for kinds, _ in parts) else frozenset()), None
     if kinds - {"null"}:
         return frozenset(), None  # some values are listed, others are not
@@ -93,7 +93,7 @@ def _union(parts: list[tuple[frozenset[str], list[Any] | None]]) -> tuple[frozen
 
 
 def _target(reference: Any, root: Mapping[str, Any]) -> Any:
-    """What a reference into the schema itself (``#/$defs/NAME``) points at; None for any other."""
+    """Returns what a reference into the schema itself (``#/$defs/NAME``) points at; None for any other."""
     at: Any = root
     if not isinstance(reference, str) or not reference.startswith("#/"):
         return None
@@ -103,7 +103,7 @@ def _target(reference: Any, root: Mapping[str, Any]) -> Any:
 
 
 def _one_of(members: list[Any]) -> tuple[Cell, frozenset[str]]:
-    """Reads one of the values that a schema lists, and those of them that are text."""
+    """Returns how to read one of the values that a schema lists, and those of them that are text."""
     texts = frozenset(member for member in members if isinstance(member, str))
     others = [member for member in members if member is not None and not isinstance(member, str)]
     if not others:
@@ -121,7 +121,7 @@ def _one_of(members: list[Any]) -> tuple[Cell, frozenset[str]]:
 
 
 def _plain(kinds: frozenset[str]) -> Cell:
-    """Reads a number, a boolean, or what may be either."""
+    """Returns how to read a number, a boolean, or a value that may be either."""
 
     def read(text: str) -> Any:
         bare = text.strip(" \t")

@@ -11,7 +11,10 @@ from rich.console import Console
 
 from pipeline.cli.extras import MissingExtra
 from pipeline.client.asynchronous import AsyncScoringClient
+from pipeline.contracts.failures import StageFailure
 from pipeline.contracts.problems import Problem
+from pipeline.ledger.releases import ReleaseConflict
+from pipeline.models.folder import ArtifactExists
 from pipeline.settings import SettingsError, read_settings
 from pipeline.stack import StackError
 
@@ -35,8 +38,12 @@ def run(cli: Callable[[], Any]) -> None:
         fail(problem.detail, problem.exit_code)
     except (SettingsError, MissingExtra) as error:
         fail(str(error), USAGE)
-    except StackError as error:
+    except (ArtifactExists, ReleaseConflict) as error:
+        fail(str(error), CONFLICT)
+    except (StackError, StageFailure) as error:
         fail(str(error), BAD_OUTCOME)
+    except OSError as error:
+        fail(": ".join(filter(None, (error.filename, error.strerror))) or str(error), BAD_OUTCOME)
     except KeyboardInterrupt:
         fail("interrupted", 130)
 

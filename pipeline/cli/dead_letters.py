@@ -1,4 +1,4 @@
-"""``scoreline dead``: what operators do with requests that were given up."""
+"""``scoreline dead``: lists, shows, replays and purges requests that were given up."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -117,7 +117,7 @@ def purge(
     async def run(letters: DeadLetters) -> list[bytes]:
         chosen = await _chosen(letters, letter_ids, everything, model=model, stage=stage, category=category)
         for request_id in chosen:
-            await letters.get(request_id)  # a typing error deletes nothing
+            await letters.get(request_id)  # a mistyped id deletes nothing
         await letters.purge(chosen)
         return chosen
 

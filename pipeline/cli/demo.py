@@ -12,7 +12,7 @@ import typer
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from pipeline.cli.console import BAD_OUTCOME, AsJson, console, errors, print_json
+from pipeline.cli.console import BAD_OUTCOME, AsJson, console, errors, fail, print_json
 from pipeline.cli.extras import require
 from pipeline.cli.services import checked_durability
 from pipeline.samples.credit_data import Application, read_applications, split
@@ -42,6 +42,8 @@ def demo(durability: Annotated[str, typer.Option(help="process | disk")] = "proc
     with errors.status("starting the store, three workers, a sweeper, the API and Flower"):
         stack = LocalStack(read_settings(), durability=checked_durability(durability))
     with stack:
+        if refused := [f"{each.place}: {each.reason}" for each in stack.refused if each.place.startswith(f"{MODEL}/")]:
+            fail(f"{MODEL} is not released: {'; '.join(refused)}", BAD_OUTCOME)
         run = asyncio.run(_send(stack.api_url, applications))
         document = _document(run, stack.durability)
         if as_json:
@@ -141,7 +143,7 @@ def _show(document: dict[str, Any], run: _Run) -> None:
     console.print(
         "Look around:\n"
         "  make up                                       this stack until Ctrl-C, with Flower and the API's docs\n"
-        "  scoreline stats | models | doctor             what waits, who works, what is wrong\n"
+        "  scoreline stats | models | doctor             what waits, which workers live, what is wrong\n"
         "  scoreline submit FILE.csv --model MODEL       score rows of your own",
         highlight=False,
         soft_wrap=True,

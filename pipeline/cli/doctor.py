@@ -1,4 +1,4 @@
-"""The doctor: whether settings, store and models are fit to run on."""
+"""The doctor: whether settings, store and models are fit for use."""
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ READS_MODELS = "worker"
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One thing looked at."""
+    """The result of one check."""
 
     name: str
     ok: bool
@@ -30,7 +30,7 @@ class Check:
 
 
 async def examine(settings: Settings) -> list[Check]:
-    """Everything the doctor looks at, in order."""
+    """Runs every check, in order."""
     checks = _models(settings)
     client = connect_async(settings)
     try:
@@ -46,7 +46,7 @@ async def examine(settings: Settings) -> list[Check]:
 
 
 def _shown(settings: Settings) -> str:
-    """The store's address without its password."""
+    """Returns the store's URL without its password."""
     parts = urlsplit(settings.store_url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
@@ -73,7 +73,7 @@ async def _store(client: AsyncClient, settings: Settings) -> list[Check]:
 
 
 async def _allowed(call: Callable[[], Awaitable[dict[Any, Any]]]) -> dict[Any, Any]:
-    """The answer to a call that many managed services refuse; nothing if this one does."""
+    """Returns the answer to a call that many managed services refuse; an empty one if this service does."""
     try:
         return await call()
     except ResponseError:
@@ -106,9 +106,9 @@ async def _clock(client: AsyncClient) -> Check:
     except ResponseError:
         return Check("clock", True, "not known: GET is refused")
     if behind_ms <= CLOCK_BEHIND_MS:
-        return Check("clock", True, "the server's clock is the ledger's time")
+        return Check("clock", True, "the store's clock is the ledger's time")
     advice = "times in documents are ahead by that much; it is taken back, a fifth of the time that passes"
-    return Check("clock", False, f"the server's clock went back by {behind_ms / 1000:g} s: {advice}")
+    return Check("clock", False, f"the store's clock went back by {behind_ms / 1000:g} s: {advice}")
 
 
 def _eviction(policy: str | None) -> Check:
@@ -130,7 +130,7 @@ def _durability(config: Mapping[str, Any], settings: Settings) -> Check:
     if fsync == "everysec" and append_only:
         advice = "appendfsync everysec acknowledges writes that it may lose: set it to always (disk) or no (process)"
     elif not append_only:
-        advice = "appendonly is off: a restart of the server loses everything; set appendonly yes"
+        advice = "appendonly is off: a restart of the store loses everything; set appendonly yes"
     else:
         advice = f"appendonly yes, appendfsync {fsync}"
         if not durable:
@@ -145,8 +145,8 @@ async def _cache(settings: Settings) -> list[Check]:
     try:
         await client.ping()
     except StoreError as error:
-        # Nothing is lost without it, and nothing is kept from being scored.
-        return [Check("cache", False, f"{settings.cache_url} does not answer ({error}): everything is computed anew")]
+        # Without it nothing is lost, and everything is still scored.
+        return [Check("cache", False, f"{settings.cache_url} does not answer ({error}): everything is computed again")]
     finally:
         await client.aclose()
     return [Check("cache", True, f"answers at {settings.cache_url}")]

@@ -1,4 +1,4 @@
-"""``scoreline load``: what a running deployment does with requests that arrive at a rate, whatever becomes of them."""
+"""``scoreline load``: offers requests to a running deployment at a rate, and shows what becomes of them."""
 
 import asyncio
 import itertools
@@ -20,9 +20,9 @@ from pipeline.load.targets import NO_ANSWER, ApiUnusable, api_target, store_targ
 from pipeline.samples.credit_data import read_applications
 
 UNKNOWN = (StoreUnavailable.slug, NO_ANSWER)
-"""Submits that failed so may have been accepted all the same."""
+"""Problems after which a request may have been accepted all the same."""
 LATE_MS = 50.0
-"""A generator that sends later than this measures itself as well."""
+"""A generator that sends later than this also measures itself."""
 SHOW_S = 0.5
 
 
@@ -47,6 +47,8 @@ def load(
     if priority not in get_args(PriorityName):
         allowed = ", ".join(get_args(PriorityName))
         raise typer.BadParameter(f"{priority!r}; allowed: {allowed}", param_hint="--priority")
+    if api is not None and not api.startswith(("http://", "https://")):
+        raise typer.BadParameter(f"{api!r}; expected http://HOST:PORT or https://HOST", param_hint="--api")
     if api is not None:
         require("local", "--api")
     rows = unique_rows() if features is None else itertools.repeat(_object(features))
@@ -90,14 +92,14 @@ def _object(text: str) -> Mapping[str, Any]:
 
 
 def unique_rows() -> Iterator[Mapping[str, Any]]:
-    """Real applications for ever, each with a price of its own."""
+    """Yields real applications without end, each with a price of its own."""
     rows = [application.features for application in read_applications()]
     for number in itertools.count():
         yield rows[number % len(rows)] | {"Price": 100 + number / 1000}
 
 
 async def _watched(generator: LoadGenerator, seconds: float) -> Tally:
-    """Run it with a line of progress; the first Ctrl-C stops the generator, the second the waiting too."""
+    """Runs the generator with a line of progress; the first Ctrl-C stops it, the second stops waiting for ends."""
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, generator.stop)
@@ -115,7 +117,7 @@ async def _watched(generator: LoadGenerator, seconds: float) -> Tally:
 
 
 def summary(tally: Tally) -> dict[str, Any]:
-    """The tally as ``--json`` prints it. ``unknown``: no answer was heard, also of what was cut off by Ctrl-C."""
+    """Returns the tally as ``--json`` prints it. ``unknown``: no answer came, or Ctrl-C cut it off."""
     refused = {slug: count for slug, count in tally.refused.most_common() if slug not in UNKNOWN}
     return {
         "seconds": round(tally.seconds, 2),

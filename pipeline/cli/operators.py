@@ -1,4 +1,4 @@
-"""Commands of operators that read: models, stats, workers."""
+"""Operators' reading commands: models, stats, workers, devices."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -35,7 +35,7 @@ def _overview() -> dict[str, Any]:
 
 
 def workers(as_json: AsJson = False) -> None:
-    """Show who works: live, stale (late with its heartbeat) or dead (gone; shown for some minutes)."""
+    """Show the workers: live, stale (late with its heartbeat) or dead (gone; shown for some minutes)."""
     known = _overview()["workers"]
     if as_json:
         print_json({"workers": known})
@@ -103,7 +103,7 @@ def _show_devices(known: Sequence[Mapping[str, Any]]) -> None:
 
 
 def stats(as_json: AsJson = False) -> None:
-    """Show what waits, what is claimed, and who works."""
+    """Show what waits, what is claimed, and which workers live."""
     overview = _overview()
     if as_json:
         print_json(overview)

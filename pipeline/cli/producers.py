@@ -1,4 +1,4 @@
-"""Commands of producers: submit files, ask how requests stand, which models there are, what the system does."""
+"""Producers' commands: submit, status, cancel."""
 
 import asyncio
 import json
@@ -15,7 +15,8 @@ from rich.table import Table
 
 from pipeline.cli.console import BAD_OUTCOME, USAGE, AsJson, console, errors, fail, print_json, with_client
 from pipeline.cli.result_file import CannotWrite, ResultFile
-from pipeline.cli.rows import BadFile, open_rows
+from pipeline.cli.row_file import BadFile
+from pipeline.cli.rows import open_rows
 from pipeline.cli.submitting import Sending
 from pipeline.client.asynchronous import AsyncScoringClient
 from pipeline.contracts.problems import Problem
@@ -60,26 +61,26 @@ def submit(
 
 @dataclass
 class _Submitted:
-    """What has become of a file's rows, as it is told."""
+    """What has become of a file's rows so far."""
 
     rows: int
     results: ResultFile | None
     told: Callable[[int], None]
-    """Hears how many more rows have been answered."""
+    """Called with how many more rows have been answered."""
     states: Counter[str] = field(default_factory=Counter)
     problem: Problem | None = None
-    """The first that a row was refused for."""
+    """The first reason for which a row was refused."""
     interrupted: int | None = None
     unknown: int = 0
     stopped_by: Problem | BadFile | None = None
     not_written: OSError | None = None
     unwritten: list[str] = field(default_factory=list)
-    """Requests that were accepted, and whose documents could not be written."""
+    """Accepted requests whose documents could not be written."""
     where: Path | None = None
     """Where the documents are."""
 
     def tell(self, answers: Sequence[Status | Problem]) -> None:
-        """Count answers, and write them down."""
+        """Counts answers and writes them."""
         for answer in answers:
             if isinstance(answer, Problem):
                 self.problem = self.problem or answer
@@ -103,7 +104,7 @@ class _Submitted:
         self.unwritten += [answer["request_id"] for answer in answers if not isinstance(answer, Problem)]
 
     def end(self, sending: Sending) -> None:
-        """No more comes: put the results where they belong."""
+        """Ends the results: in their place if complete, else beside it."""
         self.interrupted, self.unknown = sending.interrupted, sending.unknown
         if self.results is not None:
             whole = self.interrupted is None and self.stopped_by is None and self.not_written is None
@@ -113,7 +114,7 @@ class _Submitted:
                 self.not_written = self.not_written or error
 
     def fail_if_cut_short(self) -> None:
-        """Exit, and say how far it came, if not all rows were submitted and their documents written."""
+        """Exits, and says how far it came, unless all rows were submitted and their documents written."""
         written = f"; their documents are in {self.where}" if self.where and self.states else ""
         unknown = f"; {self.unknown} more were sent without an answer: they may have been accepted" * bool(self.unknown)
         far = f"{sum(self.states.values())} of {self.rows} rows were submitted{written}{unknown}"
@@ -132,7 +133,7 @@ class _Submitted:
 async def _submit(
     file: Path, model: str, results: ResultFile | None, ignored: Sequence[str], *, wait: bool
 ) -> _Submitted:
-    """Submit a file's rows. BadFile, CannotWrite or a Problem before anything is written or sent."""
+    """Submits a file's rows; BadFile, CannotWrite or a Problem before anything is written or sent."""
     async with AsyncScoringClient(settings=read_settings()) as client:
         schema = (await client.releases()).resolve(model).input_schema
         with open_rows(file, model, schema, ignored) as rows, _progress() as progress:

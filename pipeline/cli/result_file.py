@@ -1,7 +1,7 @@
-"""Files of results: whole in their place, or beside it; what stood there before is never half overwritten.
+"""Files of results: complete in their place, or partial beside it; an earlier file is never half overwritten.
 
-A result is written to ``NAME.partial``, and takes the place of ``NAME`` at the end. If the end never comes, what was
-there before is still there, and what was written so far is beside it.
+Results are written to ``NAME.partial``, which replaces ``NAME`` at the end. If the end never comes, the earlier file
+is untouched, and what was written is beside it.
 """
 
 import argparse
@@ -16,10 +16,10 @@ class CannotWrite(Exception):
 
 
 class ResultFile:
-    """One file of results. ``open`` it once everything else is known to be right; then ``keep`` or ``leave`` it."""
+    """One file of results: ``open`` it once everything else is checked, then ``keep`` or ``leave`` it."""
 
     def __init__(self, path: Path, *inputs: Path) -> None:
-        """Nothing is opened or changed yet. ``inputs``: files that are read meanwhile. CannotWrite."""
+        """Checks that it can be written; opens nothing. ``inputs``: files that are read meanwhile. CannotWrite."""
         self.path = path
         self._file: FileIO | None = None
         self._written = 0
@@ -32,7 +32,7 @@ class ResultFile:
             raise CannotWrite(f"{path} cannot be written: {error.strerror}") from None
         self._mode = None if found is None else stat.S_IMODE(found.st_mode)
         self._direct = found is not None and not stat.S_ISREG(found.st_mode)
-        """A device or a pipe: there is nothing to keep, and nothing to put in its place."""
+        """A device or a pipe: written directly, never replaced."""
         self._stood_empty = found is None or (not self._direct and found.st_size == 0)
         self._place = path if self._direct else Path(os.path.realpath(path))
         self._check(inputs)
@@ -48,7 +48,7 @@ class ResultFile:
             raise CannotWrite(f"{self.path} cannot be written: permission denied")
 
     def open(self) -> None:
-        """Begin to write; CannotWrite. An earlier ``NAME.partial`` stays as it is."""
+        """Opens the partial file; CannotWrite. An earlier ``NAME.partial`` stays as it is."""
         try:
             if self._direct:
                 self._file = self.path.open("wb", buffering=0)
@@ -67,7 +67,7 @@ class ResultFile:
             raise CannotWrite(f"{self.path} cannot be written: {error.strerror}") from None
 
     def write(self, text: str) -> None:
-        """Hand text to the system, all of it or nothing; OSError."""
+        """Writes text, all of it or none; OSError."""
         assert self._file is not None, "open it first"
         content = text.encode()
         left = memoryview(content)
@@ -82,7 +82,7 @@ class ResultFile:
         self._written += len(content)
 
     def keep(self) -> Path:
-        """All is written: put it in its place. Where it is now; OSError."""
+        """Ends a complete file and puts it in its place; returns where it is. OSError."""
         assert self._file is not None, "open it first"
         if not self._direct:
             os.fsync(self._file.fileno())
@@ -92,7 +92,7 @@ class ResultFile:
         return self.path
 
     def leave(self) -> Path | None:
-        """No more comes. Where what was written is: in its place if nothing stood there, else beside it; OSError."""
+        """Ends an incomplete file; returns where it is: in its place if that was empty, else beside it. OSError."""
         assert self._file is not None, "open it first"
         if self._written and self._stood_empty:
             return self.keep()
@@ -104,7 +104,7 @@ class ResultFile:
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write a file, whole or not at all; CannotWrite."""
+    """Writes a file, completely or not at all; CannotWrite."""
     file = ResultFile(path)
     file.open()
     try:
@@ -115,7 +115,7 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def result_path(text: str) -> Path:
-    """A command line's name of a file for results, looked at before the work begins (an argparse type)."""
+    """Checks a command line's file for results before the work begins (an argparse type)."""
     try:
         ResultFile(Path(text))
     except CannotWrite as error:

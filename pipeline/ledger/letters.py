@@ -1,4 +1,4 @@
-"""Dead letters as they are stored: a request that was given up, whole."""
+"""Dead letters in their stored form: each holds a request that was given up, whole."""
 
 import hashlib
 import re
@@ -17,9 +17,9 @@ from pipeline.ledger.records import header_of, unpack_entry
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """A dead letter. ``stage_input`` is what the stage that died was given, as stored: a replay resumes there.
+    """A dead letter. ``stage_input`` is the stored input of the stage that died: a replay resumes there.
 
-    ``id`` is that of the computation that died; ``died`` are the requests that died with it.
+    ``id`` is that of the flight that died; ``died`` are the requests that shared it.
     """
 
     id: bytes
@@ -34,16 +34,16 @@ class Letter:
     died_ms: float
     died: tuple[bytes, ...]
     died_at: bytes
-    """Its score among the letters: the same moment, as the store has it."""
+    """``died_ms`` as its score in the list of letters."""
 
     @property
     def fingerprint(self) -> str:
-        """The same for letters with the same cause: stage, category and message without its numbers."""
+        """Equal for letters with the same cause: stage, category, and message without its numbers."""
         cause = f"{self.stage}|{self.category}|{re.sub(r'[0-9]+', '#', self.message)}"
         return hashlib.sha256(cause.encode()).hexdigest()[:12]
 
     def document(self) -> dict[str, Any]:
-        """The letter as operators read it."""
+        """Returns the letter as operators read it."""
         attempts = [{**entry._asdict(), "at": rfc3339(entry.at)} for entry in self.attempts]
         return {
             "id": to_text(self.id),
@@ -62,7 +62,7 @@ class Letter:
 
 
 def pack_letter(work: Work, outcome: Ended, stage: Stage, record: bytes | None, now_ms: float) -> bytes:
-    """The stored form of a new dead letter. ``record``: the request's record, which holds its input."""
+    """Returns the stored form of a new dead letter. ``record``: the request's record, which holds its input."""
     return msgpack.packb(
         {
             "front": work.prefix,
@@ -81,11 +81,11 @@ def _features(record: bytes | None) -> Any:
     try:
         return unpack_entry(record or b"").body
     except (ValueError, TypeError):
-        return {}  # it died of being unreadable; the letter's message says so
+        return {}  # it died because it is unreadable; the letter's message says so
 
 
 def unpack_letter(request_id: bytes, stored: dict[str, Any], members: list[bytes], score: float) -> Letter:
-    """A letter from its stored form, the requests that died with it, and its score among the letters."""
+    """Returns a letter, given its stored form, the requests that died with it, and its score in the list of letters."""
     return Letter(
         request_id,
         stored["front"],

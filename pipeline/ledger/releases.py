@@ -1,4 +1,4 @@
-"""Releases: which version of each model is current, and what its input must look like. Needs no torch."""
+"""Releases in the ledger: which versions each model has, which is current, and the input schema of each."""
 
 import json
 from dataclasses import asdict
@@ -13,11 +13,11 @@ from pipeline.store.errors import store_problems
 
 
 class ReleaseConflict(Exception):
-    """A version that is released already would get another content."""
+    """The version is released already, with another content."""
 
 
 async def read_releases(client: AsyncClient) -> ReleaseTable:
-    """The table as it is now."""
+    """Reads the release table; StoreUnavailable."""
     with store_problems():
         async with client.pipeline(transaction=True) as pipe:
             pipe.get(keys.EPOCH)
@@ -34,7 +34,7 @@ async def read_releases(client: AsyncClient) -> ReleaseTable:
 
 
 async def publish(client: AsyncClient, release: Release, *, make_current: bool) -> bool:
-    """Add a version; make it current if asked or if the model has none. False if nothing changed.
+    """Adds a version, and makes it current if asked or if the model has no other. Returns whether anything changed.
 
     ReleaseConflict if the version exists with another digest: a version never changes its content.
     """

@@ -1,11 +1,10 @@
-"""What the user of the store must be allowed to do, and whether it is: asked of the server, under one's own rights.
+"""Rights on the store: the commands that each role needs, and a check under the user's own rights.
 
-A script goes as far as its user may: what it did before a refused command stays done. So every service asks before it
-begins, and says that it is not ready when a right was taken away later. Versions are not looked at: what counts is what
-the server does.
+A script stops at a refused command, and what it did before stays done. So every service checks its rights before it
+starts, and is not ready when a right is taken away later. Versions do not matter: the check asks the store itself.
 
-What the scripts call is read from their sources; what Python sends by itself stands here. Tests compare both with what
-really runs under a user that has these rights alone.
+The commands of the scripts are read from their sources; those that Python sends are listed here. Tests compare both
+with what runs under a user that has these rights alone.
 """
 
 import re
@@ -25,10 +24,10 @@ from pipeline.store.errors import as_problem
 from pipeline.telemetry.events.services import StoreRefuses
 
 Role = Literal["service", "worker", "publisher"]
-"""What asks: a service that uses the ledger (the API, a sweeper), a worker (it hears bells, too), or `publish`."""
+"""Which process: a service that uses the ledger (the API, a sweeper), a worker (it also hears bells), or `publish`."""
 
 OPTIONAL = frozenset({"MSETEX", "INFO", "CONFIG GET", "BGREWRITEAOF"})
-"""What the ledger uses where it may, and does without where it may not."""
+"""Commands that the ledger uses if it may, and can do without."""
 
 _PROBE = frozenset({"EVALSHA", "SCRIPT LOAD", "SET"})
 _LEDGER = frozenset({
@@ -43,10 +42,10 @@ _BROKER = frozenset({
     "UNWATCH", "WATCH", "ZADD", "ZRANGE", "ZRANGEBYSCORE", "ZREM", "SCRIPT LOAD",
     "SCRIPT EXISTS",
 })  # fmt: skip
-"""Of kombu and Celery, also for remote control and Flower."""
+"""Commands of kombu and Celery, also for remote control and Flower."""
 
 _OPTIONS = frozenset({"BYSCORE", "LIMIT", "REV", "WITHSCORES", "LEFT", "RIGHT", "COUNT"})
-"""Words in capitals in the scripts that are no commands."""
+"""Words in capitals in the scripts that are not commands."""
 
 _ANY_KEY = keys.TAG + "confirm"
 _CALLS = {
@@ -74,12 +73,12 @@ _CALLS = {
     "PUBLISH": f"PUBLISH {keys.ENDED} 1",
     "SUBSCRIBE": f"SUBSCRIBE {keys.ENDED}",
 }
-"""A whole call of each command whose arguments are not a key and then values."""
+"""A whole call of each command that does not take a key and then values."""
 
 
 @cache
 def scripted() -> frozenset[str]:
-    """The commands that the scripts call."""
+    """Returns the commands that the scripts call."""
     found: set[str] = set()
     for name in SCRIPTS:
         code = re.sub(r"--[^\n]*", "", source(name))
@@ -88,7 +87,7 @@ def scripted() -> frozenset[str]:
 
 
 def needed(settings: Settings, role: Role) -> list[str]:
-    """The commands without which it cannot do its work, in order; what is optional is not among them."""
+    """Returns the commands that a role cannot do without, in order."""
     commands = {
         "service": _LEDGER | scripted(),
         "worker": _LEDGER | _BROKER | scripted(),
@@ -102,7 +101,7 @@ def needed(settings: Settings, role: Role) -> list[str]:
 
 
 def rule(settings: Settings, role: Role, commands: Iterable[str]) -> str:
-    """The part of ``ACL SETUSER NAME ...`` that allows these commands on the ledger's keys and a role's channels."""
+    """Returns the part of ``ACL SETUSER NAME ...`` that allows commands on the ledger's keys and a role's channels."""
     channels = [f"&{keys.TAG}*"]
     if role == "worker":  # a pattern is allowed as it stands, not for what it matches
         channels += [f"&{channel}" for channel in _broker_channels(settings)]
@@ -111,9 +110,9 @@ def rule(settings: Settings, role: Role, commands: Iterable[str]) -> str:
 
 
 def lacking(client: Client, settings: Settings, role: Role) -> str:
-    """What its user may not do, and how to allow it; nothing if it may do all that the role needs.
+    """Returns which rights the client's user lacks and how to grant them; an empty text if none.
 
-    StoreConnectionError (``Moved``) if the server takes no writes.
+    StoreConnectionError (``Moved``) if the store takes no writes.
     """
     if _has_no_users(client):
         return ""
@@ -130,7 +129,7 @@ def lacking(client: Client, settings: Settings, role: Role) -> str:
 
 
 async def lacking_async(client: AsyncClient, settings: Settings, role: Role) -> str:
-    """The same with an asynchronous client."""
+    """As ``lacking``, with an asynchronous client."""
     if _has_no_users(client):
         return ""
     commands, calls = _calls(settings, role)
@@ -146,14 +145,14 @@ async def lacking_async(client: AsyncClient, settings: Settings, role: Role) -> 
 
 
 async def useful_async(client: AsyncClient) -> list[str]:
-    """What a script would use besides, and this server knows: without it the same is done by more commands."""
+    """Returns the optional commands that this store knows: without them a script needs more commands for the same."""
     wanted = sorted(OPTIONAL & scripted())
     unknown = await bind(client, "rights")(args=[_CALLS[command] for command in wanted])
     return [command for number, command in enumerate(wanted, 1) if -number not in unknown]
 
 
 def speaks_against(client: Client, settings: Settings, role: Role) -> str:
-    """Why the store is of no use to this role now, in words; nothing if it is."""
+    """Returns why this role cannot use the store now; an empty text if it can."""
     try:
         return lacking(client, settings, role)
     except (RedisError, OSError) as error:
@@ -161,7 +160,7 @@ def speaks_against(client: Client, settings: Settings, role: Role) -> str:
 
 
 def demand(settings: Settings, role: Role) -> None:
-    """End this process, with a reason, if its user lacks rights. A store that is away is waited for later, as ever."""
+    """Ends this process, with a reason, if its user lacks rights. A store that is down is waited for later."""
     client = connect(settings)
     try:
         wrong = lacking(client, settings, role)
@@ -188,7 +187,7 @@ def _broker_channels(settings: Settings) -> list[str]:
 
 
 def _calls(settings: Settings, role: Role) -> tuple[list[str], list[str]]:
-    """Commands, and a whole call of each to ask about."""
+    """Returns a role's commands, and a whole call of each to check."""
     commands = needed(settings, role)
     calls = [_CALLS.get(command, f"{command} {_ANY_KEY} 1 1 1") for command in commands]
     if "PSUBSCRIBE" in commands:
@@ -197,7 +196,7 @@ def _calls(settings: Settings, role: Role) -> tuple[list[str], list[str]]:
 
 
 def _cannot_ask(error: ResponseError, settings: Settings, role: Role) -> str:
-    """It may not run the script that asks, or the server cannot."""
+    """Returns why the check itself cannot run: it is not allowed, or the server is too old."""
     if isinstance(error, NoPermissionError):
         return _sentence(settings, role, ["EVALSHA", "SCRIPT LOAD"], [1, 2])
     if "compiling" in str(error):

@@ -1,10 +1,5 @@
-"""The model store: artifacts in a folder, ``MODEL/VERSION/`` with a manifest and the files it names.
+"""The model store: a folder of artifacts, ``MODEL/VERSION/``."""
 
-Every file is checked against the manifest, and the manifest against the digest pinned at accept, before it is
-parsed. Nothing that can run code is ever loaded: JSON and safetensors only.
-"""
-
-import errno
 import hashlib
 import json
 import os
@@ -17,117 +12,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import pybreaker
-
 from pipeline.breakers.calls import Breakers
-from pipeline.contracts.failures import ArtifactCorrupt, ArtifactMissing, DependencyDown, StageFailure
+from pipeline.contracts.failures import ArtifactCorrupt, ArtifactMissing, StageFailure
 from pipeline.contracts.lanes import MODEL_NAME, MODEL_VERSION, ModelRef
-from pipeline.contracts.strict_json import NotStrict, parse
-from pipeline.models import manifests
-
-MANIFEST = "manifest.json"
-FORMAT = 1
-REQUIRED = ("architecture", "input_schema", "files")
-LARGEST_MANIFEST = 1 << 20
-"""Bytes: a manifest is read whole before anything is known of it."""
-
-PAUSE_S = 5.0
-"""How long a folder that cannot be read is left alone."""
-DOWN = {
-    errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.ENODEV, errno.ENXIO, errno.ECONNREFUSED,
-    errno.ECONNRESET, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETUNREACH,
-}  # fmt: skip
-"""What a mount answers whose server is gone. Everything else is about one file."""
-
-
-class _Folder:
-    """Reads files; behind a circuit breaker, for the folder may be a mount that comes and goes."""
-
-    def __init__(self, breakers: Breakers) -> None:
-        self._breaker = breakers.breaker("model-store", pause_s=PAUSE_S, is_down=_is_down)
-
-    def read(self, path: Path, *, size: int | None = None) -> bytes:
-        """A file's content; ArtifactMissing, DependencyDown.
-
-        ArtifactCorrupt for what is no regular file, or not of ``size`` bytes; without a size, it is a manifest.
-        """
-        try:
-            with self._breaker.calling():
-                return _content(path, size)
-        except pybreaker.CircuitBreakerError:
-            raise DependencyDown("the model store", PAUSE_S) from None
-        except OSError as error:
-            raise ArtifactMissing(f"{path} cannot be read: {error.strerror}") from error
-
-
-def _content(path: Path, size: int | None) -> bytes:
-    # Opening a pipe must not wait for its other end.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            raise ArtifactCorrupt(f"{path} is not a regular file")
-        if size is None and found.st_size > LARGEST_MANIFEST:
-            raise ArtifactCorrupt(f"{path} is larger than a manifest may be ({LARGEST_MANIFEST} bytes)")
-        if size is not None and found.st_size != size:
-            raise ArtifactCorrupt(
-                f"{path} is not the file that the manifest names (its size is {found.st_size}, not {size}): "
-                "restore the artifact"
-            )
-        return file.read(LARGEST_MANIFEST if size is None else size)
+from pipeline.models.artifacts import FORMAT, MANIFEST, Artifact, ArtifactFiles, read_artifact
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Something in a model store that is no model version, or none that can be served."""
+    """An entry of a model store that is not a model version, or one that cannot be served."""
 
     place: str
-    """Below the store's folder: ``MODEL/VERSION``, or whatever stands there."""
+    """Relative to the model store: ``MODEL/VERSION``, or whatever is there instead."""
     reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class Artifact:
-    """One version of one model on disk. ``manifest`` is the parsed document (see ``manifest.schema.json``)."""
-
-    folder: Path
-    digest: str
-    manifest: dict[str, Any]
-    files: _Folder
-
-    @property
-    def ref(self) -> ModelRef:
-        """The name under which it is pinned."""
-        document = self.manifest
-        return ModelRef(document["name"], document["version"], self.digest, document.get("pool", ""))
-
-    @property
-    def fallback(self) -> ModelRef | None:
-        """The model that stands in for this one, pinned by its digest. It reads the same encoded input."""
-        pinned = self.manifest.get("fallback")
-        return ModelRef(pinned["name"], pinned["version"], pinned["digest"]) if pinned else None
-
-    def read(self, name: str) -> bytes:
-        """A file's content, checked against the manifest; ArtifactMissing, ArtifactCorrupt."""
-        expected = self.manifest["files"].get(name)
-        if expected is None:
-            raise ArtifactCorrupt(f"the manifest of {self.ref.name}@{self.ref.version} names no file {name!r}")
-        content = self.files.read(self.folder / name, size=expected["size"])
-        if hashlib.sha256(content).hexdigest() != expected["sha256"]:
-            raise ArtifactCorrupt(
-                f"{self.folder / name} is not the file that the manifest names (SHA-256 differs): restore the artifact"
-            )
-        return content
-
-    def check(self) -> None:
-        """Check all that can be told without running it: the manifest, and every file; ArtifactCorrupt and -Missing."""
-        manifests.check(self.manifest)
-        for name in self.manifest["files"]:
-            self.read(name)
-
-
-def _is_down(error: BaseException) -> bool:
-    return isinstance(error, OSError) and error.errno in DOWN
 
 
 class ModelStore:
@@ -135,10 +32,10 @@ class ModelStore:
 
     def __init__(self, root: Path, breakers: Breakers | None = None) -> None:
         self._root = root
-        self._folder = _Folder(breakers or Breakers())
+        self._files = ArtifactFiles(breakers or Breakers())
 
     def open(self, ref: ModelRef) -> Artifact:
-        """The pinned version, its manifest checked against the pinned digest; ArtifactMissing, ArtifactCorrupt."""
+        """Returns the pinned version, checked against the pinned digest; ArtifactMissing, ArtifactCorrupt."""
         artifact = self.load(ref.name, ref.version)
         if artifact.digest != ref.digest:
             raise ArtifactCorrupt(
@@ -147,21 +44,28 @@ class ModelStore:
             )
         return artifact
 
+    def load(self, name: str, version: str) -> Artifact:
+        """Returns a version, whatever its digest; ArtifactMissing, ArtifactCorrupt."""
+        # The names come from a record: they must not lead out of the folder.
+        if not MODEL_NAME.fullmatch(name) or not MODEL_VERSION.fullmatch(version):
+            raise ArtifactMissing(f"{name!r}@{version!r} cannot be the name of a model version")
+        return read_artifact(self._root / name / version, name, version, self._files)
+
     def versions(self) -> list[tuple[str, str]]:
-        """Every (name, version) whose manifest is there, version 9 before version 10; none if the store is away."""
+        """Returns every (name, version) that has a manifest, version 9 before 10; none if the folder cannot be read."""
         try:
             return [place for place in self._places() if not isinstance(place, Refused)]
         except ArtifactMissing:
             return []
 
     def all(self) -> list[Artifact]:
-        """Every version whose manifest can be read; ArtifactMissing if the store's folder cannot."""
+        """Returns every version whose manifest can be read; ArtifactMissing if the folder cannot."""
         return self.scan()[0]
 
     def scan(self) -> tuple[list[Artifact], list[Refused]]:
-        """Every version whose manifest can be read, and whatever else stands in the store, with the reason.
+        """Returns every version whose manifest can be read, and every other entry with the reason.
 
-        ArtifactMissing if the store's folder cannot be read.
+        ArtifactMissing if the folder cannot be read.
         """
         artifacts: list[Artifact] = []
         refused: list[Refused] = []
@@ -176,7 +80,7 @@ class ModelStore:
         return artifacts, refused
 
     def check(self, artifact: Artifact) -> None:
-        """As ``Artifact.check``, and the same for its fallback: it must be here, as it was pinned."""
+        """Checks an artifact as ``Artifact.check`` does, and its fallback: it must be here, as it was pinned."""
         artifact.check()
         if artifact.fallback is not None:
             try:
@@ -188,60 +92,46 @@ class ModelStore:
         try:
             models = sorted(self._root.iterdir())
         except OSError as error:
-            raise ArtifactMissing(f"the model store {self._root} cannot be read: {error.strerror}") from error
+            raise ArtifactMissing(
+                f"the model store {self._root} cannot be read: {error.strerror}; "
+                "set SCORELINE_MODEL_STORE to a folder of artifacts, MODEL/VERSION/"
+            ) from error
         for model in models:
-            if reason := _no_folder(model, "MODEL") or _no_name(model, MODEL_NAME, "a model"):
-                yield Refused(model.name, reason)
-                continue
-            try:
-                versions = sorted(model.iterdir(), key=_natural)
-            except OSError as error:
-                yield Refused(model.name, f"cannot be read: {error.strerror}")
-                continue
-            if not versions:
-                yield Refused(model.name, "holds no version")
-            for version in versions:
-                place = f"{model.name}/{version.name}"
-                if reason := _no_folder(version, "VERSION") or _no_name(version, MODEL_VERSION, "a version"):
-                    yield Refused(place, reason)
-                elif not os.path.lexists(version / MANIFEST):
-                    unreadable = not os.access(version, os.R_OK | os.X_OK)
-                    yield Refused(place, "cannot be read" if unreadable else f"has no {MANIFEST}: is it half a copy?")
-                else:
-                    yield model.name, version.name
+            yield from _versions_of(model)
 
-    def load(self, name: str, version: str) -> Artifact:
-        """A version, whatever its digest; ArtifactMissing, ArtifactCorrupt."""
-        # The names come from a record: they must not lead out of the folder.
-        if not MODEL_NAME.fullmatch(name) or not MODEL_VERSION.fullmatch(version):
-            raise ArtifactMissing(f"{name!r}@{version!r} cannot be the name of a model version")
-        folder = self._root / name / version
-        content = self._folder.read(folder / MANIFEST)
-        try:
-            manifest = parse(content)
-        except NotStrict as error:
-            raise ArtifactCorrupt(f"{folder / MANIFEST}: {error}") from error
-        if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-            raise ArtifactCorrupt(f"{folder / MANIFEST} is not a manifest of format {FORMAT}")
-        if (manifest.get("name"), manifest.get("version")) != (name, version):
-            said = f"{manifest.get('name')}@{manifest.get('version')}"
-            raise ArtifactCorrupt(f"{folder / MANIFEST} is not the manifest of {name}@{version}, but of {said}")
-        missing = [part for part in REQUIRED if part not in manifest]
-        if missing:
-            raise ArtifactCorrupt(f"{folder / MANIFEST} lacks {', '.join(missing)}")
-        return Artifact(folder, hashlib.sha256(content).hexdigest(), manifest, self._folder)
+
+def _versions_of(model: Path) -> Iterator[tuple[str, str] | Refused]:
+    if reason := _no_folder(model, "MODEL") or _no_name(model, MODEL_NAME, "a model"):
+        yield Refused(model.name, reason)
+        return
+    try:
+        versions = sorted(model.iterdir(), key=_natural)
+    except OSError as error:
+        yield Refused(model.name, f"cannot be read: {error.strerror}")
+        return
+    if not versions:
+        yield Refused(model.name, "holds no version")
+    for version in versions:
+        place = f"{model.name}/{version.name}"
+        if reason := _no_folder(version, "VERSION") or _no_name(version, MODEL_VERSION, "a version"):
+            yield Refused(place, reason)
+        elif not os.path.lexists(version / MANIFEST):
+            unreadable = not os.access(version, os.R_OK | os.X_OK)
+            yield Refused(place, "cannot be read" if unreadable else f"has no {MANIFEST}: is it half a copy?")
+        else:
+            yield model.name, version.name
 
 
 class ArtifactExists(Exception):
-    """The version is there already, with another content: requests may be pinned to it."""
+    """The version exists with another content: requests may be pinned to it."""
 
 
 def write_artifact(
     root: Path, manifest: dict[str, Any], files: Mapping[str, bytes], *, replace: bool = False
 ) -> ModelRef:
-    """Write a version into a model store: its files, and the manifest that names them. Its name, with its digest.
+    """Writes a version into a model store, its files and the manifest that names them; returns its digest-pinned name.
 
-    It is there whole or not at all. ArtifactExists if it is there with another content, unless told to ``replace`` it.
+    It is written whole or not at all. ArtifactExists if it exists with another content, unless told to ``replace`` it.
     """
     listed = {
         name: {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)} for name, content in files.items()
@@ -250,15 +140,15 @@ def write_artifact(
     folder = root / manifest["name"] / manifest["version"]
     folder.parent.mkdir(parents=True, exist_ok=True)
     if os.path.lexists(folder) and not replace:
-        there = ModelStore(root)
-        same = _digest_of(there, manifest) == hashlib.sha256(document.encode()).hexdigest()
+        existing = ModelStore(root)
+        same = _digest_of(existing, manifest) == hashlib.sha256(document.encode()).hexdigest()
         if not same:
             raise ArtifactExists(
                 f"{manifest['name']}@{manifest['version']} is in {root} already, with another content: "
                 "choose another version (--version)"
             )
-        return there.load(manifest["name"], manifest["version"]).ref
-    # Beside the folder, by a name that no version has: what reads the store meanwhile does not take it for one.
+        return existing.load(manifest["name"], manifest["version"]).ref
+    # Beside the folder, by a name that no version has: a process that reads the model store meanwhile skips it.
     beside = folder.parent / f".{manifest['version']}.{secrets.token_hex(4)}"
     beside.mkdir()
     try:
@@ -277,7 +167,7 @@ def write_artifact(
 
 
 def _digest_of(store: ModelStore, manifest: Mapping[str, Any]) -> str | None:
-    """The digest of the version that is there, if all of it is as its manifest says."""
+    """Returns the digest of the existing version, if all of it is as its manifest says."""
     try:
         artifact = store.load(manifest["name"], manifest["version"])
         artifact.check()
@@ -287,7 +177,7 @@ def _digest_of(store: ModelStore, manifest: Mapping[str, Any]) -> str | None:
 
 
 def _no_folder(path: Path, kind: str) -> str | None:
-    """Why this is no folder; None if it is one."""
+    """Returns why this is not a folder; None if it is one."""
     try:
         mode = path.stat().st_mode
     except OSError as error:
@@ -300,6 +190,6 @@ def _no_name(path: Path, pattern: re.Pattern[str], of: str) -> str | None:
 
 
 def _natural(folder: Path) -> list[tuple[int, str]]:
-    """Sort key that puts version 10 after version 9."""
+    """Returns a sort key that puts version 10 after version 9."""
     parts = folder.name.replace("-", ".").split(".")
     return [(int(part), "") if part.isdecimal() and len(part) < 20 else (0, part) for part in parts]

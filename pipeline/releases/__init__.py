@@ -1,1 +1,1 @@
-"""Which versions of models are served: artifacts become releases in the ledger (``publishing``)."""
+"""Which model versions are served: ``publishing`` turns artifacts into releases in the ledger."""

@@ -14,14 +14,14 @@ CREDIT_DATA = Path(__file__).parent / "credit_data.csv.gz"
 NUMBERS = ("Seniority", "Time", "Expenses", "Income", "Assets", "Debt", "Amount", "Price")
 CATEGORIES = ("Home", "Records", "Job")
 FEATURES = (*NUMBERS, *CATEGORIES)
-# Of eight splits tried, one on which logistic regression comes close to its mean over many (AUC 0.84): neither a lucky
-# nor a hard one.
+# Of eight splits tried, one on which logistic regression is close to its mean over many (AUC 0.84): neither lucky nor
+# hard.
 SPLIT_SEED = 2028
 
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """One application: its features (None where there is a gap) and whether the loan went bad."""
+    """One application: its features (None for a missing value) and whether the loan went bad."""
 
     features: dict[str, Any]
     defaulted: bool
@@ -37,7 +37,7 @@ class Split:
 
 
 def read_applications(path: Path = CREDIT_DATA) -> list[Application]:
-    """All applications, in the file's order."""
+    """Returns all applications, in the file's order."""
     applications = []
     with gzip.open(path, "rt", newline="") as file:
         for row in csv.DictReader(file):
@@ -51,7 +51,7 @@ def read_applications(path: Path = CREDIT_DATA) -> list[Application]:
 
 
 def split(applications: list[Application]) -> Split:
-    """The three parts: the same for everyone who asks."""
+    """Returns the three parts, always the same."""
     shuffled = list(applications)
     random.Random(SPLIT_SEED).shuffle(shuffled)  # noqa: S311 - a split, not a secret
     first, second = round(0.6 * len(shuffled)), round(0.8 * len(shuffled))

@@ -31,7 +31,7 @@ class CloneEntryPoint(StrEnum):
 
     BENCH = "bench"
     BENCH_FLOOR = "bench.floor"
-    BENCH_SCORING = "bench.scoring"
+    BENCH_SCORING = "bench.scoring_stage.bare_loop"
     CHAOS = "chaos"
     CHAOS_PROXY = "chaos.proxy"
 

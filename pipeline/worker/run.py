@@ -1,6 +1,7 @@
 """A claimed batch on its way through a worker: what is known of it between two steps of its life (see ``batches``)."""
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from pipeline.contracts.failures import Panic, StageFailure, describe

@@ -422,7 +422,7 @@ def test_a_letter_whose_requests_are_forgotten_is_not_replayed_for_nobody(ledger
     ledger.settle(worker, claimed(ledger, worker, Stage.PREPROCESS), [dead()])
     for request_id in others:
         ledger.client.delete(f"{TAG}r:".encode() + request_id)
-    with pytest.raises(NotDead, match="nobody who died"):
+    with pytest.raises(NotDead, match="no request that died"):
         ledger.run(ledger.letters.replay(first))
     assert waiting(ledger) == []
     ends_alone(ledger)

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.models.folder import Artifact, ModelStore
+from pipeline.models.artifacts import Artifact
+from pipeline.models.folder import ModelStore
 from pipeline.worker.devices.nvml import Gpu as Driver
 from pipeline.worker.devices.nvml import find
 from preprocess.service import Preprocess

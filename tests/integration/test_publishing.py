@@ -1,12 +1,13 @@
 """``scoreline publish`` proves what it releases, names what it refuses, and lets nothing keep the rest back."""
 
+import asyncio
 import hashlib
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,13 @@ import pytest
 import redis
 
 from pipeline.ledger import keys
+from pipeline.models.artifacts import Artifact
 from pipeline.models.folder import ModelStore
+from pipeline.releases.publishing import Published, publish_all
 from pipeline.settings import REPOSITORY, SHIPPED_MODELS, read_settings
 from pipeline.stack.local import LocalStack
 from pipeline.stack.models import CHAOS_MODELS
+from pipeline.store.connection import connect_async
 from tasks.proof import prove
 from tests.support.model_folders import strays
 from tests.support.processes import free_port
@@ -256,3 +260,31 @@ def test_up_starts_beside_strays_and_names_them(tmp_path: Path, models: Path) ->
     assert listed == {*GOOD, "credit-default@2"}
     assert ended["result"]["decision"] == BANDS[0]["decision"]
     assert ended["result"]["score"] == pytest.approx(0.09068385, abs=1e-5)
+
+
+def test_a_version_that_another_publisher_releases_meanwhile_is_refused_and_keeps_nothing_back(
+    valkey: str, models: Path
+) -> None:
+    redis.Redis.from_url(valkey).flushall()
+    settings = read_settings({"SCORELINE_STORE_URL": valkey, "SCORELINE_MODEL_STORE": str(models)})
+
+    async def publish_at_the_same_time() -> Published:
+        client = connect_async(settings)
+
+        def prove_slowly(_: ModelStore, artifacts: Sequence[Artifact]) -> Iterator[None]:
+            ref = artifacts[0].ref
+            other = json.dumps({"name": ref.name, "version": ref.version, "digest": "another", "input_schema": {}})
+            document = {"current": ref.version, "versions": [json.loads(other)]}
+            redis.Redis.from_url(valkey).hset(keys.RELEASES, ref.name, json.dumps(document))
+            yield from [None] * len(artifacts)
+
+        try:
+            return await publish_all(client, ModelStore(models), prove_slowly)
+        finally:
+            await client.aclose()
+
+    published = asyncio.run(publish_at_the_same_time())
+    (refused,) = published.refused
+    assert refused.place == "credit-default/1"
+    assert "give the new artifact a new version" in refused.reason
+    assert published.added == ["credit-default-logistic@1"]

@@ -11,7 +11,7 @@ _work: list[Work] = []
 
 
 def make_app(prefetch: int) -> Celery:
-    """The app. ``prefetch``: messages that a worker takes ahead, for each of its processes."""
+    """Returns the app. ``prefetch``: messages that a worker takes ahead, for each of its processes."""
     url = os.environ["BENCH_PEER_URL"]
     app = Celery("peers", broker=url, backend=url)
     app.conf.update(
@@ -28,7 +28,7 @@ def make_app(prefetch: int) -> Celery:
 
 
 def work() -> Work:
-    """The stages of this process."""
+    """Returns the stages of this process."""
     return _work[0]
 
 

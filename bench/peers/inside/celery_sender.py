@@ -30,7 +30,7 @@ class _Batch:
         self._latencies_ms: list[float] = []
 
     def run(self, parallel: int) -> tuple[float, list[float]]:
-        """Send all, read all: seconds, and latencies."""
+        """Sends all and reads all; returns seconds and latencies (ms)."""
         began = time.perf_counter()
         for _ in range(parallel):
             self._send()

@@ -8,7 +8,7 @@ from pipeline.samples.credit_data import read_applications
 
 
 def applications() -> Iterator[dict[str, Any]]:
-    """Real applications without end, each with a price of its own."""
+    """Yields real applications without end, each with a price of its own."""
     rows = [row.features for row in read_applications()]
     for number, row in enumerate(itertools.cycle(rows)):
         yield row | {"Price": 100 + number % 9_000_000 / 1000}

@@ -11,7 +11,7 @@ Send = Callable[[int, int], tuple[float, list[float]]]
 
 
 def serve(start: Callable[[], Mapping[str, Send]]) -> None:
-    """Answer until standard input ends. ``start`` gives a function for each way of sending."""
+    """Answers until standard input ends. ``start`` gives a function for each way of sending."""
     # Libraries print. What they print goes where errors go, so that answers are all that is read.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)

@@ -24,7 +24,7 @@ class Work:
         self.score([store.load(MODEL, "1").manifest["example"]["features"]])
 
     def score(self, applications: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The result of each application: its score, its decision, the model's raw number."""
+        """Returns the result of each application: its score, its decision, the model's raw number."""
         bodies: list[Any] = list(applications)
         for stage in self._stages:
             outputs = stage.perform(self._ref, bodies)

@@ -1,1 +1,5 @@
-"""The operators' door to the ledger: dead letters (list, replay, purge) and counts."""
+"""The operators' door to the ledger.
+
+``dead_letters`` list, replay and purge requests that were given up
+``stats``        counts: what waits, what is claimed, which workers live
+"""

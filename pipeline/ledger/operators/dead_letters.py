@@ -29,7 +29,7 @@ _PAGE = 100
 
 
 class DeadLetters:
-    """What operators do with dead letters."""
+    """Lists, replays and purges dead letters."""
 
     def __init__(self, client: AsyncClient) -> None:
         self._client = client
@@ -44,7 +44,7 @@ class DeadLetters:
         cursor: str | None = None,
         limit: int = 50,
     ) -> tuple[list[Letter], str | None]:
-        """Letters, newest first, and the cursor of the next page (None at the end)."""
+        """Returns letters, newest first, and the cursor of the next page (None at the end)."""
         found: list[Letter] = []
         with store_problems():
             place = await self._place_after(cursor)
@@ -53,7 +53,7 @@ class DeadLetters:
                 if not ids:
                     return found, None
                 for offset, (request_id, letter) in enumerate(zip(ids, await self._read(ids), strict=True)):
-                    if letter is None:  # aged out; the sweeper has yet to drop its place in the list
+                    if letter is None:  # expired; the sweeper has not removed it from the list yet
                         continue
                     if (
                         (model and letter.header.model != model)
@@ -92,7 +92,7 @@ class DeadLetters:
         ]
 
     async def _name_features(self, letters: list[dict[str, Any]]) -> None:
-        """Give inputs that are stored without names the ones that their model version has."""
+        """Adds feature names to inputs that are stored without them, by their model version."""
         unnamed = [letter for letter in letters if isinstance(letter["features"], list)]
         if not unnamed:
             return
@@ -102,12 +102,12 @@ class DeadLetters:
             release = table.versions.get((header.model, header.version))
             names = release.feature_names if release else ()
             if len(names) != len(values):
-                # Rubbish, or of a store that has lost its releases: a letter shows what is there.
+                # Not that model's input, or the ledger has lost its releases: the letter shows what is stored.
                 names = tuple(map(str, range(len(values))))
             letter["features"] = with_names(values, names)
 
     async def _find(self, request_id: bytes) -> Letter | None:
-        """The letter of this id, or the one with which this request died."""
+        """Returns the letter of this id, or the one that holds this request."""
         (letter,) = await self._read([request_id])
         if letter is None:
             with store_problems():
@@ -118,14 +118,14 @@ class DeadLetters:
         return letter
 
     async def get(self, request_id: bytes) -> Letter:
-        """One letter, by its id or that of any request that died with it; NotFound if there is none."""
+        """Returns a letter by its id, or by that of any request that died with it; NotFound."""
         letter = await self._find(request_id)
         if letter is None:
             raise NotFound(f"no dead letter {to_text(request_id)}")
         return letter
 
     async def replay(self, request_id: bytes) -> None:
-        """Run what died with a letter again from the stage that died, one generation on. NotFound, NotDead."""
+        """Runs a letter's requests again from the stage that died, in the next generation. NotFound, NotDead."""
         letter = await self._find(request_id)
         with store_problems():
             if letter is None:
@@ -139,7 +139,7 @@ class DeadLetters:
                     raise NotDead(f"{to_text(request_id)} is not dead any more, or was not for all until this moment")
                 replayed += waiting + waited
         if not replayed:
-            raise NotDead(f"nobody who died with {to_text(request_id)} is left to answer")
+            raise NotDead(f"no request that died with {to_text(request_id)} is left to answer")
 
     async def _replay_arguments(self, letter: Letter, died: list[bytes]) -> list[Any]:
         prefix = _next_generation(letter.prefix, flight=b"")
@@ -161,11 +161,11 @@ class DeadLetters:
                 own = _next_generation(entry.prefix, flight=letter.id) + MEMBER_PAYLOAD
                 arguments += member, entry.header.priority, entry.header.timeout_ms, own
             else:
-                arguments += member, 0, 0, b""  # its result has expired, and with it all that was known of it
+                arguments += member, 0, 0, b""  # its result has expired, and its record with it
         return arguments
 
     async def purge(self, request_ids: list[bytes]) -> int:
-        """Delete letters for good; how many there were."""
+        """Deletes letters for good; returns how many there were."""
         purged = 0
         with store_problems():
             for chunk in _chunks(request_ids):
@@ -177,7 +177,7 @@ class DeadLetters:
 
 
 def _next_generation(prefix: bytes, *, flight: bytes) -> bytes:
-    """The prefix of a replayed request. It has no cache key: nobody joins what has failed before."""
+    """Returns the prefix of a replayed request. It has no cache key: no request joins one that has failed before."""
     header = header_of(prefix)
     return pack_prefix(
         header._replace(generation=header.generation + 1), links_of(prefix)._replace(flight=flight, cache_key=b"")

@@ -1,4 +1,4 @@
-"""Counts for operators: what waits, what is claimed, who works. Two round trips, never on the hot path."""
+"""Counts for operators: what waits, what is claimed, which workers live. Two round trips, never on the hot path."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,11 +14,11 @@ from pipeline.store.connection import AsyncClient
 from pipeline.store.errors import store_problems
 
 HEADS = 1 + len(Priority)
-"""Answers for each lane: how many wait, and the first of each priority."""
+"""Replies for each lane: how many wait, and the first of each priority."""
 
 
 async def read_overview(client: AsyncClient, settings: Settings) -> dict[str, Any]:
-    """The document of ``GET /v1/stats``."""
+    """Reads the document of ``GET /v1/stats``."""
     with store_problems():
         async with client.pipeline(transaction=False) as pipe:
             pipe.time()
@@ -81,7 +81,7 @@ def _stages(
     rates: Mapping[bytes, bytes],
     now: float,
 ) -> dict[str, dict[str, Any]]:
-    """For each stage how many wait and are claimed, and how old the oldest of the most urgent of each priority is."""
+    """Returns for each stage how many wait and are claimed, and the age of the oldest among each priority's first."""
     waiting, claimed = dict.fromkeys(Stage, 0), dict.fromkeys(Stage, 0)
     oldest: dict[Stage, list[int]] = {stage: [] for stage in Stage}
     for place, lane in enumerate(lanes):

@@ -41,10 +41,10 @@ def test_a_clean_history_is_clean() -> None:
     assert (verdict.accepted, verdict.ended, verdict.clean, verdict.findings) == (5, 5, True, ())
 
 
-@pytest.mark.parametrize("standing", [None, "not-found", "gone"])
-def test_a_lost_request_is_found(standing: str | None) -> None:
+@pytest.mark.parametrize("last_state", [None, "not-found", "gone"])
+def test_a_lost_request_is_found(last_state: str | None) -> None:
     sent, commits, expected = history()
-    sent[2].read, sent[2].standing = [], standing
+    sent[2].read, sent[2].last_state = [], last_state
     verdict = check(sent, commits, expected)
     assert faults(verdict) == {"lost": 1}
     assert "id-2" in verdict.findings[0]
@@ -66,10 +66,10 @@ def test_a_request_accepted_twice_under_one_key_is_found() -> None:
     assert faults(check(sent, [*commits, Commit("id-9", 0, b"3")], expected)) == {"doubled": 1}
 
 
-@pytest.mark.parametrize("standing", ["queued", "scoring", "store-unavailable"])
-def test_a_stuck_request_is_found(standing: str) -> None:
+@pytest.mark.parametrize("last_state", ["queued", "scoring", "store-unavailable"])
+def test_a_stuck_request_is_found(last_state: str) -> None:
     sent, commits, expected = history()
-    sent[0].read, sent[0].standing = [], standing
+    sent[0].read, sent[0].last_state = [], last_state
     assert faults(check(sent, commits[1:], expected)) == {"stuck": 1}
 
 
@@ -158,7 +158,7 @@ def test_the_result_of_a_request_whose_acceptance_nobody_heard_is_checked_in_its
 
 def test_one_that_was_refused_must_not_have_been_accepted() -> None:
     sent, commits, expected = history()
-    sent[0].answer, sent[0].request_id, sent[0].read, sent[0].standing = "refused", None, [], "store-full"
+    sent[0].answer, sent[0].request_id, sent[0].read, sent[0].last_state = "refused", None, [], "store-full"
     assert check(sent, commits[1:], expected).clean
     verdict = check(sent, commits, expected)
     assert faults(verdict) == {"wrong": 1}

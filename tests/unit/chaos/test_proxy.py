@@ -54,7 +54,7 @@ def test_a_cut_holds_back_one_name_alone_and_delivers_when_it_is_over(
     with pytest.raises(TimeoutError):
         far.recv(10)
     far.settimeout(10)
-    proxy.mend("a")
+    proxy.restore("a")
     assert far.recv(10) == b"late"
     assert far.recv(10) == b""
 

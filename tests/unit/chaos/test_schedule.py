@@ -1,4 +1,4 @@
-"""The schedule: the seed alone decides it, every fault has its turn soon, and what strikes all strikes alone."""
+"""The schedule: the seed alone decides it, every fault has its turn soon, and what hits everything runs alone."""
 
 import asyncio
 import itertools
@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from chaos.schedule import FAULTS, GROUPS, Arena, Plan
+from chaos.schedule import FAULTS, GROUPS, FaultLock, Plan
 
 
 def first(seed: int, count: int = 40) -> dict[str, list[str]]:
@@ -20,15 +20,15 @@ def test_the_same_seed_gives_the_same_schedule_and_another_another() -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_each_fault_has_its_turn_early_and_strikes_only_what_it_can(seed: int) -> None:
+def test_each_fault_has_its_turn_early_and_hits_only_what_it_can(seed: int) -> None:
     dealt = first(seed)
-    early = {fault for faults in dealt.values() for fault in faults[:9]}  # eight strike scoring alone
+    early = {fault for faults in dealt.values() for fault in faults[:9]}  # eight hit scoring alone
     assert early == set(FAULTS)
     for group, faults in dealt.items():
         assert all(group in FAULTS[fault][2] for fault in faults)
 
 
-def test_what_is_to_be_spread_strikes_all_groups_alike() -> None:
+def test_what_is_to_be_spread_is_dealt_to_all_groups_alike() -> None:
     plan = Plan(list(FAULTS), random.Random(3))
     dealt = {group: list(itertools.islice(plan.of(group), 60)) for group in GROUPS}
     rounds = {group: faults.count("abort-script") for group, faults in dealt.items()}
@@ -42,25 +42,25 @@ def test_what_is_to_be_spread_strikes_all_groups_alike() -> None:
     assert max(counted.values()) - min(counted.values()) <= 2
 
 
-def test_a_group_that_no_chosen_fault_can_strike_has_none() -> None:
+def test_a_group_that_no_chosen_fault_can_hit_has_none() -> None:
     plan = Plan(["kill-api"], random.Random(1))
     assert list(plan.of("store")) == []
     assert list(itertools.islice(plan.of("api"), 3)) == ["kill-api"] * 3
 
 
-def test_what_strikes_all_strikes_alone() -> None:
+def test_what_hits_everything_runs_alone() -> None:
     async def run() -> list[str]:
-        arena, told, begun, end = Arena(), [], asyncio.Event(), asyncio.Event()
+        lock, told, begun, end = FaultLock(), [], asyncio.Event(), asyncio.Event()
 
         async def single(name: str) -> None:
-            async with arena.single("kill-api"):
+            async with lock.shared("kill-api"):
                 told.append(f"{name} begins")
                 begun.set()
                 await end.wait()
                 told.append(f"{name} ends")
 
         async def alone() -> None:
-            async with arena.alone():
+            async with lock.exclusive():
                 told.append("all")
 
         async with asyncio.TaskGroup() as tasks:
@@ -68,7 +68,7 @@ def test_what_strikes_all_strikes_alone() -> None:
             await begun.wait()
             tasks.create_task(alone())
             await asyncio.sleep(0)
-            tasks.create_task(single("late"))  # it waits until all have been struck
+            tasks.create_task(single("late"))  # it waits until the other is over
             await asyncio.sleep(0)
             end.set()
         return told

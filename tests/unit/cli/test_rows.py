@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.cli.rows import LONGEST_LINE, BadFile, open_rows
+from pipeline.cli.row_file import LONGEST_LINE, BadFile
+from pipeline.cli.rows import open_rows
 
 SCHEMA: dict[str, Any] = {
     "type": "object",

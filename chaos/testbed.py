@@ -1,4 +1,4 @@
-"""The stack that is struck: a network and a user of its own for each process, and clocks that can be turned."""
+"""The stack that faults are injected into: a network and a store user for each process, and clocks that can be set."""
 
 import importlib.util
 import json
@@ -6,10 +6,9 @@ import shutil
 import tempfile
 from collections.abc import Collection
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 from urllib.parse import urlsplit
 
+from bench.processes import Running
 from chaos.proxy import ProxyProcess
 from chaos.rights import PASSWORD, write_users
 from pipeline.contracts.stages import Stage
@@ -21,11 +20,11 @@ WORKERS = {stage: names_of(stage, 2) for stage in Stage}
 SWEEPERS = names_of("sweeper", 2)
 PROGRAMS = [*(name for names in WORKERS.values() for name in names), *SWEEPERS, "api"]
 USERS = [*PROGRAMS, "flower"]
-"""Each is a user of the store."""
+"""Each of them is a user of the store."""
 TURNABLE = [WORKERS[stage][1] for stage in (Stage.PREPROCESS, Stage.POSTPROCESS)]
-"""Workers whose clock can be turned; beside each there is one whose clock is right. libfaketime has a lock of its own:
-3 of 25 children that a busy process with threads forked under it hung from their first look at the time (0 of 300
-without). Where children hang and are replaced on purpose, at scoring, that would be measured instead."""
+"""Workers whose clock can be set; the stage's other worker has the right time. libfaketime takes a lock of its own:
+3 of 25 children that a busy process with threads forked under it hung when they first read the time (0 of 300
+without). At scoring, where children hang and are replaced on purpose, that would be measured instead."""
 LIMITS = {
     "SCORELINE_SOFT_LIMIT_S": "4",
     "SCORELINE_HARD_LIMIT_S": "6",
@@ -33,14 +32,14 @@ LIMITS = {
     "SCORELINE_START_LIMIT_S": "20",  # see TURNABLE
 }
 REPLACED_S = 6 + 2 + 5
-"""How long a worker may be out for a batch that hangs: the hard limit, what its job had before, and 5 s."""
+"""Seconds that a worker may have no child after a batch that hangs: the hard limit, the bell's time before, and 5."""
 
 
-class Ground:
+class Testbed(Running):
     """A local stack with two workers a stage and two sweepers."""
 
     def __init__(self, durability: Durability, *, clocks: bool, logs: Path | None = None) -> None:
-        """``clocks``: whether those of some workers can be turned. ``logs``: where all logs are left in the end."""
+        """``clocks``: whether those of ``TURNABLE`` can be set. ``logs``: where all logs are copied at the end."""
         self._logs = logs
         self.folder = Path(tempfile.mkdtemp(prefix="scoreline-chaos-"))
         self.proxy = ProxyProcess(USERS)
@@ -73,54 +72,49 @@ class Ground:
         )
         self.proxy.target(urlsplit(self.stack.store_url).port or 0)
 
-    def __enter__(self) -> Self:
-        try:
-            self.stack.start()
-        except BaseException:
-            self.__exit__(None, None, None)
-            raise
-        return self
+    def start(self) -> None:
+        """Starts the stack; the proxy runs already."""
+        self.stack.start()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def stop(self) -> None:
+        """Stops everything; keeps the logs if a folder is given for them."""
         self.stack.stop()
-        self.proxy.__exit__(kind, error, trace)
+        self.proxy.stop()
         if self._logs is not None:
             shutil.copytree(self.stack.data_dir / "logs", self._logs, dirs_exist_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def failpoints(self, name: str) -> Path:
-        """Where steps of this worker are armed."""
+        """Returns the folder in which this worker's failpoints are armed."""
         return self.folder / "failpoints" / name
 
     def _clock(self, name: str) -> Path:
         return self.folder / f"clock-{name}"
 
     def turn_clock(self, name: str, seconds: int) -> None:
-        """Let this worker's wall clock be wrong by so much, at once, while it runs."""
+        """Sets this worker's wall clock wrong by so many seconds, at once, while it runs."""
         self._clock(name).write_text(f"{seconds:+d}\n")
 
     def say_device(self, name: str, *, lost: bool = False) -> None:
-        """What the driver says of this scoring worker's device (see ``pipeline/testing/stub_nvml.py``)."""
+        """Sets what the driver reports of this scoring worker's device (see ``pipeline/testing/stub_nvml.py``)."""
         gpu = {"name": "Stub", "uuid": f"GPU-{name}", "memory": [1 << 30, 80 << 30], "lost": lost}
         whole = self.failpoints(name) / ".nvml"
         whole.write_text(json.dumps({"gpus": [gpu]}))
         whole.replace(self.failpoints(name) / "nvml.json")
 
     def logs(self, names: Collection[str]) -> dict[str, int]:
-        """How long each program's log is."""
+        """Returns how long each program's log is (bytes)."""
         return {name: self.stack.log(name).stat().st_size for name in names}
 
     def logged_since(self, lengths: dict[str, int]) -> str:
-        """What has come to these logs."""
+        """Returns what was written to these logs since they had these lengths."""
         return "\n".join(
             self.stack.log(name).read_bytes()[length:].decode(errors="replace") for name, length in lengths.items()
         )
 
 
 def _own_clock(file: Path) -> dict[str, str]:
-    """The environment of a process whose wall clock is as wrong as this file says; its monotonic clock stays right."""
+    """Returns the environment of a process whose wall clock is wrong by what ``file`` says, and no other clock."""
     package = importlib.util.find_spec("libfaketime")
     if package is None or package.origin is None:
         raise RuntimeError("the fault `clock` needs libfaketime (extra `dev`): run `make install`")

@@ -1,4 +1,4 @@
-"""Rows of real text that wait at the scoring stage, in a store where nobody else has anything to do."""
+"""Rows of real text that wait at the scoring stage, in a store that nothing else uses."""
 
 import asyncio
 import itertools
@@ -34,11 +34,15 @@ SHORTEST, LONGEST = 16, 256
 """Tokens of a text."""
 ROWS = 2048
 STEP = 128
+LIGHT_RATE = 20
+"""Rows a second at light load."""
+SHORT = 24
+"""Tokens of the texts at light load: one core does 20 of them a second with ease."""
 DAY_MS = 86_400_000
 
 
 def encoded_rows(store: ModelStore, ref: ModelRef, *, rows: int = ROWS, longest: int = LONGEST) -> list[bytes]:
-    """Pairs of texts of all lengths up to ``longest`` tokens, as ``preprocess`` makes them; the same each time."""
+    """Returns pairs of texts of all lengths up to ``longest`` tokens, encoded by ``preprocess``; always the same."""
     rng = random.Random(1)
     words = " ".join((REPOSITORY / name).read_text() for name in DOCUMENTS).split()
 
@@ -54,7 +58,7 @@ def encoded_rows(store: ModelStore, ref: ModelRef, *, rows: int = ROWS, longest:
 
 
 class Backlog:
-    """Has rows wait at the scoring stage, without a worker of the stage before; sees how many were scored."""
+    """Queues rows at the scoring stage, without a worker of the stage before; counts how many were scored."""
 
     def __init__(self, settings: Settings, ref: ModelRef, bodies: Sequence[bytes]) -> None:
         self._settings = settings
@@ -66,11 +70,11 @@ class Backlog:
         Scripts(self._client).heartbeat(args=["bench", "{}", "1"])
 
     def fill(self, rows: int) -> None:
-        """Have so many more wait."""
+        """Queues so many more."""
         asyncio.run(self._accept(rows))
         left = rows
         while left:
-            came, _ = self.ring_successor(min(STEP, left))
+            came, _ = self.advance(min(STEP, left))
             left -= came
 
     async def _accept(self, rows: int) -> None:
@@ -82,11 +86,11 @@ class Backlog:
         await store.aclose()
 
     def accept(self, rows: int) -> None:
-        """Have so many wait for ``ring_successor``, a stage before."""
+        """Queues so many one stage earlier, for ``advance``."""
         asyncio.run(self._accept(rows))
 
-    def ring_successor(self, rows: int) -> tuple[int, float]:
-        """Let so many of them come to the scoring stage; how many came, and when they began to (monotonic)."""
+    def advance(self, rows: int) -> tuple[int, float]:
+        """Moves so many of them to the scoring stage; returns how many, and when that began (monotonic)."""
         Scripts(self._client).heartbeat(args=["bench", "{}", "1"])
         batch = self._claims.claim(parse_lane(self._ref.lane(Stage.PREPROCESS)), rows, answers_bell=True)
         assert batch is not None
@@ -96,19 +100,19 @@ class Backlog:
         return len(outcomes), began
 
     def scored(self) -> int:
-        """How many rows the model has run, and were settled."""
+        """Returns how many rows the model has run that were settled."""
         return int(self._client.hget(keys.COUNTS, f"runs:{self._ref.name}@{self._ref.version}") or 0)
 
     def waiting(self) -> int:
-        """How many rows wait at the scoring stage."""
+        """Returns how many rows wait at the scoring stage."""
         return int(self._client.zcard(keys.waiting(self._ref.lane(Stage.SCORING))))
 
     def drop(self) -> None:
-        """Forget what waits."""
+        """Deletes what waits."""
         self._client.delete(keys.waiting(self._ref.lane(Stage.SCORING)))
 
     def next_settle(self, *, look_s: float = 0.001) -> tuple[int, float]:
-        """Wait for the next batch to be settled: how many rows are scored then, and when that was (monotonic)."""
+        """Waits for the next batch to be settled; returns how many rows are scored then, and when (monotonic)."""
         before = self.scored()
         while (now := self.scored()) == before:
             time.sleep(look_s)
@@ -117,7 +121,7 @@ class Backlog:
 
 @contextmanager
 def worker() -> Iterator[subprocess.Popen[bytes]]:
-    """One scoring worker over the store that the environment names, drained in the end."""
+    """Runs one scoring worker over the store that the environment names; drains it at the end."""
     start = command(EntryPoint.WORKER, Stage.SCORING)
     process = subprocess.Popen(start, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -129,7 +133,7 @@ def worker() -> Iterator[subprocess.Popen[bytes]]:
 
 @contextmanager
 def store_with_model() -> Iterator[Settings]:
-    """A server and a model store of this run's own; the processes that are started find both by their environment."""
+    """Starts a store and makes a model store for this run; child processes find both by their environment."""
     from training.relevance_minilm import import_minilm
 
     with tempfile.TemporaryDirectory(prefix="scoreline-bench-") as folder:
@@ -147,3 +151,10 @@ def store_with_model() -> Iterator[Settings]:
             server.wait()
             os.environ.clear()
             os.environ.update(before)
+
+
+def waiting_rows(settings: Settings, *, rows: int = ROWS, longest: int = LONGEST) -> Backlog:
+    """Returns an empty backlog for the model of ``store_with_model``."""
+    store = ModelStore(settings.model_store)
+    ref = store.load(MODEL, "1").ref
+    return Backlog(settings, ref, encoded_rows(store, ref, rows=rows, longest=longest))

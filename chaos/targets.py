@@ -1,4 +1,4 @@
-"""What is struck: the processes of a stack, found anew each time, and how they are seen to serve again."""
+"""The processes that faults hit: found again each time, and watched until they serve again."""
 
 import asyncio
 import json
@@ -10,7 +10,7 @@ import aiohttp
 import psutil
 from redis.exceptions import RedisError
 
-from chaos.ground import SWEEPERS, Ground
+from chaos.testbed import SWEEPERS, Testbed
 from pipeline.contracts.problems import Problem
 from pipeline.ledger import keys
 from pipeline.store.connection import AsyncClient
@@ -20,12 +20,12 @@ GIVE_UP_S = 60.0
 
 
 def now_ms() -> float:
-    """The time as the server has it: it runs on this machine."""
+    """Returns the store's time (ms): it runs on this machine."""
     return time.time() * 1000
 
 
 async def until(check: Callable[[], Awaitable[bool]], within_s: float = GIVE_UP_S) -> bool:
-    """Ask until it is so; False if it is not in time."""
+    """Polls until ``check`` holds; returns False if it does not in time."""
     ends_at = time.monotonic() + within_s
     while time.monotonic() < ends_at:
         try:
@@ -52,20 +52,20 @@ class Worker:
         return [self.parent, self.child]
 
 
-class Victims:
+class Targets:
     """Finds processes by the names of their programs."""
 
-    def __init__(self, ground: Ground, store: AsyncClient) -> None:
-        self.ground = ground
+    def __init__(self, testbed: Testbed, store: AsyncClient) -> None:
+        self.testbed = testbed
         self.store = store
 
     async def pid(self, name: str) -> int:
-        """The process of a program that has run for some seconds: killed sooner, its supervisor takes it for broken."""
+        """Waits until a program runs for good; returns its pid. Killed sooner, it counts as one that cannot start."""
         found = 0
 
         async def runs() -> bool:
             nonlocal found
-            info = (await asyncio.to_thread(self.ground.stack.states)).get(name)
+            info = (await asyncio.to_thread(self.testbed.stack.states)).get(name)
             found = info["pid"] if info and info["statename"] == "RUNNING" else 0
             return bool(found)
 
@@ -74,7 +74,7 @@ class Victims:
         return found
 
     async def worker(self, name: str, *, after: Worker | None = None) -> Worker:
-        """A worker that runs and serves; with another child than the one it had, if ``after`` says which that was."""
+        """Waits until a worker serves, with another child than ``after`` had if that is given; returns it."""
         found: Worker | None = None
 
         async def serves() -> bool:
@@ -92,20 +92,20 @@ class Victims:
         return found
 
     async def _registered(self) -> list[tuple[str, dict[str, int]]]:
-        """The workers that beat: incarnation and description, which names the child that answers bells."""
+        """Returns incarnation and description of each live worker; the latter names the child that answers bells."""
         described = await self.store.hgetall(keys.WORKERS)
         beats = dict(await self.store.zrange(keys.BEATS, 0, -1, withscores=True))
         return [(name.decode(), json.loads(text)) for name, text in described.items() if beats.get(name, 0) > 0]
 
     async def leader(self) -> tuple[str, bytes]:
-        """The sweeper that leads: its program's name, and the name it leads under, which its log tells."""
+        """Waits for a leading sweeper; returns its program's name, and the name it leads under, as its log has it."""
         found = "", b""
 
         async def leads() -> bool:
             nonlocal found
             leader = await self.store.get(keys.TAG + "leader")
             for name in SWEEPERS if leader else ():
-                if leader in self.ground.stack.log(name).read_bytes():
+                if leader in self.testbed.stack.log(name).read_bytes():
                     found = name, leader
             return bool(found[0])
 
@@ -114,7 +114,7 @@ class Victims:
         return found
 
     async def led_by_another(self, than: bytes) -> None:
-        """Wait until a sweeper leads that is not this one."""
+        """Waits until another sweeper leads."""
 
         async def led() -> bool:
             return await self.store.get(keys.TAG + "leader") not in (than, None)
@@ -122,10 +122,10 @@ class Victims:
         await until(led)
 
     async def api_is_ready(self) -> bool:
-        """Whether the API answers, and says that it can take work."""
+        """Returns whether the API answers and is ready."""
         timeout = aiohttp.ClientTimeout(3)
         async with (
             aiohttp.ClientSession(timeout=timeout) as http,
-            http.get(f"{self.ground.stack.api_url}/readyz") as answer,
+            http.get(f"{self.testbed.stack.api_url}/readyz") as answer,
         ):
             return answer.status == 200

@@ -1,4 +1,4 @@
-"""Faults that strike all at once: the store, its bells, its memory, its disk, its users, and SIGTERM to everything."""
+"""Faults that hit everything at once: the store, its bells, memory, disk and users; SIGTERM to all services."""
 
 import asyncio
 import os
@@ -11,18 +11,19 @@ from pathlib import Path
 
 import psutil
 
-from chaos.ground import USERS, WORKERS
+from chaos.injections import Injection, Record
 from chaos.load import Producer
-from chaos.recovery import WATCHED_MS, Strike
+from chaos.recovery import WATCHED_MS
 from chaos.rights import Rights
-from chaos.victims import POLL_S, Victims, now_ms, until
+from chaos.targets import POLL_S, Targets, now_ms, until
+from chaos.testbed import USERS, WORKERS
 from pipeline.contracts.stages import Stage
 from pipeline.ledger import keys
 
 DOWN_S = 10.0
 FULL_S = 4.0
 DISK_FULL_S = 10.0
-LATELY_MS = 5000
+RECENT_MS = 5000
 _HOG = """
 import os, sys
 with open(sys.argv[1], "wb") as file:
@@ -35,54 +36,51 @@ with open(sys.argv[1], "wb") as file:
 """
 
 
-class Outages:
-    """What can be done to all at once. ``strikes``: what was done; ``unmet``: what did not come of it."""
+class GlobalFaults:
+    """Injects faults that hit every process at once."""
 
-    def __init__(self, victims: Victims, producer: Producer, rights: Rights) -> None:
-        self._victims = victims
+    def __init__(self, targets: Targets, producer: Producer, rights: Rights, record: Record) -> None:
+        self._targets = targets
         self._producer = producer
         self._rights = rights
-        self._stack = victims.ground.stack
-        self._store = victims.store
-        self.strikes: list[Strike] = []
-        self.unmet: list[str] = []
-        self.uncharged: list[tuple[float, float]] = []
-        """From when to when nothing may be charged (ms)."""
+        self._record = record
+        self._stack = targets.testbed.stack
+        self._store = targets.store
 
-    async def strike(self, fault: str) -> None:
-        """One fault. It is over when everybody serves again: who is struck next is to be the only one who does not."""
+    async def inject(self, fault: str) -> None:
+        """Injects a fault; returns when everything serves again: the next fault is to find nothing else down."""
         await getattr(self, f"_{fault.replace('-', '_')}")()
-        await until(self._victims.api_is_ready)
+        await until(self._targets.api_is_ready)
         for name in (name for names in WORKERS.values() for name in names):
-            await self._victims.worker(name)
+            await self._targets.worker(name)
         await until(self._mode_is_usual)
 
     async def _accepted(self) -> bool:
         return (await self._producer.probe()).answer == "accepted"
 
     async def _refused_as_full(self) -> bool:
-        return (await self._producer.probe()).standing == "store-full"
+        return (await self._producer.probe()).last_state == "store-full"
 
     async def _served_lanes(self) -> list[str]:
-        """Lanes that were claimed from a moment ago: with the load on, they will be again."""
+        """Returns the lanes that were claimed from recently: under load, they will be again."""
         lanes = await self._store.zrange(keys.LANES, 0, -1, withscores=True)
-        return [lane.decode() for lane, last in lanes if now_ms() - last < LATELY_MS and b"credit-default" in lane]
+        return [lane.decode() for lane, last in lanes if now_ms() - last < RECENT_MS and b"credit-default" in lane]
 
     async def _since(self, fault: str, began: float, lanes: list[str]) -> None:
-        """It is over since ``began``: until a request is accepted again, and each lane claimed from."""
+        """Records a fault that was over at ``began``: until a request is accepted, and each lane is claimed from."""
         await until(self._accepted)
-        self.strikes.append(Strike(fault, began, lanes=lanes, took_s=(now_ms() - began) / 1000))
+        self._record.add(Injection(fault, began, lanes=lanes, took_s=(now_ms() - began) / 1000))
 
     async def _store_pid(self) -> int:
-        return await self._victims.pid("store")
+        return await self._targets.pid("store")
 
     async def _drop_bells(self) -> None:
         """Delete every bell in every queue."""
         lanes = await self._served_lanes()
         began = now_ms()
         await self._store.delete(*(keys.TAG + stage for stage in Stage))
-        self.strikes.append(Strike("drop-bells", began, lanes=lanes))
-        await asyncio.sleep(WATCHED_MS / 1000 + 1)  # nobody else is to be the reason that a lane is not claimed from
+        self._record.add(Injection("drop-bells", began, lanes=lanes))
+        await asyncio.sleep(WATCHED_MS / 1000 + 1)  # no other fault may be the reason that a lane is not claimed from
 
     async def _abort_script(self) -> None:
         """A command that scripts send is refused to all services for a while."""
@@ -110,7 +108,7 @@ class Outages:
         await asyncio.to_thread(self._stack.stop_services)
         starting = asyncio.to_thread(self._stack.start_services)
         await asyncio.gather(starting, self._since("term", now_ms(), lanes))
-        self.uncharged.append((began, now_ms()))
+        self._record.uncharged.append((began, now_ms()))
 
     async def _store_full(self) -> None:
         """Nine tenths of the store's memory limit are used: new work is refused, what is accepted goes on."""
@@ -119,14 +117,14 @@ class Outages:
         await self._store.config_set("maxmemory", int(used / 0.9))
         try:
             if not await until(self._refused_as_full, 10):
-                self.unmet.append("store-full: a submit was not refused as store-full within 10 s")
+                self._record.unmet.append("store-full: a submit was not refused as store-full within 10 s")
             await asyncio.sleep(FULL_S)
         finally:
             await self._store.config_set("maxmemory", limit)
         await self._since("store-full", now_ms(), [])
 
     async def _disk_full(self) -> None:
-        """The server's files cannot grow: it refuses writes, or exits and is started again, until there is space."""
+        """The server's files cannot grow: it refuses writes, or exits and is restarted, until there is space."""
         refused = restarted = 0
         limited: dict[int, int] = {}
         lanes, ends_at = await self._served_lanes(), now_ms() + DISK_FULL_S * 1000
@@ -145,11 +143,11 @@ class Outages:
                 psutil.Process(pid).rlimit(psutil.RLIMIT_FSIZE, (psutil.RLIM_INFINITY, psutil.RLIM_INFINITY))
         began = now_ms()
         if self._stack.durability == "process" and not refused:
-            self.unmet.append("disk-full: no submit was refused as store-full")
+            self._record.unmet.append("disk-full: no submit was refused as store-full")
         if self._stack.durability == "disk" and not restarted:
-            self.unmet.append("disk-full: the store was not started again")
+            self._record.unmet.append("disk-full: the store was not started again")
         await self._since("disk-full", began, lanes)
-        # The sweeper has the file written anew; until that is done a kill of the store would be a second fault at once.
+        # The sweeper has the file rewritten: until that is done, a kill of the store would be a second fault at once.
         await until(self._file_is_whole)
 
     async def _mode_is_usual(self) -> bool:
@@ -162,7 +160,7 @@ class Outages:
 
 
 def _forbid_growth(pid: int, folder: Path) -> int:
-    """From now on this process can make no file larger than its append-only file is; that size."""
+    """Keeps a process from writing any file larger than its append-only file is now; returns that size."""
     size = max(file.stat().st_size for file in (folder / "appendonlydir").glob("*.incr.aof"))
     process = psutil.Process(pid)
     _, hard = process.rlimit(psutil.RLIMIT_FSIZE)
@@ -172,7 +170,7 @@ def _forbid_growth(pid: int, folder: Path) -> int:
 
 @contextmanager
 def _busy_disk(folder: Path) -> Iterator[None]:
-    """A process that writes to the disk and waits for it, without pause."""
+    """Runs a process that writes to the disk and waits for it, without pause."""
     file = folder / "hog"
     process = subprocess.Popen([sys.executable, "-c", _HOG, str(file)])
     try:

@@ -1,4 +1,4 @@
-"""What the models give offline: the stages' own code over the same inputs, in this process, without any of the rest."""
+"""Reference results: the stages' own code over the same inputs, in this process, without queues, store or workers."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -18,15 +18,15 @@ PART = 1000
 EDGE = 1e-6
 
 
-class Offline:
-    """The models of one store. With ``SCORELINE_CHAOS_MODEL`` those that fail on demand are among them."""
+class Reference:
+    """Computes with the models of one model store. ``SCORELINE_CHAOS_MODEL`` adds those that fail on demand."""
 
     def __init__(self, settings: Settings) -> None:
         self._store = ModelStore(settings.model_store)
         self._preprocess, self._scoring, self._postprocess = (load_stage(stage, settings) for stage in Stage)
 
     def expected(self, sent: Iterable[Sent]) -> dict[bytes, Expected]:
-        """For each request its result, by its key. Poison has none but its fallback's, if its model has one."""
+        """Returns each request's result by its key. Poison has only its fallback's, if there is one."""
         by_model: dict[str, list[Sent]] = defaultdict(list)
         for one in sent:
             if one.answer != "refused":
@@ -65,6 +65,6 @@ class Offline:
     def _outputs(perform: Callable[..., Sequence[Any]], model: ModelRef, bodies: Sequence[Any]) -> list[Any]:
         outputs = []
         for answer in perform(model, bodies):
-            assert isinstance(answer, Output), f"{model.name} fails offline: {answer}"
+            assert isinstance(answer, Output), f"{model.name} fails on its own: {answer}"
             outputs.append(answer.body)
         return outputs

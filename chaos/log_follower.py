@@ -16,8 +16,8 @@ from pipeline.store.connection import AsyncClient
 LOOK_S = 0.1
 
 
-class Tail:
-    """What the log has said so far."""
+class LogFollower:
+    """Reads the ledger's log into what recoveries, the checker and the report need."""
 
     def __init__(self, store: AsyncClient) -> None:
         self._store = store
@@ -27,14 +27,14 @@ class Tail:
         self.commits: list[Commit] = []
 
     async def follow(self) -> None:
-        """Read on until cancelled, through outages of the store."""
+        """Reads until cancelled, through outages of the store."""
         while True:
             with contextlib.suppress(RedisError, OSError):
                 await self.catch_up()
             await asyncio.sleep(LOOK_S)
 
     async def catch_up(self) -> None:
-        """Read to the end of the log."""
+        """Reads to the end of the log."""
         while page := await self._store.xrange(keys.EVENTS, self._after, count=PAGE):
             for entry_id, entry in page:
                 self._add(entry_id, entry)
