@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test test-system test-long lint format bench bench-growth bench-peers profile chaos chaos-stock clean
+.PHONY: help install demo up test test-system test-long lint format docs bench bench-growth bench-peers profile chaos chaos-stock clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,10 @@ lint: $(INSTALLED) ## Check style, types, imports and the deploy files
 format: $(INSTALLED) ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(INSTALLED) ## Build the documents as a site in build/site; a dead link fails
+	@$(BIN)/mkdocs build --quiet --strict
+	@echo "build/site/index.html"
 
 bench: $(INSTALLED) ## Measure against a plain Celery chain and bare lists on this machine
 	@$(BIN)/python -m bench
