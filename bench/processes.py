@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 import tempfile
 import time
 from abc import ABC, abstractmethod
@@ -14,6 +13,7 @@ import psutil
 import redis
 
 from pipeline.contracts.stages import Stage
+from pipeline.service.entry_points import clone_environment, command
 from pipeline.settings import Durability, read_settings
 from pipeline.stack.local import LocalStack
 from pipeline.stack.programs import choose_ports
@@ -85,8 +85,9 @@ class Baseline(ABC):
         self._processes.append(store)
         log = (Path(self._folder.name) / "stages.log").open("wb")
         for stage in Stage:
-            command, more = self._program(stage)
-            self._processes.append(subprocess.Popen(command, env={**os.environ, **more}, stdout=log, stderr=log))
+            start, more = self._program(stage)
+            environment = clone_environment({**os.environ, **more})
+            self._processes.append(subprocess.Popen(start, env=environment, stdout=log, stderr=log))
         return self
 
     def __exit__(
@@ -112,8 +113,8 @@ class Chain(Baseline):
         return self
 
     def _program(self, stage: Stage) -> tuple[list[str], dict[str, str]]:
-        command = [sys.executable, "-m", "celery", "-A", "bench.chain_app", "worker", "-P", "prefork", "-c", "1"]
+        start = command("celery", "-A", "bench.chain_app", "worker", "-P", "prefork", "-c", "1")
         return (
-            [*command, "-Q", stage, "-n", f"{stage}@%h", "--without-mingle", "--without-gossip"],
+            [*start, "-Q", stage, "-n", f"{stage}@%h", "--without-mingle", "--without-gossip"],
             {"BENCH_CHAIN_URL": self.url, "BENCH_CHAIN_STAGE": stage},
         )

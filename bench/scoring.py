@@ -35,6 +35,7 @@ from bench.backlog import MODEL, STEP, Backlog, encoded_rows, store_with_model, 
 from pipeline.client import AsyncScoringClient
 from pipeline.contracts.problems import Problem
 from pipeline.models.folder import ModelStore
+from pipeline.service.entry_points import CloneEntryPoint, clone_environment, command
 from pipeline.settings import Settings, read_settings
 from pipeline.stack.local import LocalStack
 
@@ -116,8 +117,9 @@ def _bare_row_ms(store: ModelStore, rows: int) -> float:
 
 
 def _in_a_process(what: str, seconds: float) -> float:
-    command = [sys.executable, "-m", "bench.scoring", "--bare", what, "--seconds", str(seconds)]
-    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    bare = command(CloneEntryPoint.BENCH_SCORING, "--bare", what, "--seconds", str(seconds))
+    done = subprocess.run(bare, env=clone_environment(), capture_output=True, text=True, check=True)
+    return float(done.stdout)
 
 
 def _drained_per_s(waiting: Backlog, seconds: float) -> float:

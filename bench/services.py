@@ -3,7 +3,6 @@
 import asyncio
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +15,7 @@ from bench.processes import start_store
 from pipeline.contracts.stages import Stage
 from pipeline.models.folder import ModelStore
 from pipeline.releases.publishing import publish_all
+from pipeline.service.entry_points import EntryPoint, command
 from pipeline.settings import Settings, read_settings
 from pipeline.store.connection import connect_async
 
@@ -55,12 +55,8 @@ class Services:
 
     def start(self) -> None:
         """A worker for each stage, and a sweeper; they may take seconds until they serve."""
-        for arguments in (["pipeline.sweeper"], *(["tasks", stage] for stage in Stage)):
-            self._running.append(
-                subprocess.Popen(
-                    [sys.executable, "-m", *arguments], env=self._environment, stdout=self._log, stderr=self._log
-                )
-            )
+        for start in (command(EntryPoint.SWEEPER), *(command(EntryPoint.WORKER, stage) for stage in Stage)):
+            self._running.append(subprocess.Popen(start, env=self._environment, stdout=self._log, stderr=self._log))
 
     def stop(self) -> None:
         """Drain them: what is claimed is settled first."""

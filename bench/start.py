@@ -55,7 +55,7 @@ def log_times(logs: Mapping[str, str]) -> dict[str, float]:
     for name, event in READY.items():
         lines = [json.loads(line) for line in logs[name].splitlines() if line.startswith("{")]
         for line in lines:
-            if event in line["event"]:
+            if event in f"{line['event']} {line.get('message', '')}":
                 times.setdefault(f"{name} ready", datetime.fromisoformat(line["timestamp"]).timestamp())
     return times
 

@@ -18,7 +18,7 @@ from chaos.rights import Rights
 from chaos.victims import Victims, Worker, now_ms, until
 from pipeline.contracts.stages import Stage
 from pipeline.testing.failpoints import arm
-from tasks.device_watch import EX_DRAIN
+from pipeline.worker.devices.watch import EX_DRAIN
 
 STEPS = ("after-claim", "after-settle", "before-ack")
 AT_STEP_S = 5.0

@@ -6,40 +6,20 @@ from collections.abc import Awaitable, Callable
 
 import structlog
 
+from chaos.legend_check import breaches
 from pipeline.ledger import keys
 from pipeline.ledger.sweeper.repairs import Repairs
 from pipeline.settings import Settings
 from pipeline.store.connection import AsyncClient, connect
 
 log = structlog.get_logger()
-WORK = ("q:", "c:", "m:", "e:", "i:", "o:", "joined", "fanout", "later", "attempts")
-"""Keys that only unfinished work has."""
-_PAGE = 1000
-_LIVES_FOR_EVER = """
-local page = redis.call('SCAN', ARGV[1], 'MATCH', ARGV[2] .. '*:*', 'COUNT', ARGV[3])
-local found = {}
-for _, key in ipairs(page[2]) do
-  local kind = string.match(string.sub(key, #ARGV[2] + 1), '^(%l+):')
-  if kind and string.find(' r k f a d dm wake idle kept again ', ' ' .. kind .. ' ', 1, true)
-    and redis.call('PTTL', key) == -1 then found[#found + 1] = key end
-end
-return { page[1], found }
-"""
-"""Of one page of keys, those that should have a life of their own by now (see the legend in keys.py) and have none."""
 AGAIN_S = 1.0
 
 
 async def leftovers(store: AsyncClient) -> list[str]:
     """What stands in the ledger although everything should have ended."""
     left = [f"{await store.zcard(keys.OPEN)} unfinished"] if await store.zcard(keys.OPEN) else []
-    for kind in WORK:
-        left += [key.decode(errors="replace") async for key in store.scan_iter(f"{keys.TAG}{kind}*", count=_PAGE)]
-    cursor = b"0"
-    while True:
-        cursor, found = await store.eval(_LIVES_FOR_EVER, 0, cursor, keys.TAG, _PAGE)
-        left += [f"{key.decode(errors='replace')} for ever" for key in found]
-        if cursor == b"0":
-            return left
+    return left + await breaches(store, all_ended=True)
 
 
 class Repairing:

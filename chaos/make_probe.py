@@ -11,7 +11,7 @@ import safetensors.numpy
 
 from pipeline.contracts.lanes import ModelRef
 from pipeline.models.folder import write_artifact
-from pipeline.stack.local import CHAOS_MODELS
+from pipeline.stack.models import CHAOS_MODELS
 
 DEEDS = ["ok", "raise", "crash", "hang", "nan", "oom", "slow", "cuda"]
 WIDTH = 2 + len(DEEDS) + 1

@@ -12,7 +12,7 @@ from pipeline.contracts.stages import Stage
 from pipeline.contracts.work import Output
 from pipeline.models.folder import ModelStore
 from pipeline.settings import Settings
-from tasks.child import load_stage
+from tasks.stages import load_stage
 
 PART = 1000
 EDGE = 1e-6

@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
+from pipeline.service.entry_points import CloneEntryPoint, clone_environment, command
+
 CHUNK = 1 << 16
 
 
@@ -131,7 +133,11 @@ class ProxyProcess:
 
     def __init__(self, names: Sequence[str]) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "chaos.proxy", *names], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command(CloneEntryPoint.CHAOS_PROXY, *names),
+            env=clone_environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         assert self._process.stdout is not None
         self.ports: dict[str, int] = json.loads(self._process.stdout.readline())

@@ -10,15 +10,13 @@ from collections.abc import Callable
 from typing import Protocol
 from weakref import WeakSet
 
-import structlog
 import torch
 
 from pipeline.contracts.failures import NotNow, describe
 from pipeline.service.periodic import Periodic
+from pipeline.telemetry.events.devices import CanaryFailed
 from scoring.device import Device
 from scoring.failures import kind_of
-
-log = structlog.get_logger()
 
 EVERY_S = 5.0
 SOON_S = 0.2
@@ -26,17 +24,17 @@ SOON_S = 0.2
 SIZE = 64
 
 
-class Told(Protocol):
-    """Who hears of the canary; it may be dead before it can say more."""
+class Reports(Protocol):
+    """Where a scoring process reports; its parent reads it, even if the process hangs or is dead by then."""
 
     def canary_began(self) -> None:
-        """It begins."""
+        """Reports that the canary begins."""
 
     def canary_ended(self, *, right: bool) -> None:
-        """It has come back."""
+        """Reports that the canary has come back, and whether with the right answer."""
 
-    def loaded(self, models: list[str]) -> None:
-        """These are in memory now."""
+    def report_models(self, models: list[str]) -> None:
+        """Reports which models are in memory."""
 
 
 class Canary(Periodic):
@@ -45,7 +43,7 @@ class Canary(Periodic):
     def __init__(
         self,
         device: Device,
-        told: Told,
+        reports: Reports,
         otherwise: Callable[[], bool] = lambda: False,
         end: Callable[[int], object] = os._exit,
     ) -> None:
@@ -54,7 +52,7 @@ class Canary(Periodic):
         self._end = end
         self._otherwise = otherwise
         self._device = device
-        self._told = told
+        self._reports = reports
         self._turn = threading.Lock()
         self._computing: WeakSet[object] = WeakSet()  # one that is given up in the middle is forgotten with it
         self._checked_at = 0.0
@@ -76,7 +74,7 @@ class Canary(Periodic):
                     self.every_s = SOON_S if self._otherwise() else EVERY_S
         except BaseException as error:
             try:
-                log.exception("canary_failed", device=str(self._device.place), error=describe(error))
+                CanaryFailed(device=str(self._device.place), error=describe(error)).emit(error)
             finally:
                 self._end(os.EX_SOFTWARE)
             raise
@@ -96,7 +94,7 @@ class Canary(Periodic):
     def _check(self) -> None:
         if time.monotonic() - self._checked_at < EVERY_S:
             return
-        self._told.canary_began()
+        self._reports.canary_began()
         try:
             self.wrong = self.wrong or not torch.equal((self._numbers @ self._numbers).cpu(), self._answer)
         except Exception as error:
@@ -105,7 +103,7 @@ class Canary(Periodic):
                 raise
             raise kind(describe(error)) from error
         finally:
-            self._told.canary_ended(right=not self.wrong)
+            self._reports.canary_ended(right=not self.wrong)
         self._checked_at = time.monotonic()
 
     def refuse_if_wrong(self) -> None:

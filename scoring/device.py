@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import structlog
 import torch
 from torch import Tensor
 
-log = structlog.get_logger()
+from pipeline.telemetry.events.devices import RunsOnCpu
+
 Numbers = list[float]
 CPU_MAX = Path("/sys/fs/cgroup/cpu.max")
 """``QUOTA PERIOD`` of this process's control group (kernel.org, cgroup v2)."""
@@ -119,6 +119,6 @@ def open_device(name: str) -> Device:
     if name == "cpu":
         return Cpu()
     if not torch.cuda.is_available():
-        log.warning("runs_on_cpu", wanted=name, reason=f"this torch ({torch.__version__}) finds no CUDA device")
+        RunsOnCpu(wanted=name, reason=f"this torch ({torch.__version__}) finds no CUDA device").emit()
         return Cpu()
     return Gpu(name)

@@ -7,18 +7,17 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import safetensors.torch
-import structlog
 import torch
 from torch import Tensor
 
 from pipeline.contracts.failures import ArtifactCorrupt, MemoryGone, OutOfMemory
 from pipeline.models.folder import Artifact
+from pipeline.telemetry.events.stages import AnswersDifferByBlock, BatchSizeLearned, WarmUpFailed
 from scoring.architectures import build
 from scoring.device import Device, Numbers
 from scoring.failures import kind_of
 from scoring.pieces import Block, blocks
 
-log = structlog.get_logger()
 DEFAULT_BATCH = 64
 SLICE_S = 0.5
 """A batch that runs longer keeps more urgent ones waiting, and gains nothing: on any device it is large by then."""
@@ -99,13 +98,13 @@ class LoadedModel:
         try:
             self._compare(self.run([self._example] * size))
         except Exception as error:  # noqa: BLE001 - nobody waits for it; a real batch of that size will tell
-            log.warning("warm_up_failed", model=self.name, batch=size, reason=str(error))
+            WarmUpFailed(model=self.name, batch=size, reason=str(error)).emit()
 
     def _compare(self, answers: Sequence[Answer]) -> None:
         """Blocks are of one size only from here on, if the example's answer depends on their size or its place."""
         if self._varied and any(answer != self._example_answer for answer in answers):
             self._varied = False
-            log.warning("answers_differ_by_block", model=self.name, device=str(self.device.place), batch=len(answers))
+            AnswersDifferByBlock(model=self.name, device=str(self.device.place), batch=len(answers)).emit()
 
     def run(self, bodies: Sequence[bytes]) -> list[Answer]:
         """The model's own number for each encoded row, in 0..1 (or none: NaN); OutOfMemory for one that does not fit.
@@ -205,7 +204,7 @@ class LoadedModel:
         fit = [self._fit(part, pieces, outputs) for part in parts]
         if all(fit) and smaller < rows and size * smaller < self._most_padded:
             self._most_padded = size * smaller
-            log.warning("batch_size_learned", model=self.name, device=str(self.device.place), padded=self._most_padded)
+            BatchSizeLearned(model=self.name, device=str(self.device.place), padded=self._most_padded).emit()
         return all(fit)
 
     def _check_memory(self) -> None:

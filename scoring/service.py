@@ -4,7 +4,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 
-import structlog
 import torch
 
 from pipeline.breakers.calls import Breakers
@@ -15,12 +14,11 @@ from pipeline.contracts.stages import Stage
 from pipeline.contracts.work import Work
 from pipeline.models.folder import Artifact, ModelStore
 from pipeline.stage.isolation import Performed, ends_process
-from scoring.canary import Canary, Told
+from pipeline.telemetry.events.stages import ModelNotReady
+from scoring.canary import Canary, Reports
 from scoring.device import Cpu, Device, cores_given
 from scoring.model import DEFAULT_BATCH, LoadedModel
 from scoring.serving import Batch, Missing, Serving, performed
-
-log = structlog.get_logger()
 
 
 class Scoring:
@@ -34,14 +32,14 @@ class Scoring:
         example_of: Callable[[Artifact], bytes],
         device: Device | None = None,
         breakers: Breakers | None = None,
-        told: Told | None = None,
+        reports: Reports | None = None,
         *,
         pool: str = "",
         threads: int = 1,
     ) -> None:
-        """``example_of``: a model's own example as ``preprocess`` encodes it. ``outside`` is told of breakers.
+        """``example_of``: a model's own example as ``preprocess`` encodes it. ``breakers`` is told of those of models.
 
-        ``told`` hears of the device's canary and of what is loaded; without, there is no canary. Models of ``pool``
+        ``reports`` hears of the device's canary and of what is loaded; without it, there is none. Models of ``pool``
         are loaded at once, others when they are asked for. ``threads``: of CPU kernels; 0: as many as it has cores.
         """
         torch.set_num_threads(threads or cores_given())
@@ -50,10 +48,10 @@ class Scoring:
         self._device = device or Cpu()
         self._breakers = breakers or Breakers()
         self._canary: Canary | None = None
-        self._told = told
+        self._reports = reports
         self._cold: deque[Callable[[], None]] = deque()
-        if told is not None:
-            self._canary = Canary(self._device, told, self._warm_one_more)
+        if reports is not None:
+            self._canary = Canary(self._device, reports, self._warm_one_more)
             self._canary.start()
         self._models: dict[ModelRef, LoadedModel | Missing] = {}
         self._served: dict[ModelRef, Serving] = {}
@@ -65,7 +63,7 @@ class Scoring:
             except (KeyboardInterrupt, SystemExit):
                 raise
             except BaseException as failure:  # noqa: BLE001 - whatever is wrong with one artifact, even if a library panics, the others are served
-                log.warning("model_not_ready", model=f"{name}@{version}", reason=describe(failure))
+                ModelNotReady(model=f"{name}@{version}", reason=describe(failure)).emit()
 
     def _serving(self, ref: ModelRef) -> Serving:
         """The model and its fallback, warm; made when first asked for. ArtifactMissing, ArtifactCorrupt, NotNow."""
@@ -91,11 +89,12 @@ class Scoring:
         if known is None:
             known = self._models[ref] = self._load(self._store.open(ref))
             if isinstance(known, Missing):
-                log.warning("model_not_ready", model=f"{ref.name}@{ref.version}", reason=known.reason)
+                ModelNotReady(model=f"{ref.name}@{ref.version}", reason=known.reason).emit()
             else:
                 self._cold.extend(known.cold_sizes())
-            if self._told is not None:
-                self._told.loaded([each.name for each in self._models.values() if isinstance(each, LoadedModel)])
+            if self._reports is not None:
+                loaded = (each for each in self._models.values() if isinstance(each, LoadedModel))
+                self._reports.report_models([each.name for each in loaded])
         return known
 
     def _warm_one_more(self) -> bool:

@@ -190,7 +190,7 @@ class _Part:
         self.computation = Computation(model, [work.body for work in works.values()])
 
     def answers(self) -> dict[int, Performed]:
-        """For each place its output or failure; what failed as a whole is searched for those who are guilty."""
+        """For each place its output or failure; what failed as a whole is searched for the offending rows."""
         launched: Computation | None = self.computation
 
         def perform(bodies: Sequence[bytes]) -> list[Performed]:

@@ -1,7 +1,7 @@
-"""The Celery app with its three tasks: the three stages on one screen.
+"""The Celery app with its three tasks, one for each stage.
 
-Flower and every worker load this module; none of it imports torch. A stage's own code is loaded in the pool's child
-(CUDA must be initialised there and never in the parent).
+Flower and every worker load this module; it never imports torch. A stage's own code runs in the pool's child, where
+CUDA must be initialised, never in the parent.
 """
 
 from dataclasses import asdict
@@ -16,17 +16,17 @@ app = make_app(settings())
 
 @app.task(name="preprocess.run")
 def preprocess(lane: str) -> dict[str, Any]:
-    """Validate features against the model's schema, encode them, mark anomalies. Invalid input ends here."""
+    """Validates features against the model's schema, encodes them, and marks anomalies. Invalid input ends here."""
     return asdict(answer(lane))
 
 
 @app.task(name="scoring.run")
 def scoring(lane: str) -> dict[str, Any]:
-    """Run the model over a batch of one lane."""
+    """Runs the model over batches of one lane."""
     return asdict(answer(lane))
 
 
 @app.task(name="postprocess.run")
 def postprocess(lane: str) -> dict[str, Any]:
-    """Calibrate, decide, shape the result."""
+    """Calibrates scores, decides, and shapes the results."""
     return asdict(answer(lane))

@@ -1,7 +1,7 @@
-"""The broker: Celery as the carrier of bells. A bell says that a lane has work; it names no request.
+"""The broker: Celery carries bells. A bell says that a lane has work; it names no request.
 
-Losing a bell costs a second (the sweeper rings again), getting one twice costs a claim that finds nothing.
-So there is no result backend, no retry of tasks, and no restoring of messages that anything depends on.
+A lost bell costs a second (the sweeper rings again), a bell that comes twice costs a claim that finds nothing. So there
+is no result backend and no retry of tasks, and nothing depends on messages being restored.
 """
 
 from typing import Any
@@ -26,10 +26,10 @@ class _Channel(kombu_redis.Channel):
     connection_class_ssl = BrokerTlsConnection
 
     refused: Exception | None = None
-    """Why an ack was not taken: with late acks and a prefetch of one, no other bell would be heard on this channel."""
+    """Why an ack was refused. With late acks and a prefetch of one, this channel would never deliver another bell."""
 
     def basic_ack(self, delivery_tag: str, multiple: bool = False) -> None:
-        """A bell is answered."""
+        """Acknowledges a bell; remembers why the store refused it."""
         try:
             super().basic_ack(delivery_tag, multiple)
         except StoreError as error:
@@ -41,24 +41,24 @@ class _Channel(kombu_redis.Channel):
 
 
 class StoreTransport(kombu_redis.Transport):
-    """kombu's transport over connections that follow the primary: its own would ask a replica for bells for ever."""
+    """kombu's transport over connections that follow the primary; its own would ask a replica for bells for ever."""
 
     Channel = _Channel
 
 
 class SteadyConnection(Connection):
-    """A connection that is tried again at one pace, after a long outage as after a short one.
+    """A connection that is retried at one pace, after a long outage as after a short one.
 
-    kombu's pauses grow by two seconds each. With those, workers began again up to eight seconds after a store that had
-    been away for ten and then loaded its file for three.
+    kombu's pauses grow by two seconds each. With those, workers went on up to eight seconds after the store was back
+    from an outage of ten seconds and three more in which it loaded its file.
     """
 
     def get_transport_cls(self) -> type:
-        """What carries bells."""
+        """Returns the transport that carries bells."""
         return StoreTransport
 
     def _info(self, resolve: bool = True) -> tuple[tuple[str, Any], ...]:
-        """What copies are made of, and kombu's pools make their own connections."""
+        """Returns what kombu makes copies of this connection from, as its pools do."""
         info = dict(super()._info(resolve))
         return tuple((info if resolve else info | {"transport": StoreTransport}).items())
 
@@ -68,7 +68,7 @@ class SteadyConnection(Connection):
         super()._init_params(**params)
 
     def ensure_connection(self, *arguments: Any, **options: Any) -> Connection:
-        """Connect, however often that has to be tried."""
+        """Connects, however often that has to be tried."""
         pauses = {"interval_start": RECONNECT_S, "interval_step": 0, "interval_max": RECONNECT_S}
         return super().ensure_connection(*arguments, **pauses | options)
 
@@ -78,20 +78,20 @@ class _SteadyAmqp(AMQP):
 
 
 def check_acks(consumer: Any) -> None:
-    """Let a Celery worker connect again if an ack was refused: Celery itself logs that, and waits for ever."""
+    """Makes a Celery worker reconnect if an ack was refused: Celery itself would log that, and wait for ever."""
     refused = getattr(consumer.task_consumer.channel, "refused", None)
     if refused is not None:
         raise StoreConnectionError(f"a bell's ack was refused: {refused}")
 
 
 def make_app(settings: Settings) -> Celery:
-    """The Celery app that all services share."""
+    """Makes the Celery app that all services share."""
     app = Celery("scoreline", broker=settings.store_url, backend=None, amqp=_SteadyAmqp)
     app.conf.update(
         broker_transport_options={
             # All keys under the ledger's tag: broker and ledger are one server, settle and bell one script.
             "global_keyprefix": keys.TAG,
-            # The ledger heals within seconds; kombu's own giving back must never race a running job.
+            # The ledger recovers within seconds; kombu's redelivery must never race a running bell.
             "visibility_timeout": settings.visibility_timeout_s,
             "socket_keepalive": True,
         },
@@ -104,13 +104,13 @@ def make_app(settings: Settings) -> Celery:
         result_accept_content=["json"],
         task_ignore_result=True,
         task_store_errors_even_if_ignored=False,
-        # The ack follows the job's return, after all commits. A job that failed is acked too: its requests are in
-        # the ledger, and a bell given back for ever would be a poison message.
+        # A bell is acked when its task returns, after all commits. One whose task failed is acked too: its requests are
+        # in the ledger, and a bell that is redelivered for ever would be a poison message.
         task_acks_late=True,
         task_acks_on_failure_or_timeout=True,
         task_reject_on_worker_lost=False,
         worker_prefetch_multiplier=1,
-        # No time limits here: those are a batch's, not a bell's (see ``Children`` in tasks/worker.py).
+        # No time limits here: those are a batch's, not a bell's (see tasks/children.py).
         task_create_missing_queues=True,
         task_default_queue="unrouted",
         task_queues=[Queue(str(stage), routing_key=str(stage)) for stage in Stage],

@@ -1,13 +1,13 @@
-"""The pool's child: one runner for its stage, made when the child starts, used by every bell it answers."""
+"""What runs in a child of the pool: one runner for its stage, made when the child starts, used for every bell."""
 
 import faulthandler
 import gc
-import importlib
 import os
 import signal
 import threading
+from collections.abc import Callable
+from pathlib import Path
 
-import structlog
 from billiard.common import terminate_handler_fired
 from tenacity import retry, retry_if_exception_type, wait_random_exponential
 
@@ -17,52 +17,53 @@ from pipeline.contracts.lanes import parse_lane
 from pipeline.contracts.stages import Stage
 from pipeline.ledger.result_cache import CacheFiller
 from pipeline.ledger.workers.claims import Claims, Fenced
-from pipeline.models.folder import ModelStore
 from pipeline.settings import Settings
-from pipeline.stage.protocols import StageService
 from pipeline.store.connection import Client, connect
 from pipeline.store.errors import StoreError
-from pipeline.testing.failpoints import failpoints
+from pipeline.telemetry.events.requests import ClaimsOwed
+from pipeline.telemetry.events.workers import ProcessEnds
+from pipeline.worker.batches import Served, Unfit
+from pipeline.worker.guard import TOO_LONG
 from pipeline.worker.incarnation import Incarnation
-from pipeline.worker.runner import TOO_LONG, Runner, Served, Unfit
+from pipeline.worker.runner import Runner
+from tasks.stages import load_stage
 
-log = structlog.get_logger()
 _OUTAGE = retry_if_exception_type(StoreError)
 _PAUSE = wait_random_exponential(multiplier=0.1, max=1)
 
 
 class _Child:
-    """What a child of the pool holds."""
+    """What a child of the pool holds for as long as it lives."""
 
     def __init__(self, stage: Stage, incarnation: Incarnation, settings: Settings, pool: str) -> None:
         client = connect(settings, extra_wait_s=settings.park_s + 1)
         self.claims = Claims(client, settings, lambda: incarnation.name)
         incarnation.child_begins(os.getpid())
-        breakers = Breakers(incarnation.tell)
+        breakers = Breakers(incarnation.report_breakers)
         cache = CacheFiller(settings.cache_url, settings, breakers) if settings.cache_url else None
         service = load_stage(stage, settings, breakers, incarnation, pool)
-        failpoint = failpoints(settings.failpoints)
+        failpoint = failpoint_of(settings.failpoints)
         self.runner = Runner(service, self.claims, cache, settings, incarnation, failpoint, terminate_handler_fired)
         self.overran = incarnation.overran
         self.debt = Debt(self.claims)
-        self._hears = False
+        self._catches = False
         _register(incarnation, client)
 
-    def hear_soft_limit(self) -> None:
-        """At the soft time limit, write the stacks of all threads to the log, even out of a call that never returns.
+    def catch_soft_limit(self) -> None:
+        """Installs the handler of the soft time limit, which also logs the stacks of all threads.
 
-        Not before the first bell: the pool installs its own handler after a child has started.
+        Called with each bell, not at the start: the pool installs its own handler after a child has started.
         """
-        if not self._hears:
+        if not self._catches:
             signal.signal(signal.SIGUSR1, _soft_limit)
             faulthandler.register(signal.SIGUSR1, all_threads=True, chain=True)
-            self._hears = True
+            self._catches = True
 
 
 def _soft_limit(*_: object) -> None:
-    # Only the stage's own code can be interrupted: in the middle of a call to the store, or of telling its parent
-    # something, this process would leave half a message behind. The runner looks again before it calls the stage: what
-    # is told meanwhile is not lost. And what comes too late for its batch is not the next one's.
+    # Only the stage's own code may be interrupted: in the middle of a call to the store, or of a report to its parent,
+    # this process would leave half a message behind. The runner checks again before it calls the stage, so that a
+    # signal that came meanwhile is not lost; and one that came too late for its batch does not hit the next.
     if _child is not None and _child.runner.performing and _child.overran():
         raise SoftLimit(TOO_LONG)
 
@@ -70,73 +71,52 @@ def _soft_limit(*_: object) -> None:
 _child: _Child | None = None
 
 
-def load_stage(
-    stage: Stage,
-    settings: Settings,
-    breakers: Breakers | None = None,
-    incarnation: Incarnation | None = None,
-    pool: str = "",
-) -> StageService:
-    """A stage's service. Imported here, by need: only a scoring child ever loads torch."""
-    store = ModelStore(settings.model_store, breakers)
-    if stage is Stage.PREPROCESS:
-        from preprocess.service import Preprocess
+def failpoint_of(folder: Path | None) -> Callable[[str], None]:
+    """Returns what the runner calls at each named step. It does nothing, except in tests that name a folder."""
+    if folder is None:
+        return _no_failpoint
+    from pipeline.testing.failpoints import Failpoints  # noqa: PLC0415 - for tests only
 
-        return Preprocess(store)
-    if stage is Stage.SCORING:
-        from preprocess.service import Preprocess
-        from scoring.device import open_device
-        from scoring.service import Scoring
-
-        device = open_device(incarnation.child_device if incarnation else "cpu")
-        example_of = Preprocess(store).example
-        return Scoring(store, example_of, device, breakers, incarnation, pool=pool, threads=settings.torch_threads)
-    from postprocess.service import Postprocess
-
-    return Postprocess(store)
+    return Failpoints(folder)
 
 
-def preload(stage: Stage) -> None:
-    """Import, in the parent, what its children need: one that replaces another then serves seconds earlier.
-
-    Importing torch starts no threads and touches no device; models are loaded, and CUDA begins, in the children.
-    """
-    importlib.import_module(f"{stage}.service")
+def _no_failpoint(step: str) -> None:
+    pass
 
 
 def start(stage: Stage, incarnation: Incarnation, settings: Settings, pool: str) -> None:
-    """Make this process ready to answer bells; ``pool``: of models, scoring alone has them."""
+    """Makes this process ready to answer bells. ``pool``: of models (scoring only)."""
     global _child
     _child = _Child(stage, incarnation, settings, pool)
-    # What is loaded by now lives as long as this process: the garbage collector need not walk all of torch again and
-    # again, as it would whenever some batches' worth of new objects have come.
+    # What is loaded by now lives as long as this process. The garbage collector need not walk all of torch again and
+    # again, as it would after every few batches.
     gc.collect()
     gc.freeze()
 
 
 def answer(lane: str) -> Served:
-    """Answer a bell. Whatever interrupts it, this process holds no claim when it returns."""
+    """Answers a bell. Whatever interrupts it, this process holds no claim when it returns."""
     assert _child is not None, "the child was not started: start workers with `scoreline worker STAGE`"
-    _child.hear_soft_limit()
+    _child.catch_soft_limit()
     served_lane = parse_lane(lane)
     try:
         _child.debt.pay()
         return _child.runner.serve(served_lane)
     except Fenced:
-        # The parent takes a new name within a heartbeat; the lane has been rung again by the sweeper.
+        # The parent takes a new name within a heartbeat; the sweeper has rung the lane again.
         return Served()
     except StoreError:
         _child.debt.owe()
         raise
     except Unfit as reason:
-        log.error("process_ends", reason=str(reason))  # noqa: TRY400 - the reason says it all
+        ProcessEnds(reason=str(reason)).emit()
     except BaseException as error:
         if terminate_handler_fired():
             _child.debt.owe()
             raise
-        log.exception("process_ends", reason=describe(error))
-    # The parent releases what is held. It charges the batch that runs, if one does: an error that nobody knows must not
-    # come back with the same requests for ever.
+        ProcessEnds(reason=describe(error)).emit(error)
+    # The parent releases what is held, and charges the batch that runs, if one does: an unknown error must not come
+    # back with the same requests for ever.
     os._exit(os.EX_SOFTWARE)
 
 
@@ -146,7 +126,7 @@ def _register(incarnation: Incarnation, client: Client) -> None:
 
 
 class Debt:
-    """Claims to give back after an interruption. An outage may last: until they are, nothing else is claimed."""
+    """Claims to give back after an interruption. Until that is done, which an outage may delay, nothing is claimed."""
 
     def __init__(self, claims: Claims) -> None:
         self._claims = claims
@@ -154,21 +134,21 @@ class Debt:
         self._lock = threading.Lock()
 
     def owe(self) -> None:
-        """Give back what this process holds; behind the caller's back if the store does not answer."""
+        """Gives back what this process holds; if the store does not answer, a thread goes on trying."""
         self._owed = True
         try:
             self.pay()
         except StoreError as error:
-            log.warning("claims_owed", error=str(error))
+            ClaimsOwed(error=str(error)).emit()
             threading.Thread(target=self._pay_when_possible, name="give-back", daemon=True).start()
 
     def pay(self) -> None:
-        """Give back what is owed; the store's error if it does not answer."""
+        """Gives back what is owed; raises the store's error if it does not answer."""
         with self._lock:
             if self._owed:
                 self._claims.give_back()
                 self._owed = False
 
-    @retry(wait=_PAUSE)  # whatever it is: nobody would hear of the end of this thread
+    @retry(wait=_PAUSE)  # after any error: this thread must not end unnoticed
     def _pay_when_possible(self) -> None:
         self.pay()

@@ -1,7 +1,7 @@
-"""The proof of an artifact: its own example goes through the three stages, on the CPU, and gives what it says.
+"""The proof of an artifact: its own example runs through the three stages, on the CPU, and gives the stated result.
 
-Whatever is wrong with a model - weights that do not fit, numbers that are none, features that its encoder does not
-know - shows here, and not with the first request. The stages are the services' own code.
+Whatever is wrong with a model (weights that do not fit, results that are not numbers, features that its encoder does
+not know) shows here, and not with the first request. The stages are the services' own code.
 """
 
 import math
@@ -27,22 +27,22 @@ STATED = "example_result"
 
 
 class _OnCpu(ModelStore):
-    """A store whose models are loaded when they are asked for, and run on the CPU, whatever they need in service."""
+    """A store whose models are loaded on demand and run on the CPU, whatever they need in service."""
 
     def versions(self) -> list[tuple[str, str]]:
-        """None that is loaded at once."""
+        """Returns none: no model is loaded in advance."""
         return []
 
     def open(self, ref: ModelRef) -> Artifact:
-        """As ever, but for the device that it needs."""
+        """Opens an artifact without the device that its manifest asks for."""
         artifact = super().open(ref)
         return replace(artifact, manifest={name: it for name, it in artifact.manifest.items() if name != "device"})
 
 
 def result_of(root: Path, artifact: Artifact) -> dict[str, Any]:
-    """The result of an artifact's example; what goes wrong on the way is raised (a StageFailure, where it is known).
+    """Returns the result of an artifact's example; raises what goes wrong on the way (a StageFailure if it is known).
 
-    Its fallback, if it has one, reads the same encoded example, and must give a result as well.
+    The artifact's fallback, if it has one, reads the same encoded example, and must give a result as well.
     """
     from postprocess.service import Postprocess  # noqa: PLC0415 - scoring needs torch, which not everybody has
     from preprocess.service import Preprocess  # noqa: PLC0415
@@ -71,7 +71,7 @@ def result_of(root: Path, artifact: Artifact) -> dict[str, Any]:
 
 
 def prove(root: Path, artifact: Artifact) -> None:
-    """Compare the result of an artifact's example with what its manifest says of it; ArtifactCorrupt and others."""
+    """Checks the result of an artifact's example against its manifest; ArtifactCorrupt, or what a stage raises."""
     result = result_of(root, artifact)
     if not all(math.isfinite(result[name]) for name in ("score", "raw")):
         raise ArtifactCorrupt(f"its example's result is no number: {result}")
@@ -89,7 +89,7 @@ def prove(root: Path, artifact: Artifact) -> None:
 
 
 def with_result(manifest: dict[str, Any], files: Mapping[str, bytes]) -> dict[str, Any]:
-    """A manifest that states the result of its example, for ``write_artifact`` with the same files."""
+    """Returns the manifest with the result of its example added, for ``write_artifact`` with the same files."""
     with tempfile.TemporaryDirectory(prefix="scoreline-") as folder:
         root = Path(folder)
         alone = {name: it for name, it in manifest.items() if name != "fallback"}
@@ -100,15 +100,15 @@ def with_result(manifest: dict[str, Any], files: Mapping[str, bytes]) -> dict[st
 
 
 class Prover:
-    """Proves artifacts in a process of its own: one that crashes or never ends is refused, and keeps no other back."""
+    """Proves artifacts in a separate process: one that crashes or hangs is refused, and does not hold up the others."""
 
     def __init__(self, root: Path, limit_s: float) -> None:
-        """``limit_s``: how long an artifact may take, the start of its process included."""
+        """``limit_s``: how long one artifact may take, including the start of its process."""
         self._root = root
         self._limit_s = limit_s
 
     def __call__(self, _: ModelStore, artifacts: Sequence[Artifact]) -> Iterator[str | None]:
-        """For each artifact, in order, why it is refused; None if it is good."""
+        """Yields, for each artifact in order, why it is refused; None if it is not."""
         done = 0
         while done < len(artifacts):
             for reason in self._answers(artifacts[done:]):
@@ -116,7 +116,7 @@ class Prover:
                 done += 1
 
     def _answers(self, artifacts: Sequence[Artifact]) -> Iterator[str | None]:
-        """The same, up to the first that ends the process in which they are proved."""
+        """Yields the same, up to the first artifact that ends the process in which they are proved."""
         context = multiprocessing.get_context("spawn")
         here, there = context.Pipe(duplex=False)
         names = [(artifact.folder.parent.name, artifact.folder.name) for artifact in artifacts]

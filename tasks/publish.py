@@ -1,4 +1,4 @@
-"""``scoreline publish``: release every version of the model store that is not released yet, each proved first."""
+"""``scoreline publish``: releases every version of the model store that is not released yet, after proving it."""
 
 import argparse
 import asyncio
@@ -17,7 +17,7 @@ from tasks.proof import Prover
 
 
 async def publish(settings: Settings) -> Published:
-    """Publish what is in the model store of the settings; ArtifactMissing if it cannot be read."""
+    """Publishes what is in the model store of the settings; ArtifactMissing if it cannot be read."""
     client = connect_async(settings)
     try:
         with store_problems():
@@ -31,7 +31,7 @@ async def publish(settings: Settings) -> Published:
 
 
 def main() -> None:
-    """Exit code 1 if anything in the store was refused, unless that is asked to be ``--lenient``."""
+    """Publishes and prints what came of it. Exit code 1 if anything was refused, unless ``--lenient`` is given."""
     parser = argparse.ArgumentParser(prog="scoreline publish", description="Release what is new in the model store.")
     parser.add_argument("--json", action="store_true", help="print what was added and refused as JSON")
     parser.add_argument("--lenient", action="store_true", help="exit code 0 also if something was refused")

@@ -1,26 +1,28 @@
-"""A standby: a scoring worker that is loaded and warm, and claims only while fewer than expected live.
+"""A standby: a scoring worker that is loaded and warm, and claims only while fewer workers than expected are alive.
 
-It counts the regular workers, never other standbys: two of them would otherwise take turns at sending each other away.
-What wakes it is the queue's own consumer, taken up and put down; a bell that it has heard meanwhile is answered.
+It counts the regular workers, never other standbys: two standbys would otherwise take turns at sending each other away.
+It starts and stops consuming from its queue; a bell that was delivered meanwhile is answered.
 """
 
 from typing import Any
 
-import structlog
-
-from pipeline.ledger.registry import living, regular_scoring_workers, server_ms
+from pipeline.ledger.clock import server_ms
+from pipeline.ledger.registry import live_workers, regular_scoring_workers
 from pipeline.service.periodic import Periodic
 from pipeline.settings import Settings
 from pipeline.store.connection import Client
 from pipeline.store.errors import StoreError
+from pipeline.telemetry.events.workers import StandbyChanged
 from pipeline.worker.incarnation import Incarnation
 
-log = structlog.get_logger()
 LOOK_S = 0.5
 
 
 class Standby(Periodic):
-    """Counts who lives, twice a second; its worker's event loop, which must not wait for the store, does the rest."""
+    """Counts the live workers twice a second.
+
+    The worker's event loop acts on the count; it must not wait for the store itself.
+    """
 
     def __init__(self, incarnation: Incarnation, queue: str, client: Client, settings: Settings) -> None:
         super().__init__("standby", LOOK_S)
@@ -33,27 +35,27 @@ class Standby(Periodic):
         incarnation.stand_by()
 
     def turn(self) -> None:
-        """Count once. While the store is away nobody knows better than before."""
+        """Counts once. While the store is away the latest count holds."""
         try:
-            queues = regular_scoring_workers(living(self._client, server_ms(self._client), self._silent_s))
+            queues = regular_scoring_workers(live_workers(self._client, server_ms(self._client), self._silent_s))
         except StoreError:
             return
-        # Who is expected is one number for all pools: a pool without a worker is short of one in any case.
+        # The number expected is one for all pools: a pool without a worker lacks one in any case.
         needed = len(queues) < self._expected or self._queue not in queues
         if needed != self._needed:
-            log.warning("standby", serves=needed, live=len(queues), expected=self._expected)
+            StandbyChanged(serves=needed, live=len(queues), expected=self._expected).emit()
             self._needed = needed
 
     def begin(self, consumer: Any) -> None:
-        """Have the worker hear no bell unless one is needed. From its event loop, before it consumes anything."""
+        """Stops the worker from consuming unless it is needed. Called in its event loop, before it consumes."""
         consumer.cancel_task_queue(self._queue)
-        self.hear(consumer)
+        self.consume_if_needed(consumer)
 
-    def hear(self, consumer: Any) -> None:
-        """Have the worker hear bells, or not. From its event loop, often."""
-        hears = consumer.task_consumer.consuming_from(self._queue)
-        if self._needed and not hears:
+    def consume_if_needed(self, consumer: Any) -> None:
+        """Starts or stops consuming as the latest count says. Called often, in the worker's event loop."""
+        consumes = consumer.task_consumer.consuming_from(self._queue)
+        if self._needed and not consumes:
             consumer.add_task_queue(self._queue)
-        elif hears and not self._needed:
+        elif consumes and not self._needed:
             consumer.cancel_task_queue(self._queue)
         self._incarnation.claims = self._needed

@@ -1,19 +1,17 @@
 """Ends a worker that would live on to no purpose: its supervisor starts another, and the sweeper has its work redone.
 
-Two are known. One that is told to stop, or stops by itself after an error that Celery does not understand, may wait for
-its child for ever. And one may be deaf: it runs and beats, so that nobody takes its place, but hears no bell. With late
-acks and a prefetch of one, an ack that the store refuses is enough for that.
+Two cases are known. A worker that is told to stop, or stops by itself after an error that Celery does not understand,
+may wait for its child for ever. And a worker may be deaf: its heartbeat goes on, so no other takes its place, but it
+receives no bell. With late acks and a prefetch of one, an ack that the store refuses is enough for that.
 """
 
 import contextlib
-import faulthandler
 import os
 import signal
 import threading
 from collections.abc import Callable
 from typing import Any, Protocol
 
-import structlog
 from celery.worker import state
 
 from pipeline.ledger import keys
@@ -22,15 +20,16 @@ from pipeline.service.periodic import Periodic
 from pipeline.settings import LONGER, Settings
 from pipeline.store.connection import Client
 from pipeline.store.errors import StoreError
+from pipeline.telemetry.events.workers import WorkerDeaf, WorkerDidNotStop
+from pipeline.telemetry.process_output import emit_stacks
 
-log = structlog.get_logger()
 LOOK_S = 1.0
 DEAF_S = 15.0
-"""An idle worker hears a bell within milliseconds. Bells that wait so long, at each look, wait in vain."""
+"""An idle worker receives a bell within milliseconds. Where bells wait so long, at each look, it receives none."""
 
 
 def end_now(children: Callable[[], list[int]], end: Callable[[int], object] = os._exit) -> None:
-    """End this process and its children, which have its ports open as well."""
+    """Ends this process and its children, which hold its ports open as well."""
     for pid in children():
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -40,11 +39,11 @@ def end_now(children: Callable[[], list[int]], end: Callable[[int], object] = os
 def last_resort(
     seconds: float, children: Callable[[], list[int]], end: Callable[[int], object] = os._exit
 ) -> threading.Timer:
-    """End this process if stopping it has not done so by then."""
+    """Ends this process if it has not stopped by itself after ``seconds``."""
 
     def now() -> None:
         try:
-            log.critical("worker_did_not_stop", seconds=seconds)
+            WorkerDidNotStop(seconds=seconds).emit()
         finally:
             end_now(children, end)
 
@@ -55,19 +54,19 @@ def last_resort(
 
 
 class Children(Protocol):
-    """What it has to know of the worker's children."""
+    """What the watchdog has to know of the worker's children."""
 
     def pids(self) -> list[int]:
-        """Those that live."""
+        """Returns the children that are alive."""
 
     def starting(self) -> bool:
-        """Whether one of them is still starting: that has a limit of its own."""
+        """Returns whether a child is still starting: that has a limit of its own."""
 
 
 class Watchdog(Periodic):
-    """Looks once a second whether its worker is deaf, and ends it then.
+    """Checks once a second whether its worker is deaf, and ends it then.
 
-    A thread of its own: the worker's event loop may be what has stopped.
+    It has a thread of its own: the worker's event loop may be what has stopped.
     """
 
     def __init__(
@@ -82,39 +81,39 @@ class Watchdog(Periodic):
         super().__init__("watchdog", LOOK_S)
         self._client = client
         self._queue = queue
-        self._longest_job_s = 2 * LONGER * settings.hard_limit_s + settings.bell_s  # two batches, in degraded mode
+        self._longest_bell_s = 2 * LONGER * settings.hard_limit_s + settings.bell_s  # two batches, in degraded mode
         self._pulse = pulse
         self._children = children
         self._end = end
         self._consumer: Any = None
-        self._heard = -1
-        self._in_vain_s = 0.0
+        self._received = -1
+        self._deaf_s = 0.0
 
     def listen(self, consumer: Any) -> None:
-        """From now on its worker should hear bells."""
-        self._consumer, self._in_vain_s = consumer, 0.0
+        """Notes that the worker should receive bells from now on."""
+        self._consumer, self._deaf_s = consumer, 0.0
 
     def pause(self) -> None:
-        """Its worker stops, or connects again: nobody expects it to hear anything."""
+        """Notes that the worker stops or reconnects: it need not receive anything."""
         self._consumer = None
 
     def turn(self) -> None:
-        """Look once."""
+        """Checks once, and ends the worker if it is deaf."""
         if self.is_deaf():
-            log.critical("worker_deaf", queue=self._queue, seconds=self._in_vain_s)
-            faulthandler.dump_traceback(2, all_threads=True)
+            WorkerDeaf(queue=self._queue, seconds=self._deaf_s).emit()
+            emit_stacks()
             end_now(self._children.pids, self._end)
             self.stop()
 
     def is_deaf(self) -> bool:
-        """Look once. Looks are counted, not seconds: a process that was suspended has missed nothing."""
-        heard = state.all_total_count[0]
-        if heard != self._heard or self._children.starting() or not self._bells_wait():
-            self._heard, self._in_vain_s = heard, 0.0
+        """Checks once. It counts checks, not seconds: a process that was suspended has missed nothing."""
+        received = state.all_total_count[0]
+        if received != self._received or self._children.starting() or not self._bells_wait():
+            self._received, self._deaf_s = received, 0.0
             return False
-        self._in_vain_s += LOOK_S
+        self._deaf_s += LOOK_S
         busy = self._pulse.beating and len(state.reserved_requests) > 0
-        return self._in_vain_s > DEAF_S + (self._longest_job_s if busy else 0.0)
+        return self._deaf_s > DEAF_S + (self._longest_bell_s if busy else 0.0)
 
     def _bells_wait(self) -> bool:
         consumer = self._consumer
@@ -123,4 +122,4 @@ class Watchdog(Periodic):
         try:
             return bool(self._client.llen(keys.TAG + self._queue))
         except StoreError:
-            return False  # nobody hears anything
+            return False  # the store is away: no worker receives anything

@@ -13,6 +13,7 @@ import redis
 from hypothesis import settings as hypothesis_settings
 from tenacity import retry, retry_if_not_exception_type, stop_after_delay, wait_fixed
 
+from pipeline.service.entry_points import EntryPoint, command
 from pipeline.settings import Settings, read_settings
 from pipeline.stack.local import LocalStack
 from pipeline.worker.devices.nvml import NoDriver, find
@@ -121,7 +122,7 @@ def api_over(store_url: str, **environment: str) -> Iterator[tuple[str, subproce
     """One more API process; its URL, and itself."""
     port = free_port()
     process = subprocess.Popen(
-        [sys.executable, "-m", "pipeline.api", "--port", str(port)],
+        command(EntryPoint.API, "--port", str(port)),
         env={**os.environ, "SCORELINE_STORE_URL": store_url, **environment},
         stderr=subprocess.DEVNULL,
     )

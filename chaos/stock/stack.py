@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -21,6 +20,7 @@ from chaos.stock.app import Configuration
 from chaos.stock.notes import is_running, ready_processes
 from chaos.stock.verdict import Kill, Kind
 from pipeline.contracts.stages import Stage
+from pipeline.service.entry_points import clone_environment, command
 from pipeline.stack import StackError
 from pipeline.stack.programs import choose_ports
 from pipeline.stack.store_server import server_command
@@ -114,7 +114,7 @@ class StockStack:
     def _start(self, name: str) -> None:
         self._processes[name] = subprocess.Popen(
             self._commands[name],
-            env={**os.environ, **self._environment, "STOCK_STAGE": name.rsplit("-", 1)[0]},
+            env=clone_environment({**os.environ, **self._environment, "STOCK_STAGE": name.rsplit("-", 1)[0]}),
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,
@@ -163,5 +163,5 @@ def _end(processes: list[subprocess.Popen[bytes]]) -> None:
 
 
 def _worker_command(stage: Stage, copy: int) -> list[str]:
-    command = [sys.executable, "-m", "celery", "-A", "chaos.stock.worker", "worker", "-P", "prefork", "-c", "1"]
-    return [*command, "-Q", stage, "-n", f"{stage}-{copy}@%h", "--without-mingle", "--without-gossip"]
+    start = command("celery", "-A", "chaos.stock.worker", "worker", "-P", "prefork", "-c", "1")
+    return [*start, "-Q", stage, "-n", f"{stage}-{copy}@%h", "--without-mingle", "--without-gossip"]

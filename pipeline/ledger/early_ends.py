@@ -7,13 +7,13 @@ from pipeline.settings import Settings
 
 
 def end_early_head(settings: Settings, state: State, *, only_late: bool) -> list[object]:
-    """The finish script's arguments before the requests."""
+    """The arguments of ``end_early.lua`` before the requests."""
     lives = round(settings.result_ttl * 1000), round(settings.idempotency_ttl * 1000)
     return [*lives, str(state), "1" if only_late else "0"]
 
 
 def end_early_arguments(request_id: bytes, entry: Entry, state: State, end: End) -> tuple[object, ...]:
-    """One request's arguments for the finish script."""
+    """The arguments of ``end_early.lua`` for one request."""
     ref: ModelRef = entry.header.ref
     return (
         request_id,

@@ -8,9 +8,10 @@ from typing import Any
 
 import msgpack
 
+from pipeline.contracts.attempts import Attempt
 from pipeline.contracts.ids import rfc3339, to_text
 from pipeline.contracts.stages import Stage
-from pipeline.contracts.work import Attempt, Ended, Header, Work
+from pipeline.contracts.work import Ended, Header, Work
 from pipeline.ledger.records import header_of, unpack_entry
 
 

@@ -4,7 +4,7 @@ The prefix is whose it is: its links and its header. Scripts read it, too, and p
 prefix of another that has joined it:
 
     1 byte    flags: 1 has joined a flight, 2 has an idempotency key, 4 has a cache key, 8 its answer may be given
-              again, 16 was given the answer of another, 32 has an tenant (none has only what was accepted before
+              again, 16 was given the answer of another, 32 has a tenant (none has only what was accepted before
               there were tenants)
     16 bytes  the flight                            } each only
     32 bytes  the idempotency key and body digest   } if its flag
@@ -26,30 +26,49 @@ from typing import Any, NamedTuple
 
 import msgpack
 
+from pipeline.contracts.attempts import NO_ATTEMPTS, Attempt, Attempts
 from pipeline.contracts.features import without_names
 from pipeline.contracts.ids import accepted_ms, rfc3339, to_text
 from pipeline.contracts.problems import InvalidRequest
 from pipeline.contracts.stages import FINAL_STATES, LABELS, Stage, State
 from pipeline.contracts.status import Failure, Status
 from pipeline.contracts.tenants import TENANT_ID_BYTES
-from pipeline.contracts.work import NO_ATTEMPTS, Attempt, Attempts, Header, Links, Progress
+from pipeline.contracts.work import Header, Links, Progress
+from pipeline.ledger.constants import (
+    DIGEST_BYTES,
+    HAS_CACHE_KEY,
+    HAS_FLIGHT,
+    HAS_KEY,
+    HAS_TENANT,
+    ID_BYTES,
+    IS_REUSABLE,
+    WAS_CACHED,
+)
 
 ACCEPTED = "accepted"
 NEW = Progress(0)
 NO_LINKS = Links()
-_JOINED, _LASTING, _CACHED = 1, 8, 16
 MAX_DEPTH = 32
 _END_KINDS = frozenset(str(state) for state in FINAL_STATES)
 
 
 # For each value of the flags: where the flight, the idempotency key, the cache key and the tenant end.
 _ENDS_OF_LINKS = [
-    tuple(accumulate((1 + 16 * (flags & 1), 16 * (flags & 2), 4 * (flags & 4), (flags & 32) // 4)))
-    for flags in range(64)
+    tuple(
+        accumulate(
+            (
+                1 + ID_BYTES * bool(flags & HAS_FLIGHT),
+                2 * DIGEST_BYTES * bool(flags & HAS_KEY),
+                DIGEST_BYTES * bool(flags & HAS_CACHE_KEY),
+                TENANT_ID_BYTES * bool(flags & HAS_TENANT),
+            )
+        )
+    )
+    for flags in range(2 * HAS_TENANT)
 ]
 
 
-_BYTES = [bytes((flags,)) for flags in range(64)]
+_BYTES = [bytes((flags,)) for flags in range(2 * HAS_TENANT)]
 
 
 class End(NamedTuple):
@@ -113,7 +132,7 @@ def pack_prefix(header: Header, links: Links = NO_LINKS, *, cached: bool = False
 
 def for_itself_alone(prefix: bytes) -> bytes:
     """The prefix of a request whose answer may not be given again: a lesser model's is never cached as a good one."""
-    return b"%c%b" % (prefix[0] & ~_LASTING, prefix[1:])
+    return b"%c%b" % (prefix[0] & ~IS_REUSABLE, prefix[1:])
 
 
 @lru_cache(maxsize=1024)
@@ -176,7 +195,7 @@ def links_of(prefix: bytes) -> Links:
 
 def tenant_of(blob: bytes) -> bytes:
     """The tenant in a stored value's prefix; empty if it has none, or is no value."""
-    if not 32 <= (blob[0] if blob else 0) < 64:
+    if not HAS_TENANT <= (blob[0] if blob else 0) < 2 * HAS_TENANT:
         return b""
     tenant = blob[slice(*_ENDS_OF_LINKS[blob[0]][2:])]
     return tenant if len(tenant) == TENANT_ID_BYTES else b""
@@ -193,7 +212,7 @@ def unpack_entry(blob: bytes) -> Entry:
         at = _ENDS_OF_LINKS[blob[0]][-1]
         payload = at + 2 + (blob[at] << 8 | blob[at + 1])
     except IndexError:
-        raise ValueError("it does not begin with a front") from None
+        raise ValueError("it does not begin with a prefix") from None
     kind, progress, body = msgpack.unpackb(blob[payload:], strict_map_key=False)
     return Entry(kind, _unpack_header(blob[at + 2 : payload]), Progress(*progress), body, blob[:payload])
 
@@ -275,8 +294,8 @@ def status_of(
         "error": end.error,
         "degraded": end.degraded,
         "scored_by": end.scored_by,
-        "cached": flags & _CACHED != 0,
-        "joined": flags & _JOINED != 0,
+        "cached": flags & WAS_CACHED != 0,
+        "joined": flags & HAS_FLIGHT != 0,
         "anomalies": list(progress.anomalies),  # type: ignore[arg-type]
         "attempts": tries,
         "generation": header.generation,

@@ -3,15 +3,7 @@
 Without one, the ledger itself finds again what it has: ``f:CACHE_KEY`` points to the request that was computed last,
 for as long as its model says, and its record is copied (``accept.lua``). Nothing of this module is used then.
 
-================= ======= ============= =========================================================================
-key               type    life          what
-================= ======= ============= =========================================================================
-``x:CACHE_KEY``   string  the TTL       msgpack of ``Hit``: a result, as one computation ended
-``xi``            zset    for ever      CACHE_KEY -> when it expires (ms)
-``xs``            hash    for ever      CACHE_KEY -> bytes that the entry takes, about; '' -> that all of them take
-================= ======= ============= =========================================================================
-
-Every key begins with the partition tag.
+Its keys are ``x:``, ``xi`` and ``xs`` (see ``legend``).
 """
 
 from collections.abc import Sequence

@@ -99,7 +99,7 @@ async def api_target(
     url: str, key: str | None, model: str, priority: PriorityName, timeout_s: float
 ) -> AsyncIterator[Target]:
     """The API at ``url``. ApiUnusable if it does not answer, Unauthorized, UnknownModel."""
-    import aiohttp  # of the extra `local`, which services in production do not have
+    import aiohttp  # of the extra `local`
 
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     # As many connections as there are requests under way: an open loop must not queue for one.

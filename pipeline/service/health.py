@@ -1,4 +1,4 @@
-"""Health of a process without a web server of its own: ``/livez`` and ``/readyz`` on loopback.
+"""The health port of a process that has no web server: ``/livez`` and ``/readyz`` on loopback.
 
 Live: its loop has turned within ten seconds, or it is reconnecting to the store, and none of its threads has ended.
 Ready: it can take work, and the store takes its writes.
@@ -10,39 +10,37 @@ import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import structlog
-
 from pipeline.contracts.failures import describe
+from pipeline.telemetry.events.services import HealthFailed
 
-log = structlog.get_logger()
 STUCK_S = 10.0
 PAUSE_S = 0.5
 
 
 class Pulse:
-    """When a loop last turned. While ``paused`` (reconnecting) it is not expected to."""
+    """Knows when a loop last turned. While it is paused (reconnecting) the loop is not expected to turn."""
 
     def __init__(self) -> None:
         self._turned = time.monotonic()
         self._paused = False
 
     def turn(self) -> None:
-        """The loop turned."""
+        """Notes that the loop has turned."""
         self._turned = time.monotonic()
         self._paused = False
 
     def pause(self) -> None:
-        """The loop will not turn until the store is back."""
+        """Notes that the loop will not turn until the store is back."""
         self._paused = True
 
     @property
     def beating(self) -> bool:
-        """Whether the loop has turned lately."""
+        """Whether the loop has turned recently."""
         return self._paused or time.monotonic() - self._turned < STUCK_S
 
 
 class Recent:
-    """A check whose answer holds for a second: however often health is asked for, the store is asked once."""
+    """A check whose answer holds for a second: however often the health port is asked, the store is asked once."""
 
     HOLDS_S = 1.0
 
@@ -52,7 +50,7 @@ class Recent:
         self._answer, self._asked = "", -math.inf
 
     def __call__(self) -> str:
-        """What speaks against it, in words."""
+        """Returns what is wrong, in words; empty if nothing is."""
         with self._lock:
             if time.monotonic() - self._asked >= self.HOLDS_S:
                 self._answer = self._check()
@@ -64,7 +62,7 @@ class HealthServer:
     """Serves ``/livez`` and ``/readyz`` from a thread; the port is free after ``stop``."""
 
     def __init__(self, port: int, *, live: Callable[[], str], ready: Callable[[], str]) -> None:
-        """``live``, ``ready``: what speaks against it, in words; nothing if all is well."""
+        """``live`` and ``ready`` return what is wrong, in words; empty if nothing is. ``port`` 0: a free one."""
         checks = {"/livez": live, "/readyz": ready}
 
         class Handler(BaseHTTPRequestHandler):
@@ -83,7 +81,7 @@ class HealthServer:
                 self.wfile.write(body)
 
             def log_message(self, format: str, *args: object) -> None:
-                """Probes are not worth a line each."""
+                """Logs nothing: probes are not worth a line each."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
         self.port = self._server.server_address[1]
@@ -94,12 +92,12 @@ class HealthServer:
         while not self._stopping:
             try:
                 self._server.serve_forever()
-            except BaseException as error:  # or whoever asks gets no answer ever again
-                log.exception("health_failed", error=describe(error))
+            except BaseException as error:  # noqa: BLE001 - or whoever asks gets no answer ever again
+                HealthFailed(error=describe(error)).emit(error)
                 time.sleep(PAUSE_S)
 
     def stop(self) -> None:
-        """Close the port."""
+        """Closes the port."""
         self._stopping = True
         self._server.shutdown()
         self._server.server_close()

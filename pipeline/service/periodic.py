@@ -1,6 +1,6 @@
-"""What a process does again and again for as long as it lives; whether it still can is known to its health checks.
+"""What a process does again and again for as long as it lives, and whether it still does, for its health checks.
 
-No error ends it: it is tried again at the next turn. Until it succeeds, the error speaks against the process.
+No error ends a duty: it is tried again at the next turn. Until it succeeds, the process is unhealthy.
 """
 
 import threading
@@ -9,17 +9,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import suppress
 
-import structlog
-
 from pipeline.contracts.failures import describe
+from pipeline.telemetry.events.services import DutyFailed
 
-log = structlog.get_logger()
 LONG_S = 60.0
-"""No turn of ours takes so long, not even with a store or a driver that does not answer."""
+"""A turn that takes longer hangs: none of ours does, not even with a store or a driver that does not answer."""
 
 
 class Duty:
-    """One thing that is done again and again."""
+    """One thing that is done again and again, in a thread of its own or in an event loop."""
 
     def __init__(self, name: str, clock: Callable[[], float] = time.monotonic) -> None:
         self.name = name
@@ -29,7 +27,10 @@ class Duty:
         self._begun_at: float | None = None
 
     def do(self, act: Callable[[], object]) -> None:
-        """Do it once. An error is logged when it changes, and known until it is done again; what is none is raised."""
+        """Does it once. An error is logged when it changes, and known until the next success.
+
+        What is not an ``Exception`` (SystemExit, a panic of Rust code) is raised again.
+        """
         self._begun_at = self._clock()
         try:
             act()
@@ -38,7 +39,7 @@ class Duty:
             if not before:
                 self._failing_since = self._clock()
             if self._error != before:
-                log.exception("duty_failed", duty=self.name, error=self._error)
+                DutyFailed(duty=self.name, error=self._error).emit(error)
             if not isinstance(error, Exception):
                 raise
         else:
@@ -47,7 +48,7 @@ class Duty:
             self._begun_at = None
 
     def fault(self, for_s: float = 0.0) -> str:
-        """Why it is not done, if it has not been for so long; nothing otherwise."""
+        """Returns why it has not been done for ``for_s`` seconds; empty if it has."""
         now, begun_at = self._clock(), self._begun_at
         if self._error and now - self._failing_since >= for_s:
             return f"{self.name} fails: {self._error}"
@@ -57,7 +58,7 @@ class Duty:
 
 
 class Periodic(threading.Thread, ABC):
-    """A thread that takes a turn every ``every_s`` seconds until it is stopped."""
+    """A thread that takes a turn every ``every_s`` seconds until it is stopped. Subclasses say what a turn does."""
 
     def __init__(self, name: str, every_s: float) -> None:
         super().__init__(name=name, daemon=True)
@@ -67,20 +68,20 @@ class Periodic(threading.Thread, ABC):
 
     @abstractmethod
     def turn(self) -> None:
-        """Do once what it is for."""
+        """Does the thread's work once."""
 
     def run(self) -> None:
-        """Take turns."""
+        """Takes turns until ``stop`` is called."""
         while not self._halt.wait(self.every_s):
-            with suppress(BaseException):  # it is known by now, and nobody would hear of the end of this thread
+            with suppress(BaseException):  # the duty knows it by now; this thread must not end unnoticed
                 self._duty.do(self.turn)
 
     def stop(self) -> None:
-        """Take no more turns."""
+        """Lets the thread end after the current turn."""
         self._halt.set()
 
     def fault(self, for_s: float = 0.0) -> str:
-        """Why it does not do what it is for, if it has not for so long; nothing if it does, or was told to stop."""
+        """Returns why its work has not been done for ``for_s`` seconds; empty if it has, or if it was stopped."""
         if self._halt.is_set():
             return ""
         return self._duty.fault(for_s) if self.is_alive() else f"{self.name} does not run"

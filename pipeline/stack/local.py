@@ -1,13 +1,11 @@
-"""The stack as one object: start it, wait until it is ready, read where it listens, drain it."""
+"""The local stack as one object: start it, wait until it is ready, read where it listens, drain it."""
 
 import asyncio
-import contextlib
 import fcntl
 import json
 import os
 import secrets
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,22 +17,19 @@ from typing import IO, Any, Self
 
 import aiohttp
 
-from pipeline.contracts.failures import ArtifactMissing
 from pipeline.contracts.problems import Problem
 from pipeline.contracts.stages import Stage
 from pipeline.ledger.operators.stats import read_overview
-from pipeline.models.folder import ModelStore, Refused
-from pipeline.releases.publishing import publish_all
-from pipeline.settings import REPOSITORY, Durability, Settings
+from pipeline.models.folder import Refused
+from pipeline.settings import Durability, Settings
 from pipeline.stack import StackError
+from pipeline.stack.models import check_models, release, with_chaos_models
 from pipeline.stack.programs import choose_ports, names_of, programs
-from pipeline.stack.shipped import SHIPPED
 from pipeline.stack.supervision import Supervision
 from pipeline.store.connection import AsyncClient, connect_async
 from pipeline.store.errors import StoreError
 
 START_S = 90.0
-CHAOS_MODELS = REPOSITORY / "chaos" / "models"
 
 
 class LocalStack:
@@ -56,13 +51,16 @@ class LocalStack:
         environments: Mapping[str, Mapping[str, str]] | None = None,
         store_options: Sequence[str] = (),
     ) -> None:
-        """``environment`` is added to that of all programs, ``environments`` to that of the program named.
+        """Chooses ports and commands; starts nothing. StackError if a port or the data folder is taken.
 
-        ``store_options`` is added to the server's command line.
+        ``data_dir``: None for a temporary folder. ``environment`` is added to the environment of all programs,
+        ``environments`` to that of the program named, ``store_options`` to the server's command line.
         """
+        settings.for_worker()
+        check_models(settings.model_store, chaos_model=chaos_model)
         self.durability: Durability = durability or settings.durability
         self.refused: list[Refused] = []
-        """What stands in the model store and was not released, and why."""
+        """What is in the model store and was not released, and why."""
         self._temporary = data_dir is None
         self.data_dir = Path(tempfile.mkdtemp(prefix="scoreline-")) if data_dir is None else data_dir.resolve()
         self._lock: IO[str] | None = None
@@ -81,8 +79,9 @@ class LocalStack:
         self.flower_url = f"http://127.0.0.1:{ports.flower}"
         self.store_url = f"redis://127.0.0.1:{ports.store}/0"
         self.flower_user, self.flower_password = "scoreline", secrets.token_urlsafe(12)
-        self._chaos_model = chaos_model
-        model_store = self._chaos_models(settings.model_store) if chaos_model else settings.model_store
+        model_store = settings.model_store
+        if chaos_model:
+            model_store = with_chaos_models(model_store, self.data_dir / "models")
         self.settings = settings.model_copy(
             update={"store_url": self.store_url, "durability": self.durability, "model_store": model_store}
         )
@@ -96,29 +95,23 @@ class LocalStack:
             sweepers=sweepers,
             store_options=store_options,
         )
+        self._models_environment = {
+            "SCORELINE_STORE_URL": self.store_url,
+            "SCORELINE_MODEL_STORE": str(model_store),
+            "SCORELINE_CHAOS_MODEL": str(chaos_model),
+        }
         self._supervision = Supervision(
             [replace(program, environment=(environments or {}).get(program.name, {})) for program in every],
             self.data_dir,
             {
-                "SCORELINE_STORE_URL": self.store_url,
+                **self._models_environment,
                 "SCORELINE_DURABILITY": self.durability,
-                "SCORELINE_MODEL_STORE": str(model_store),
-                "SCORELINE_CHAOS_MODEL": str(chaos_model),
                 "SCORELINE_EXPECTED_SCORING_WORKERS": str(scoring_workers),
                 "SCORELINE_TORCH_THREADS": "1",  # everything is on this machine
                 "FLOWER_BASIC_AUTH": f"{self.flower_user}:{self.flower_password}",
                 **(environment or {}),
             },
         )
-
-    def _chaos_models(self, models: Path) -> Path:
-        """A model store with the real artifacts and chaos-probe."""
-        folder = self.data_dir / "models"
-        for source in (models, CHAOS_MODELS):
-            # What cannot be copied (a link that leads nowhere, a pipe) is missing, and named when models are released.
-            with contextlib.suppress(shutil.Error):
-                shutil.copytree(source, folder, dirs_exist_ok=True)
-        return folder
 
     def _locked(self) -> IO[str]:
         lock = (self.data_dir / "lock").open("w")
@@ -142,70 +135,41 @@ class LocalStack:
     ) -> None:
         self.stop()
 
-    def start(self, tell: Callable[[str], None] = lambda _: None) -> None:
-        """Start everything and wait until it can take work; StackError if it cannot. ``tell`` hears what is awaited."""
-        self._supervision.start()
-        asyncio.run(self._become_ready(tell))
+    def start(self, report_wait: Callable[[str], None] = lambda _: None) -> None:
+        """Starts everything and waits until it can take work; StackError if it cannot.
 
-    async def _become_ready(self, tell: Callable[[str], None]) -> None:
+        ``report_wait`` is called with a name for each thing that is waited for.
+        """
+        self._supervision.start()
+        asyncio.run(self._become_ready(report_wait))
+
+    async def _become_ready(self, report_wait: Callable[[str], None]) -> None:
         until = time.monotonic() + START_S
         store = connect_async(self.settings)
         try:
-            tell("the store")
+            report_wait("the store")
             await self._until(until, "the store does not answer", "store", store.ping)
-            tell("the models")
-            await self._publish(store)
-            await self._serve(store, until, tell)
+            report_wait("the models")
+            self.refused = await release(store, self.settings.model_store, self._models_environment)
+            await self._serve(store, until, report_wait)
         finally:
             await store.aclose()
 
-    async def _publish(self, store: AsyncClient) -> None:
-        """Release the models; those that do not ship with this code are proved first, in a process that has torch."""
-        models = ModelStore(self.settings.model_store)
-        try:
-            if all(artifact.digest in SHIPPED for artifact in models.all()):
-                self.refused = (await publish_all(store, models)).refused
-            else:
-                self.refused = await self._publish_apart()
-        except ArtifactMissing as error:
-            raise StackError(str(error)) from error
-
-    async def _publish_apart(self) -> list[Refused]:
-        environment = {
-            "SCORELINE_STORE_URL": self.store_url,
-            "SCORELINE_MODEL_STORE": str(self.settings.model_store),
-            "SCORELINE_CHAOS_MODEL": str(self._chaos_model),
-        }
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tasks.publish", "--json", "--lenient"),
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env={**os.environ, **environment},
-        )
-        try:
-            printed, said = await process.communicate()
-        finally:
-            if process.returncode is None:
-                process.kill()
-        if process.returncode != 0:
-            raise StackError(f"the models cannot be released: {said.decode(errors='replace').strip()}")
-        return [Refused(**each) for each in json.loads(printed)["refused"]]
-
-    async def _serve(self, store: AsyncClient, until: float, tell: Callable[[str], None]) -> None:
-        """Wait until requests are served; then start the rest, and wait for that too."""
-        tell("the API")
+    async def _serve(self, store: AsyncClient, until: float, report_wait: Callable[[str], None]) -> None:
+        """Waits until requests are served, then starts the rest, and waits for that too."""
+        report_wait("the API")
         await self._until(until, "the API is not ready", "api", partial(_answers, f"{self.api_url}/readyz"))
         for stage, copies in self._copies.items():
-            tell(f"a worker for {stage}")
+            report_wait(f"a worker for {stage}")
             first = names_of(stage, copies)[0]
             await self._until(until, f"no worker for {stage}", first, partial(self._serves, store, stage, 1))
         self._supervision.start_rest()
         for stage, copies in self._copies.items():
-            tell(f"all workers for {stage}")
+            report_wait(f"all workers for {stage}")
             last = names_of(stage, copies)[-1]
             missing = f"fewer than {copies} workers for {stage}"
             await self._until(until, missing, last, partial(self._serves, store, stage, copies))
-        tell("Flower")
+        report_wait("Flower")
         health = f"{self.flower_url}/healthcheck"
         await self._until(until, "Flower does not answer", "flower", partial(_answers, health))
 
@@ -229,23 +193,23 @@ class LocalStack:
             await asyncio.sleep(0.05)
 
     def states(self) -> dict[str, dict[str, Any]]:
-        """What the supervisor knows of each program, by name: ``statename``, ``pid``, and more."""
+        """Returns what the supervisor knows of each program, by name: ``statename``, ``pid``, and more."""
         return self._supervision.states()
 
     def root_pids(self) -> list[int]:
-        """The process whose tree is the whole stack."""
+        """Returns the process whose tree is the whole stack."""
         return self._supervision.root_pids()
 
     def log(self, program: str) -> Path:
-        """Where a program's output goes."""
+        """Returns where a program's output goes."""
         return self._supervision.log(program)
 
     def stop_services(self) -> None:
-        """SIGTERM to every service at once, the store last; return when all have drained. ``start_services``."""
+        """Sends SIGTERM to every service at once and to the store last; returns when all have drained."""
         self._supervision.stop_groups()
 
     def start_services(self) -> None:
-        """Start again what ``stop_services`` has stopped, and wait until all of it runs; StackError if it does not."""
+        """Starts again what ``stop_services`` has stopped, and waits until it all runs; StackError if it does not."""
         self._supervision.start_serving()
         asyncio.run(self._serve_again())
 
@@ -257,15 +221,15 @@ class LocalStack:
             await store.aclose()
 
     def start_service(self, name: str) -> None:
-        """Start one service that has exited for good."""
+        """Starts one service that has exited for good."""
         self._supervision.start_program(name)
 
     def alive(self) -> bool:
-        """Whether the supervision runs."""
+        """Whether the supervisor runs."""
         return self._supervision.alive()
 
     def ready_document(self) -> dict[str, Any]:
-        """Where everything listens and runs."""
+        """Returns where everything listens and runs."""
         return {
             "api_url": self.api_url,
             "flower_url": self.flower_url,
@@ -277,7 +241,7 @@ class LocalStack:
         }
 
     def write_ready_file(self, path: Path) -> None:
-        """Write the ready document, whole or not at all; readable by its owner alone."""
+        """Writes the ready document, whole or not at all, readable by its owner only."""
         temporary = path.with_name(f".{path.name}.{os.getpid()}")
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w") as file:
@@ -285,7 +249,7 @@ class LocalStack:
         temporary.replace(path)
 
     def stop(self) -> None:
-        """Drain and stop everything; a temporary data folder goes too."""
+        """Drains and stops everything; deletes a temporary data folder."""
         self._supervision.stop()
         self._clean_up()
 

@@ -1,7 +1,7 @@
 """superlance's httpok with its own way to ask again: ``python -m pipeline.stack.probe``, options as httpok's.
 
-httpok means to ask again after ten seconds where nobody listens yet. Its connection hides that error from it, so it
-restarts whatever has not begun to listen within seconds of its start: a busy machine would never get beyond starting.
+httpok is meant to ask again after ten seconds where nothing listens yet. Its connection hides that error from it, so it
+restarts whatever does not listen within seconds of its start: a busy machine would never get beyond starting.
 """
 
 import http.client
@@ -11,10 +11,10 @@ from superlance import httpok, timeoutconn
 
 
 class Connection(http.client.HTTPConnection):
-    """Says why it could not connect, and can then be used again."""
+    """A connection that raises why it could not connect, and can then be used again."""
 
     def request(self, *arguments: Any, **options: Any) -> None:
-        """Send a request, or be as if nothing had been sent."""
+        """Sends a request; if that fails, the connection is as if nothing had been sent."""
         try:
             super().request(*arguments, **options)
         except OSError:
@@ -23,7 +23,7 @@ class Connection(http.client.HTTPConnection):
 
 
 def main() -> None:
-    """Probe until supervisord ends."""
+    """Probes until supervisord ends."""
     timeoutconn.TimeoutHTTPConnection = Connection
     httpok.main()
 

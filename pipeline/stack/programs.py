@@ -1,26 +1,27 @@
-"""The programs of a local stack: what runs, on which ports, and how each is asked whether it lives."""
+"""The programs of a local stack: what runs, on which ports, and how each is probed."""
 
 import socket
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.contracts.stages import Stage
+from pipeline.service.entry_points import EntryPoint, command
 from pipeline.settings import Durability
 from pipeline.stack.store_server import server_command
 
 NICE = ["nice", "-n", "5"]
-"""What computes, and what only watches, comes after what has to answer at once: where workers have all cores busy, or a
-dozen processes start, calls would wait in the API's socket for seconds before it comes to look at them."""
+"""What computes, and what only watches, yields to what has to answer at once. Where workers keep all cores busy, or a
+dozen processes start, calls would otherwise wait in the API's socket for seconds before it reads them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Program:
     """One supervised program. ``group`` orders the drain: services stop before the store.
 
-    ``serves``: whether requests need it: one of each service. What they do not need starts once those can take work.
-    ``environment``: on top of what all programs of the stack have.
+    ``livez``: the URL that is probed. ``stop_s``: how long it may take to stop. ``serves``: whether requests need it
+    (the first of each service); the others are started once these can take work. ``environment``: on top of what all
+    programs of the stack have.
     """
 
     name: str
@@ -43,7 +44,7 @@ class Ports:
 
 
 def choose_ports(*, api: int | None, flower: int | None, health: int) -> Ports:
-    """Free loopback ports, found by binding them all at once; OSError if a wanted one is taken."""
+    """Finds free loopback ports by binding them all at once; OSError if a wanted one is taken."""
     wanted = [0, api or 0, flower or 0, *[0] * health]
     sockets = []
     try:
@@ -60,7 +61,7 @@ def choose_ports(*, api: int | None, flower: int | None, health: int) -> Ports:
 
 
 def names_of(kind: str, copies: int) -> list[str]:
-    """What the programs of one kind are called."""
+    """Returns the names of the programs of one kind."""
     return [kind] if copies == 1 else [f"{kind}-{copy}" for copy in range(1, copies + 1)]
 
 
@@ -74,35 +75,34 @@ def programs(
     sweepers: int,
     store_options: Sequence[str] = (),
 ) -> list[Program]:
-    """Everything a local stack runs; ``other_workers``: for each of the other stages."""
+    """Returns everything that a local stack runs; ``other_workers``: for each of the other stages."""
     store = [*server_command(ports.store, data_dir, durability), *store_options]
-    python = sys.executable
     health = iter(ports.health)
 
-    def watched(kind: str, copies: int, *arguments: str, prefix: Sequence[str] = ()) -> Iterator[Program]:
+    def watched(kind: str, copies: int, start: Sequence[str]) -> Iterator[Program]:
         for copy, name in enumerate(names_of(kind, copies)):
             port = next(health)
-            command = [*prefix, python, "-m", *arguments, "--health-port", str(port)]
-            yield Program(name, command, livez=f"http://127.0.0.1:{port}/livez", serves=copy == 0)
+            whole = [*start, "--health-port", str(port)]
+            yield Program(name, whole, livez=f"http://127.0.0.1:{port}/livez", serves=copy == 0)
 
     workers: list[Program] = []
     for stage in Stage:
         copies = scoring_workers if stage is Stage.SCORING else other_workers
-        workers += watched(stage, copies, "tasks", stage, prefix=NICE)
+        workers += watched(stage, copies, [*NICE, *command(EntryPoint.WORKER, stage)])
     return [
         Program("store", store, group="store", stop_s=30),
         *workers,
-        *watched("sweeper", sweepers, "pipeline.sweeper"),
+        *watched("sweeper", sweepers, command(EntryPoint.SWEEPER)),
         Program(
             "api",
-            [python, "-m", "pipeline.api", "--port", str(ports.api)],
+            command(EntryPoint.API, "--port", str(ports.api)),
             livez=f"http://127.0.0.1:{ports.api}/livez",
             stop_s=40,
         ),
         Program(
             "flower",
             [
-                *NICE, python, "-m", "celery", "-A", "tasks.app", "flower",
+                *NICE, *command(EntryPoint.FLOWER),
                 "--address=127.0.0.1", f"--port={ports.flower}", "--logging=warning",
                 "--tasks_columns=name,args,state,result,received,runtime,worker",
             ],

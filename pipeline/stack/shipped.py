@@ -1,6 +1,6 @@
-"""The artifacts that ship with this code, by the SHA-256 of their manifests: its tests prove them.
+"""The artifacts that ship with this code, by the SHA-256 of their manifests. The tests of this code prove them.
 
-So a local stack releases them without a proof of its own, which takes as long as the rest of its start.
+So a local stack releases them without a proof, which would take as long as the rest of its start.
 """
 
 SHIPPED = frozenset(

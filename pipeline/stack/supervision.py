@@ -1,7 +1,7 @@
 """Supervision of a local stack by supervisord.
 
-What dies is started again, each failed start a second later than the one before, and given up after the last; what no
-longer answers ``/livez`` is replaced by superlance's httpok.
+A program that dies is started again, after each failed start a second later than before, until START_TRIES starts have
+failed. A program that does not answer ``/livez`` any more is replaced by its probe.
 """
 
 import contextlib
@@ -9,7 +9,6 @@ import os
 import shlex
 import signal
 import subprocess
-import sys
 import xmlrpc.client
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,19 +16,20 @@ from typing import Any
 
 from supervisor.xmlrpc import Faults, SupervisorTransport
 
+from pipeline.service.entry_points import EntryPoint, command
 from pipeline.stack.programs import Program
 
 START_TRIES = 20
 START_S = 6
-"""A process that dies sooner has failed to start (backoff); until then nobody asks whether it lives."""
+"""A process that dies sooner has failed to start (backoff); it is not probed before."""
 PROBE_S = 21
-"""How long a probe waits for an answer. httpok asks again after ten seconds where nobody listens yet: a start may take
-26 seconds before it is begun anew, or a busy machine would never get beyond starting."""
+"""How long a probe waits for an answer. httpok asks again after ten seconds where nothing listens yet: a start may take
+26 seconds before it is begun again, or a busy machine would never get beyond starting."""
 SOCKET = "supervisor.sock"
 
 
 class Supervision:
-    """One supervisord and what it runs."""
+    """One supervisord and the programs that it runs."""
 
     def __init__(self, programs: Sequence[Program], folder: Path, environment: Mapping[str, str]) -> None:
         self._programs = programs
@@ -39,12 +39,12 @@ class Supervision:
         self._socket = folder / SOCKET
 
     def start(self) -> None:
-        """Write the configuration and start supervisord, in a session of its own: Ctrl-C is ours to handle."""
+        """Writes the configuration and starts supervisord in a session of its own: Ctrl-C must not reach it."""
         (self._folder / "logs").mkdir(exist_ok=True)
         config = self._folder / "supervisord.conf"
         config.write_text(self._config())
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "pipeline.stack.supervisord", "--nodaemon", "--configuration", str(config)],
+            command(EntryPoint.SUPERVISORD, "--nodaemon", "--configuration", str(config)),
             env={**os.environ, **self._environment},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -57,18 +57,18 @@ class Supervision:
         return self._process is not None and self._process.poll() is None
 
     def root_pids(self) -> list[int]:
-        """Supervisord's own process id; everything else descends from it."""
+        """Returns supervisord's own process id; everything else descends from it."""
         return [self._process.pid] if self._process else []
 
     def states(self) -> dict[str, dict[str, Any]]:
-        """What supervisord knows of each program, by name; empty while it does not answer yet."""
+        """Returns what supervisord knows of each program, by name; empty while it does not answer yet."""
         try:
             return {info["name"]: info for info in self._call("getAllProcessInfo")}
         except (OSError, xmlrpc.client.Error):
             return {}
 
     def pids(self) -> dict[str, list[int]]:
-        """The process id of each running program."""
+        """Returns the process id of each running program."""
         states = self.states()
         return {
             program.name: [info["pid"]]
@@ -77,16 +77,16 @@ class Supervision:
         }
 
     def log(self, name: str) -> Path:
-        """Where a program's output goes."""
+        """Returns where a program's output goes."""
         return self._folder / "logs" / f"{name}.log"
 
     def log_tail(self, name: str, lines: int = 15) -> str:
-        """The last lines that a program wrote."""
+        """Returns the last lines that a program wrote."""
         path = self.log(name)
         return "\n".join(path.read_text(errors="replace").splitlines()[-lines:]) if path.exists() else ""
 
     def stop(self) -> None:
-        """Drain: all services at once finish what they have begun, then the store stops, then supervisord."""
+        """Drains: all services finish what they have begun, at once; then the store stops, then supervisord."""
         if self._process is None:
             return
         if self.alive():
@@ -97,18 +97,18 @@ class Supervision:
         self._process.wait()
 
     def stop_groups(self) -> None:
-        """SIGTERM to all services at once, and to the store when they have stopped."""
+        """Sends SIGTERM to all services at once, and to the store when they have stopped."""
         for group in ("services", "store"):
             self._call("stopProcessGroup", group)
 
     def start_serving(self) -> None:
-        """Start again what requests need of that which ``stop_groups`` has stopped; do not wait until it runs."""
+        """Starts the programs that requests need after ``stop_groups``; does not wait for them."""
         for program in self._programs:
             if program.serves:
                 self._start(f"{program.group}:{program.name}")
 
     def start_rest(self) -> None:
-        """Start what requests do not need, and the probes: their own start would only hold up those that serve."""
+        """Starts what requests do not need, and the probes: earlier they would slow down the programs that serve."""
         for program in self._programs:
             if not program.serves:
                 self._start(f"{program.group}:{program.name}")
@@ -116,7 +116,7 @@ class Supervision:
                 self._start(f"probe-{program.name}")
 
     def start_program(self, name: str) -> None:
-        """Start a service unless it runs, as an operator would; do not wait until it does."""
+        """Starts a service unless it runs, as an operator would; does not wait for it."""
         self._start(f"services:{name}")
 
     def _start(self, name: str) -> None:
@@ -158,7 +158,7 @@ class Supervision:
                 "redirect_stderr=true",
                 "stdout_logfile_maxbytes=20MB",
                 "stdout_logfile_backups=2",
-                # Whatever a program dies of, it is started again: unless it says that somebody should look first (75).
+                # A program is started again whatever it dies of, unless it asks for an operator (75: drain this node).
                 "autorestart=unexpected",
                 "exitcodes=75",
                 f"startsecs={START_S}",
@@ -175,10 +175,7 @@ class Supervision:
             sections += [f"[group:{group}]", f"programs={names}", f"priority={priority}", ""]
         for program in self._programs:
             if program.livez:
-                probe = [
-                    sys.executable, "-m", "pipeline.stack.probe", "-E", "-t", str(PROBE_S), "-p", program.name,
-                    program.livez,
-                ]  # fmt: skip
+                probe = command(EntryPoint.PROBE, "-E", "-t", str(PROBE_S), "-p", program.name, program.livez)
                 sections += [
                     f"[eventlistener:probe-{program.name}]",
                     f"command={_quoted(shlex.join(probe))}",
@@ -197,5 +194,5 @@ def _assignments(environment: Mapping[str, str]) -> str:
 
 
 def _quoted(text: object) -> str:
-    """Supervisord expands %(...)s in its configuration: a percent sign in a path is written twice."""
+    """Doubles percent signs: supervisord expands %(...)s in its configuration."""
     return str(text).replace("%", "%%")

@@ -1,8 +1,8 @@
-"""supervisord that looks after its programs ten times a second, and stops them when who started it is gone.
+"""supervisord that looks at its programs ten times a second, and stops them when the process that started it is gone.
 
-``python -m pipeline.stack.supervisord``, with supervisord's options. It begins anew what has died when it next looks,
-and of its own it looks once a second: a second in which requests wait. It runs in a session of its own, so that
-whoever started it may be killed without it: nobody would be left to stop what it runs.
+``python -m pipeline.stack.supervisord``, with supervisord's options. It restarts a program that has died when it next
+looks; left to itself it looks once a second, and requests wait meanwhile. It runs in a session of its own, so the
+process that started it may be killed alone: nothing else would stop what it runs.
 """
 
 import os
@@ -15,14 +15,14 @@ LOOK_S = 0.1
 
 
 class Poller(poller.Poller):
-    """Waits for what its programs write or what it is asked, and no longer than LOOK_S."""
+    """Waits for output of its programs or for a call, and no longer than LOOK_S."""
 
     def __init__(self, options: Any) -> None:
         super().__init__(options)
         self._starter: int | None = os.getppid()
 
     def poll(self, timeout: float) -> Any:
-        """The files to read and those to write, as soon as there are any."""
+        """Returns the files to read and those to write, as soon as there are any."""
         if self._starter is not None and self._starter != os.getppid():
             self._starter = None
             os.kill(os.getpid(), signal.SIGTERM)
@@ -30,7 +30,7 @@ class Poller(poller.Poller):
 
 
 def main() -> None:
-    """Supervise until told to stop."""
+    """Supervises until it is told to stop."""
     poller.Poller = Poller
     supervisord.main()
 

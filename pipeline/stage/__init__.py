@@ -1,1 +1,5 @@
-"""What a stage sees of its worker: the protocols that it implements, and the search for offending rows."""
+"""What a stage and its worker know of each other.
+
+``protocols`` what a worker asks of a stage's own code
+``isolation`` the search for the offending rows of a batch that raised
+"""

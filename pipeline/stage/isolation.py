@@ -1,4 +1,4 @@
-"""Finding the guilty rows of a batch that raised."""
+"""Finds the offending rows of a batch that raised, and the failures by which they can be judged."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,19 +12,20 @@ Performed = Output | BaseException
 
 
 def ends_process(answer: Performed) -> StageFailure | None:
-    """The failure, if it is one after which this process can be trusted no more."""
+    """The failure, if after it this process can be trusted no more; else None."""
     return answer if isinstance(answer, StageFailure) and answer.ends_process else None
 
 
 def usable(error: BaseException) -> BaseException:
-    """The failure as it is if it can be judged by what it says of itself; else an ordinary error with its words.
+    """The failure itself if it can be judged by its class and attributes; else an ordinary error with its text.
 
-    Its class may come from anywhere: it is asked here, once, where nothing of the batch is decided yet.
+    Its class may come from any library and lie or raise. It is asked here, once, before anything is decided about the
+    batch.
     """
     try:
         if error.__class__ is type(error) and (not isinstance(error, StageFailure) or _makes_sense(error)):
             return error
-    except BaseException:  # noqa: BLE001, S110 - then it cannot be used
+    except BaseException:  # noqa: BLE001, S110 - it cannot be judged by what it says
         pass
     return RuntimeError(f"{type.__repr__(type(error))[8:-2]}: {describe(error)}")
 
@@ -37,10 +38,11 @@ def _makes_sense(failure: StageFailure) -> bool:
 
 
 def isolate(perform: Callable[[Sequence[Any]], Sequence[Performed]], rows: Sequence[Any]) -> list[Performed]:
-    """Outputs of ``rows``; when a batch raises, halve it until the rows that raise stand alone.
+    """The outputs of ``rows``, with the failure in the place of each row that has none.
 
-    One guilty row in n costs at most 2*log2(n) extra passes. A failure that says it is not about one row
-    (``whole_batch``) is every row's; if it ends the process as well, nothing else is tried in it.
+    A batch that raises is halved until the rows that raise stand alone: one offending row in n costs at most 2*log2(n)
+    extra passes. A failure that says that it is not about one row (``whole_batch``) becomes the failure of every row;
+    if it ends the process as well, nothing else is tried in this process.
     """
     if not rows:
         return []
@@ -48,7 +50,7 @@ def isolate(perform: Callable[[Sequence[Any]], Sequence[Performed]], rows: Seque
         answers = list(perform(rows))
         if len(answers) != len(rows):
             raise RuntimeError(f"the stage returned {len(answers)} outputs for {len(rows)} inputs")
-        # Inline: it is done for each row of each stage. What an output's body holds is for the ledger to say.
+        # Inline, because it is done for each row of each stage. The ledger finds what cannot be stored.
         return [
             answer
             if type(answer) is Output and type(answer.scored_by) is str and type(answer.anomalies) in (tuple, list)
@@ -67,7 +69,7 @@ def isolate(perform: Callable[[Sequence[Any]], Sequence[Performed]], rows: Seque
 
 
 def _failure(answer: Any) -> BaseException:
-    """What a stage returned for a row in place of an output."""
+    """The failure of a row for which a stage returned no output."""
     if issubclass(type(answer), BaseException):
         return usable(answer)
     what = "an output with fields of the wrong types" if type(answer) is Output else type(answer).__name__

@@ -1,4 +1,4 @@
-"""A stage's own code, as a worker sees it."""
+"""What a worker asks of a stage's own code: with a device (``DeviceService``) or without (``StageService``)."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -10,7 +10,7 @@ from pipeline.stage.isolation import Performed
 
 
 class StageService(Protocol):
-    """A stage's own code, as the runner sees it."""
+    """A stage that computes in the thread that claims and settles."""
 
     stage: Stage
 
@@ -18,25 +18,25 @@ class StageService(Protocol):
         """How many requests of this model version one batch may hold."""
 
     def perform(self, model: ModelRef, bodies: Sequence[Any]) -> Sequence[Performed]:
-        """One output for each body, in order, or the failure of that row. Raising fails the whole batch."""
+        """Returns for each body, in order, its output or its failure. Raising fails the whole batch."""
 
 
 class Prepared(Protocol):
-    """A batch on its way through a stage."""
+    """A batch that has been brought to a device."""
 
     def launch(self) -> None:
-        """Begin to compute. May return before it is done; what fails here is raised by ``collect``."""
+        """Begins to compute, and may return before that is done. What it raises is judged after ``collect``."""
 
     def collect(self) -> Sequence[Performed]:
-        """Wait until it is done: what ``perform`` would return, or raise."""
+        """Waits until it is done, and returns or raises what ``perform`` would."""
 
 
 @runtime_checkable
 class DeviceService(StageService, Protocol):
-    """A stage that computes somewhere else than in the thread that claims and settles."""
+    """A stage that computes elsewhere than in the thread that claims and settles, such as on a GPU."""
 
     def overlaps(self, model: ModelRef) -> bool:
-        """Whether it pays to claim and prepare a batch of this model while another one computes."""
+        """Whether to claim and prepare a batch of this model while another one computes."""
 
     def prepare(self, model: ModelRef, works: Sequence[Work]) -> Prepared:
-        """Bring a batch to where it will compute. Raising fails the whole batch."""
+        """Brings a batch to where it will compute. Raising fails the whole batch."""

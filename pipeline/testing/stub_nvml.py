@@ -1,9 +1,9 @@
-"""For tests only: a stand-in for NVIDIA's library that says what a file says. It takes the library's place in pynvml.
+"""For tests only: a stand-in for NVIDIA's library that answers what a file says. It replaces the library in pynvml.
 
     {"gpus": [{"name": "Stub", "memory": [used, total], "utilisation": 40, "temperature": 50, "throttle": 0, "ecc": 0,
                "remapped": [0, 0, 0, 0], "recovery_action": 0, "xids": [79], "lost": false}]}
 
-What is left out is not supported. ``xids`` are told once each, in order; the file may change at any time.
+What is left out is not supported. Each of ``xids`` is reported once, in order; the file may change at any time.
 """
 
 import ctypes
@@ -16,21 +16,21 @@ import pynvml
 
 
 class StubNvml:
-    """Functions by their names in the library, called by pynvml as those are."""
+    """Has the functions that pynvml calls, by their names in the library."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._told: dict[int, int] = {}
+        self._reported: dict[int, int] = {}
         self._watched: set[int] = set()
 
     @classmethod
-    def take_the_place(cls, folder: Path | None) -> None:
-        """Install one in this process if the folder of failpoints says what there is."""
-        if folder is not None and (folder / "nvml.json").exists():
+    def take_the_place(cls, folder: Path) -> None:
+        """Installs a stub in this process if the folder of failpoints has a file ``nvml.json``."""
+        if (folder / "nvml.json").exists():
             cls(folder / "nvml.json").install()
 
     def install(self) -> None:
-        """Take the library's place in this process."""
+        """Replaces the library in this process."""
         pynvml.nvmlLib = self
         pynvml._nvmlGetFunctionPointer_cache.clear()
 
@@ -62,16 +62,16 @@ class StubNvml:
         return gpus
 
     def nvmlInitWithFlags(self, flags: int) -> int:  # noqa: ARG002, N802
-        """There is a driver if there is a file."""
+        """Finds a driver if there is a file."""
         return int(pynvml.NVML_SUCCESS if self._file.exists() else pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
 
     def nvmlDeviceGetCount_v2(self, count: Any) -> int:  # noqa: N802
-        """How many GPUs the file names."""
+        """Counts the GPUs that the file names."""
         count._obj.value = len(self._gpus())
         return int(pynvml.NVML_SUCCESS)
 
     def nvmlDeviceGetHandleByIndex_v2(self, index: Any, handle: Any) -> int:  # noqa: N802
-        """A handle is the index, and one."""
+        """Gives the handle of a GPU: its index plus one."""
         if index.value >= len(self._gpus()):
             return int(pynvml.NVML_ERROR_INVALID_ARGUMENT)
         number = ctypes.c_void_p(index.value + 1)
@@ -79,22 +79,22 @@ class StubNvml:
         return int(pynvml.NVML_SUCCESS)
 
     def nvmlEventSetCreate(self, events: Any) -> int:  # noqa: ARG002, N802
-        """One set for all."""
+        """Gives the one set of events that there is."""
         return int(pynvml.NVML_SUCCESS)
 
     def nvmlDeviceRegisterEvents(self, handle: Any, types: Any, events: Any) -> int:  # noqa: ARG002, N802
-        """From now on the device's errors are told."""
+        """Reports the device's errors from now on."""
         self._watched.add(_index(handle))
         return int(pynvml.NVML_SUCCESS)
 
     def nvmlEventSetWait_v2(self, events: Any, data: Any, timeout_ms: Any) -> int:  # noqa: ARG002, N802
-        """The next error that has not been told."""
+        """Gives the next error that has not been reported."""
         gpus = self._gpus()
         for index in self._watched:
-            xids, told = gpus[index].get("xids", []), self._told.get(index, 0)
-            if told < len(xids):
-                self._told[index] = told + 1
-                data._obj.eventData = xids[told]
+            xids, reported = gpus[index].get("xids", []), self._reported.get(index, 0)
+            if reported < len(xids):
+                self._reported[index] = reported + 1
+                data._obj.eventData = xids[reported]
                 return int(pynvml.NVML_SUCCESS)
         return int(pynvml.NVML_ERROR_TIMEOUT)
 

@@ -1,7 +1,7 @@
-"""A worker's incarnation: the name under which it claims, and the heartbeat that keeps its claims its own.
+"""A worker's incarnation: the name under which its children claim, and what operators see of it.
 
-The parent process beats; its children claim under the same name, which they read from shared memory. An incarnation
-that was swept for silence is dead for ever: the parent takes a new name before anything is claimed again.
+The parent beats for the name (see ``heartbeat``); its children read it from memory that they share. An incarnation that
+was fenced for its silence stays dead: the parent takes a new name before anything is claimed again.
 """
 
 import json
@@ -13,21 +13,11 @@ import time
 from contextlib import suppress
 from typing import Any
 
-import structlog
-
-from pipeline.ledger import keys
-from pipeline.ledger.recovery import release_claims
 from pipeline.ledger.scripts import Scripts
-from pipeline.service.periodic import Periodic
-from pipeline.settings import Settings
 from pipeline.store.connection import Client
-from pipeline.store.errors import StoreError
 from pipeline.worker import slots
 from pipeline.worker.devices.health import Canary
 
-log = structlog.get_logger()
-DEGRADED = 2
-"""What a heartbeat is answered in degraded mode."""
 _NAME_BYTES = 32
 _READY = _NAME_BYTES
 _CHILD = slice(40, 48)
@@ -36,14 +26,14 @@ _SLOTS = 64
 
 
 class Incarnation:
-    """The name of this worker now, shared with the children that are forked after it was made."""
+    """The present name of this worker, shared with the children that are forked after this object was made."""
 
     def __init__(self, stage: str, queue: str, device: str) -> None:
         # The name; one byte that a child sets once it can answer bells; the process id of the child that registered
-        # last; how many batches were settled; what each child tells.
+        # last; how many batches were settled; what each child reports.
         self._shared = mmap.mmap(-1, _SLOTS + slots.COUNT * slots.SIZE)
         self.children = slots.Slots(self._shared, _SLOTS)
-        """What each child tells."""
+        """What each child reports."""
         self._own: slots.Slot | None = None
         self._description: dict[str, Any] = {
             "stage": stage,
@@ -53,10 +43,11 @@ class Incarnation:
             "pid": os.getpid(),
         }
         self.claims = True
-        """Whether it claims: always, unless it is a standby."""
+        """Whether its children claim: always, unless it is a standby."""
         self.degraded = False
+        """Whether the last heartbeat was answered in degraded mode, in which batches may take longer."""
         self.child_device = "cpu"
-        """The device as the child knows it, which sees no other than its own."""
+        """The device under the name that the child knows. It sees no other."""
         self.rename()
 
     @property
@@ -76,16 +67,16 @@ class Incarnation:
 
     @property
     def _slot(self) -> slots.Slot:
-        """This child's own."""
-        assert self._own is not None, "only a child that has begun tells anything"
+        """This child's own slot."""
+        assert self._own is not None, "only a child that has begun reports anything"
         return self._own
 
     def child_begins(self, pid: int) -> None:
-        """This process is a child, and tells its parent from now on what it does."""
+        """Gives this process, a child, the slot in which it reports to its parent."""
         self._own = self.children.take(pid)
 
     def began(self, field: str) -> None:
-        """This child begins to run the batch of this field."""
+        """Reports that this child begins to run the batch of this field of the claims."""
         self._slot.began(field)
 
     def overran(self) -> bool:
@@ -93,11 +84,11 @@ class Incarnation:
         return self._slot.overran
 
     def ended(self) -> None:
-        """It has run."""
+        """Reports that the batch has run."""
         self._slot.ended()
 
     def settled(self) -> None:
-        """It is settled."""
+        """Counts a batch as settled."""
         self._shared[_SETTLED] = (self.settled_batches + 1).to_bytes(8, "big")
 
     @property
@@ -106,16 +97,16 @@ class Incarnation:
         return int.from_bytes(self._shared[_SETTLED], "big")
 
     def canary_began(self) -> None:
-        """This child's canary begins."""
+        """Reports that this child's canary begins."""
         self._slot.canary_began()
 
     def canary_ended(self, *, right: bool) -> None:
-        """It has come back."""
+        """Reports that the canary has come back, and whether with the right answer."""
         self._slot.canary_ended(right=right)
 
     @property
     def canary(self) -> Canary:
-        """The worst of what is known of the children's canaries."""
+        """The worst of what the children report of their canaries."""
         canaries = [slot.canary for slot in self.children]
         took = [canary.took_s for canary in canaries if canary.took_s is not None]
         return Canary(
@@ -125,15 +116,15 @@ class Incarnation:
         )
 
     def stand_by(self) -> None:
-        """This worker is a standby: it claims when it is told to."""
+        """Makes this worker a standby, which claims only when it is told to."""
         self._description["standby"], self.claims = True, False
 
-    def observe(self, health: dict[str, Any]) -> None:
-        """What its parent knows of the device: operators see it with the next heartbeat."""
+    def report_health(self, health: dict[str, Any]) -> None:
+        """Sets what the parent knows of the device. Operators see it with the next heartbeat."""
         self._description["health"] = health
 
     def register(self, client: Client, child: int | None = None) -> None:
-        """Make the name known to the ledger, from the child that is now ready. Before this it cannot claim."""
+        """Registers the name with the ledger; before this nothing can be claimed. ``child``: the one that is ready."""
         if child is not None:
             self._slot.register()
             self._shared[_CHILD] = child.to_bytes(8, "big")
@@ -141,64 +132,21 @@ class Incarnation:
         self._shared[_READY] = 1
 
     def rename(self) -> None:
-        """Take a new name."""
+        """Takes a new name, which is not registered yet."""
         self._shared[:_NAME_BYTES] = secrets.token_hex(16).encode()
         self._description["started_ms"] = round(time.time() * 1000)
 
-    def tell(self, breakers: list[dict[str, Any]]) -> None:
-        """This child's breakers that are not closed: seen by operators with the next heartbeat."""
-        self._slot.tell(breakers)
+    def report_breakers(self, breakers: list[dict[str, Any]]) -> None:
+        """Sets which of this child's breakers are not closed. Operators see it with the next heartbeat."""
+        self._slot.report_breakers(breakers)
 
-    def loaded(self, models: list[str]) -> None:
-        """The models that this child holds in memory."""
-        self._slot.loaded(models)
+    def report_models(self, models: list[str]) -> None:
+        """Sets which models this child holds in memory."""
+        self._slot.report_models(models)
 
     def description(self) -> str:
         """What operators see of this worker, as JSON."""
-        with suppress(ValueError):  # a child is writing: the next heartbeat has it
+        with suppress(ValueError):  # a child writes just now: the next heartbeat has it
             self._description["breakers"] = [breaker for slot in self.children for breaker in slot.breakers]
             self._description["models"] = list(dict.fromkeys(name for slot in self.children for name in slot.models))
         return json.dumps(self._description | {"child": self.child, "claims": self.claims})
-
-
-class Heartbeat(Periodic):
-    """Beats for an incarnation until stopped; through outages of the store it keeps trying."""
-
-    def __init__(self, incarnation: Incarnation, client: Client, settings: Settings) -> None:
-        super().__init__("heartbeat", settings.heartbeat_s)
-        self._incarnation = incarnation
-        self._client = client
-        self._scripts = Scripts(client)
-
-    def turn(self) -> None:
-        """Beat, from when the first child is ready."""
-        if self._incarnation.ready:
-            self.beat()
-
-    def beat(self) -> None:
-        """One heartbeat; under a new name after having been fenced."""
-        try:
-            answer = self._scripts.heartbeat(args=[self._incarnation.name, self._incarnation.description(), "0"])
-            self._incarnation.degraded = answer == DEGRADED
-            if answer:
-                return
-            fenced = self._incarnation.name
-            self._incarnation.rename()
-            self._incarnation.register(self._client)
-            log.warning("incarnation_fenced", fenced=fenced, renamed=self._incarnation.name)
-        except StoreError as error:
-            log.warning("heartbeat_failed", error=str(error))
-
-    def sign_off(self, queue: str) -> None:
-        """Stop beating and sign off from a queue: what is still held is given back, and nobody mourns a dead worker."""
-        self.stop()
-        if self.is_alive():
-            self.join(timeout=5)
-        name = self._incarnation.name
-        try:
-            # Fenced first: or a script might claim for it between these calls.
-            release_claims(self._scripts, name, charge="none", fence=True, queue=queue)
-            self._client.zrem(keys.BEATS, name)
-            self._client.hdel(keys.WORKERS, name)
-        except StoreError as error:
-            log.warning("sign_off_failed", error=str(error))

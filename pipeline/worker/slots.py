@@ -1,8 +1,8 @@
-"""What a worker's children tell their parent: memory that they share, with a slot for each child.
+"""What a worker's children report to their parent: shared memory with a slot for each child.
 
-A child that is being replaced and its successor live side by side for a while. Each has a slot of its own, so that what
-the parent reads of one is never the other's. The child writes its slot; the parent reads it, says that a batch takes
-too long, and clears the slot when the child is dead.
+A child that is being replaced and its successor live side by side for a while. Each has a slot of its own, so that the
+parent never takes what one reports for the other's. The child writes its slot. The parent reads it, says there that a
+batch takes too long, and clears the slot when the child is dead.
 """
 
 import json
@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from pipeline.worker.devices.health import Canary
 
 COUNT = 64
-"""More children than any pool of ours has."""
+"""More children than any of our pools has."""
 _PID = slice(0, 8)
 _SINCE = slice(8, 16)
 _TOLD = slice(16, 24)
@@ -34,9 +34,10 @@ class Slot:
     """One child's slot."""
 
     def __init__(self, memory: mmap.mmap, start: int) -> None:
-        # The child's process id; since when its batch runs; the same of the batch that was told that it takes too long;
-        # since when its canary runs, how long the last one took, and whether it was wrong; whether it has registered;
-        # the field of the batch that it ran last; its breakers that are not closed, and its models, as JSON.
+        # In this order: the child's process id; since when its batch runs; the same, copied by the parent when it says
+        # that this batch takes too long; since when the canary runs, how long the last one took, and whether it was
+        # wrong; whether the child has registered; the field of the batch that it began last; its breakers that are not
+        # closed, and its models, as JSON.
         self._memory = memory
         self._start = start
 
@@ -52,12 +53,12 @@ class Slot:
         return int.from_bytes(self._read(_PID), "big")
 
     def take(self, pid: int) -> None:
-        """Make it this child's, with nothing known of it yet."""
+        """Gives the slot to this child, of which nothing is known yet."""
         self.clear()
         self._write(_PID, pid.to_bytes(8, "big"))
 
     def clear(self) -> None:
-        """Forget the child."""
+        """Forgets the child."""
         self._memory[self._start : self._start + SIZE] = bytes(SIZE)
 
     @property
@@ -66,52 +67,52 @@ class Slot:
         return self._memory[self._start + _REGISTERED] == 1
 
     def register(self) -> None:
-        """The child can answer bells."""
+        """Reports that the child can answer bells."""
         self._memory[self._start + _REGISTERED] = 1
 
     def began(self, field: str) -> None:
-        """The child begins to run the batch of this field."""
+        """Reports that the child begins to run the batch of this field of the claims."""
         self.ended()
         self._write(_FIELD, field.encode())
         self._write(_TOLD, _NEVER)
         self._write(_SINCE, struct.pack("d", time.monotonic()))
 
     def ended(self) -> None:
-        """It has run; until the next one begins, the death of the child would still be on its account."""
+        """Reports that the batch has run. Until the next one begins, it is still charged if the child dies."""
         self._write(_SINCE, _NEVER)
 
     @property
     def running(self) -> str:
-        """The field of the batch that the child began last: suspect if it dies. Empty: it has begun none."""
+        """The field of the batch that the child began last, which is charged if it dies. Empty: it has begun none."""
         return self._read(_FIELD).rstrip(b"\0").decode()
 
     @property
     def running_s(self) -> float:
-        """How long the batch that the child runs has been running; 0 if it runs none (by the host's clock)."""
+        """How long the child's batch has been running, in seconds of the host's clock; 0 if it runs none."""
         (since,) = struct.unpack("d", self._read(_SINCE))
         return max(1e-9, time.monotonic() - since) if since else 0.0
 
     def tell_too_long(self) -> None:
-        """Say of the batch that runs now, and of no other, that it takes too long."""
+        """Says of the batch that runs now, and of no other, that it takes too long."""
         self._write(_TOLD, self._read(_SINCE))
 
     @property
     def overran(self) -> bool:
-        """Whether that was said of the batch that runs now."""
+        """Whether the parent has said of the batch that runs now that it takes too long."""
         since = self._read(_SINCE)
         return since != _NEVER and since == self._read(_TOLD)
 
     def canary_began(self) -> None:
-        """The child's canary begins."""
+        """Reports that the child's canary begins."""
         self._write(_CANARY, struct.pack("dd?", time.monotonic(), self.canary.took_s or 0.0, False))
 
     def canary_ended(self, *, right: bool) -> None:
-        """It has come back."""
+        """Reports that the canary has come back, and whether with the right answer."""
         self._write(_CANARY, struct.pack("dd?", 0.0, self.canary.running_s, not right))
 
     @property
     def canary(self) -> Canary:
-        """What is known of the child's canary."""
+        """What the child has reported of its canary."""
         since, took_s, wrong = struct.unpack("dd?", self._read(_CANARY))
         return Canary(took_s or None, time.monotonic() - since if since else 0.0, wrong)
 
@@ -121,8 +122,8 @@ class Slot:
         found: list[dict[str, Any]] = json.loads(self._read(_BREAKERS).rstrip(b"\0") or b"[]")
         return found
 
-    def tell(self, breakers: list[dict[str, Any]]) -> None:
-        """The child's breakers that are not closed; of more than there is room for, as many as fit, and a count."""
+    def report_breakers(self, breakers: list[dict[str, Any]]) -> None:
+        """Sets which breakers are not closed; of more than there is room for, as many as fit, and a count."""
         short = [{**each, "name": _cut(each["name"])} for each in breakers]
         self._write(_BREAKERS, _fitting(short, _BREAKERS, lambda left: {**short[-1], "name": f"and {left} more"}))
 
@@ -132,8 +133,8 @@ class Slot:
         found: list[str] = json.loads(self._read(_MODELS).rstrip(b"\0") or b"[]")
         return found
 
-    def loaded(self, models: list[str]) -> None:
-        """The models that the child holds in memory; of more than there is room for, as many as fit, and a count."""
+    def report_models(self, models: list[str]) -> None:
+        """Sets which models are in memory; of more than there is room for, as many as fit, and a count."""
         self._write(_MODELS, _fitting([*map(_cut, models)], _MODELS, lambda left: f"and {left} more"))
 
 
@@ -142,7 +143,7 @@ def _cut(name: str) -> str:
 
 
 def _fitting(items: list[Item], part: slice, rest: Callable[[int], Item]) -> bytes:
-    """As JSON all of them, or the first ones and ``rest``, which stands for so many others."""
+    """JSON of all items, or of the first ones and of ``rest``, which stands for so many others."""
     room = part.stop - part.start
     text = json.dumps(items).encode()
     kept = len(items)
@@ -153,10 +154,10 @@ def _fitting(items: list[Item], part: slice, rest: Callable[[int], Item]) -> byt
 
 
 class Slots:
-    """The slots of one worker, shared with the children that are forked after they were made."""
+    """The slots of one worker, shared with the children that are forked after this object was made."""
 
     def __init__(self, memory: mmap.mmap, start: int) -> None:
-        """``memory`` has room for them from ``start`` on: COUNT times SIZE bytes."""
+        """``memory`` has COUNT times SIZE bytes for them from ``start`` on."""
         self._slots = [Slot(memory, start + place * SIZE) for place in range(COUNT)]
 
     def __iter__(self) -> Iterator[Slot]:
@@ -168,7 +169,7 @@ class Slots:
         return next((slot for slot in self if slot.pid == pid), None)
 
     def take(self, pid: int) -> Slot:
-        """A slot for this child. Children that are forked together begin to look at different places."""
+        """Takes a slot for this child. Children that are forked together begin to look at different places."""
         for place in range(COUNT):
             slot = self._slots[(pid + place) % COUNT]
             if slot.pid in (0, pid):
@@ -177,7 +178,7 @@ class Slots:
         raise RuntimeError(f"a worker has room for {COUNT} children, and all of it is taken: give it fewer")
 
     def forget(self, pid: int) -> None:
-        """The child is dead."""
+        """Clears the slot of a dead child."""
         slot = self.of(pid)
         if slot is not None:
             slot.clear()

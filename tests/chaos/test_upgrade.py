@@ -32,7 +32,7 @@ from pipeline.ledger import keys
 from pipeline.ledger.records import unpack_entry
 from pipeline.samples.credit_data import read_applications
 from pipeline.settings import REPOSITORY, SHIPPED_MODELS, read_settings
-from pipeline.stack.local import CHAOS_MODELS
+from pipeline.stack.models import CHAOS_MODELS
 from pipeline.store.connection import connect_async
 from pipeline.testing.failpoints import arm
 from tests.conftest import eventually, free_port

@@ -14,6 +14,7 @@ import fakeredis
 import pytest
 import redis
 
+from chaos.legend_check import breaches
 from pipeline.contracts.ids import from_text, to_text
 from pipeline.contracts.lanes import Lane, ModelRef, parse_lane
 from pipeline.contracts.releases import Release
@@ -28,6 +29,7 @@ from pipeline.ledger.releases import publish
 from pipeline.ledger.rights import OPTIONAL, Role, needed, rule
 from pipeline.ledger.scripts import Scripts
 from pipeline.ledger.sweeper.maintenance import Sweeping
+from pipeline.ledger.sweeper.repairs import Repairs
 from pipeline.ledger.workers.claims import Batch, Claims
 from pipeline.settings import Settings, read_settings
 from pipeline.store.connection import connect, connect_async
@@ -119,10 +121,17 @@ class Ledger:
         """Let the server's clock jump ahead, as the scripts see it."""
         self.client.incrby(f"{TAG}offset", round(seconds * 1000))
 
-    def leftovers(self) -> set[bytes]:
-        """Keys that only unfinished work may have."""
-        kinds = tuple(f"{TAG}{kind}".encode() for kind in ("open", "later", "attempts", "q:", "o:", "c:"))
-        return {key for key in self.client.scan_iter(f"{TAG}*", count=1000) if key.startswith(kinds)}
+    def scrub(self) -> int:
+        """Check all keys for what stopped scripts have left, and repair it; how many requests wait again."""
+        repairs = Repairs(self.client, self.settings)
+        reopened = repairs.scrub()
+        while not repairs.has_seen_all:
+            reopened += repairs.scrub()
+        return reopened
+
+    def leftovers(self) -> set[str]:
+        """What is stored and should not be if everything has ended."""
+        return set(self.run(breaches(self.async_client, all_ended=True)))
 
 
 FAILURE = Failure(category="unknown", stage="scoring", message="boom", retryable=True)
@@ -148,7 +157,8 @@ def make_ledger(request: pytest.FixtureRequest) -> Iterator[LedgerMaker]:
             if request.param == "fakeredis":
                 server = fakeredis.FakeServer(server_type="valkey")
                 client, async_client = fakeredis.FakeRedis(server=server), fakeredis.FakeAsyncRedis(server=server)
-                return Ledger(client, async_client, client, async_client, read_settings(values), runner)
+                ledgers.append(Ledger(client, async_client, client, async_client, read_settings(values), runner))
+                return ledgers[-1]
             url = request.getfixturevalue("valkey")
             operator = redis.Redis.from_url(url, decode_responses=True)
             operator.flushall()
@@ -157,10 +167,16 @@ def make_ledger(request: pytest.FixtureRequest) -> Iterator[LedgerMaker]:
             clients = connect(settings, extra_wait_s=2), connect_async(settings)
             ledger = Ledger(*clients, connect(own, extra_wait_s=2), connect_async(own), settings, runner)
             operators.append(operator)
+            ledgers.append(ledger)
             return ledger
 
         operators: list[redis.Redis] = []
+        ledgers: list[Ledger] = []
         yield make
+        if ledgers and request.node.get_closest_marker("spoils"):
+            ledgers[-1].scrub()
+        if ledgers:  # each is on an empty server: what is stored is the last one's
+            assert runner.run(breaches(ledgers[-1].async_client, all_ended=False)) == [], "see legend.py"
         for operator in operators:
             assert denied(operator) == set(), "what no list of rights names"
 

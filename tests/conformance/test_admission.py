@@ -12,7 +12,8 @@ from pipeline.ledger.keys import TAG
 from pipeline.ledger.producers.submissions import Accepted, Known, Submission, idempotency
 from pipeline.ledger.sweeper.lane_metrics import Measuring
 from pipeline.ledger.workers.claims import Claims
-from pipeline.worker.incarnation import Heartbeat, Incarnation
+from pipeline.worker.heartbeat import Heartbeat
+from pipeline.worker.incarnation import Incarnation
 from tests.conformance.conftest import Ledger, LedgerMaker, dead
 
 LATER = RetryLater(0, Attempts().charge(1, "preprocess", "unknown", "boom"))

@@ -14,7 +14,7 @@ from pipeline.ledger.workers.claims import Claims
 from pipeline.worker import slots
 from pipeline.worker.incarnation import Incarnation
 from pipeline.worker.judge import exhausted
-from tasks.worker import Children
+from tasks.children import Children
 from tests.conformance.conftest import Ledger, LedgerMaker
 
 PID = 4_000_001
@@ -54,7 +54,7 @@ def pool(*processes: Any) -> Any:
     return SimpleNamespace(maintain_pool=lambda: None, _pool=list(processes))
 
 
-def test_a_child_that_died_before_anybody_looked_is_mourned_all_the_same(ledger: Ledger) -> None:
+def test_the_claims_of_a_child_that_died_before_the_first_look_are_released(ledger: Ledger) -> None:
     incarnation = registered(ledger, PID)
     claims = claims_of(ledger, incarnation, PID)
     ids = ledger.accept(3)
@@ -222,7 +222,7 @@ def test_of_two_children_the_one_that_dies_pays_for_its_own_batch_alone(ledger: 
 
 
 def test_a_row_that_ends_its_process_is_dead_in_the_end(ledger: Ledger) -> None:
-    """``os._exit`` in a stage: nobody is left to judge it, so its parent charges it."""
+    """``os._exit`` in a stage: no process is left to judge it, so its parent charges it."""
     ledger.accept()
     for attempt in range(1, ledger.settings.max_attempts + 1):
         pid = PID + attempt

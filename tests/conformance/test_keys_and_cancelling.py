@@ -82,7 +82,7 @@ def test_a_receipt_gives_the_same_answers_and_accepts_nothing_twice(ledger: Ledg
     submission_batch = SubmissionBatch(submissions)
     first = ledger.run(ledger.producing.send(submission_batch))
     ledger.client.incr(f"{TAG}epoch")
-    ledger.client.set(f"{TAG}memory_full", 1)
+    ledger.client.set(f"{TAG}memory_full", 1, ex=60)
     again = ledger.run(ledger.producing.send(submission_batch))
     assert again == first
     assert [type(answer) for answer in again] == [Accepted, Accepted, UnknownModel]

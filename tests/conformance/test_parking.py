@@ -1,4 +1,4 @@
-"""Parked workers: wakes instead of bells, batches handed over, and what becomes of those of the dead."""
+"""Parked workers: wakes instead of bells, batches handed over, and what happens when a parked worker dies."""
 
 import os
 
@@ -6,8 +6,10 @@ from pipeline.contracts.lanes import Lane, parse_lane
 from pipeline.contracts.stages import Stage
 from pipeline.ledger.keys import TAG
 from pipeline.ledger.recovery import release_claims
-from pipeline.ledger.workers.claims import Batch, Claims
-from pipeline.worker.incarnation import Heartbeat, Incarnation
+from pipeline.ledger.workers.batch import Batch
+from pipeline.ledger.workers.claims import Claims
+from pipeline.worker.heartbeat import Heartbeat
+from pipeline.worker.incarnation import Incarnation
 from tests.conformance.conftest import Ledger, LedgerMaker
 
 
@@ -15,18 +17,18 @@ def entry(name: str, field: str, lane: Lane, limit: int = 64) -> str:
     return f"{name} {field} {limit} {lane.name}"
 
 
-def test_a_lingering_worker_is_woken_instead_of_a_bell(ledger: Ledger) -> None:
+def test_a_parked_worker_is_woken_instead_of_a_bell(ledger: Ledger) -> None:
     ledger.worker("w1")
     other = parse_lane("preprocess/other@1#" + "b" * 64)
     assert ledger.scripts.park(args=[entry("w1", "7:1", other)]) == b"parked"
     ledger.accept()
     assert ledger.bells() == 0
     woken = ledger.client.lrange(f"{TAG}wake:w1:7:1", 0, -1)
-    assert woken == [ledger.lane().name.encode()], "it lingered after another lane's work: it claims for itself"
+    assert woken == [ledger.lane().name.encode()], "it parked after another lane's work: it claims for itself"
     assert ledger.scripts.unpark(args=[entry("w1", "7:1", other)]) == 0, "a wake was under way"
 
 
-def test_a_worker_that_lingers_after_work_of_the_lane_finds_its_batch_in_the_wake(ledger: Ledger) -> None:
+def test_a_worker_parked_after_work_of_the_lane_finds_its_batch_in_the_wake(ledger: Ledger) -> None:
     worker = ledger.worker("w1")
     (first,) = ledger.accept()
     batch = ledger.claim(worker)
@@ -44,7 +46,7 @@ def test_a_worker_that_lingers_after_work_of_the_lane_finds_its_batch_in_the_wak
 
 
 def parked_worker(ledger: Ledger, name: str) -> Claims:
-    """A worker that stands on the list of the idle, after work of the first lane."""
+    """A worker that has parked after work of the first lane."""
     worker = ledger.worker(name)
     ledger.accept()
     batch = ledger.claim(worker)
@@ -54,7 +56,7 @@ def parked_worker(ledger: Ledger, name: str) -> Claims:
     return worker
 
 
-def test_who_leaves_an_empty_lane_has_the_next_one_stand_ready(ledger: Ledger) -> None:
+def test_a_worker_that_leaves_an_empty_lane_rings_its_successor(ledger: Ledger) -> None:
     lane, leaving, following = ledger.lane(), ledger.worker("w1"), ledger.worker("w2")
     (first,) = ledger.accept()
     batch = ledger.claim(leaving)
@@ -63,7 +65,7 @@ def test_who_leaves_an_empty_lane_has_the_next_one_stand_ready(ledger: Ledger) -
     assert ledger.bells() == 1, "that of the first request"
     leaving.ring_successor(lane)
     leaving.ring_successor(lane)
-    assert ledger.bells() == 2, "one bell for as long as nobody answers it"
+    assert ledger.bells() == 2, "one bell until it is answered"
     assert following.claim(lane, 64, answers_bell=True) is None
     assert ledger.scripts.park(args=[entry("w2", "7:1", lane)]) == b"parked"
     leaving.ring_successor(lane)
@@ -91,7 +93,7 @@ def test_the_fenced_are_passed_over(ledger: Ledger) -> None:
     assert ledger.client.llen(f"{TAG}idle:preprocess") == 0
 
 
-def test_when_all_that_linger_are_fenced_a_bell_is_sent(ledger: Ledger) -> None:
+def test_when_all_parked_workers_are_fenced_a_bell_is_sent(ledger: Ledger) -> None:
     worker = parked_worker(ledger, "w1")
     release_claims(ledger.scripts, "w1", charge="loss", fence=True)
     bells = ledger.bells()
@@ -125,7 +127,7 @@ def test_a_child_that_had_begun_nothing_is_not_charged(ledger: Ledger) -> None:
     assert [(work.id, work.attempts.starts, work.attempts.suspect) for work in batch.works] == [(request_id, 0, False)]
 
 
-def test_who_signs_off_gives_back_what_it_was_handed(ledger: Ledger) -> None:
+def test_a_worker_that_signs_off_gives_back_what_it_was_handed(ledger: Ledger) -> None:
     incarnation = Incarnation("preprocess", "preprocess", "cpu")
     parked_worker(ledger, incarnation.name)
     (request_id,) = ledger.accept()
@@ -160,7 +162,7 @@ def test_what_was_claimed_for_a_worker_that_is_gone_is_given_back_uncharged(ledg
     assert (again.works[0].id, again.works[0].attempts.starts) == (second, 0)
 
 
-def test_whose_process_is_gone_is_taken_off_the_list(ledger: Ledger) -> None:
+def test_a_worker_whose_process_is_gone_is_taken_off_the_list(ledger: Ledger) -> None:
     ledger.worker("w1")
     for pid in (7, 77):
         assert ledger.scripts.park(args=[entry("w1", f"{pid}:1", ledger.lane())]) == b"parked"
@@ -185,7 +187,7 @@ def test_a_wake_that_got_lost_strands_no_batch(ledger: Ledger) -> None:
     assert again.works[0].id == second
 
 
-def test_lingering_sees_work_that_came_in_between(ledger: Ledger) -> None:
+def test_parking_sees_work_that_came_in_between(ledger: Ledger) -> None:
     worker = ledger.worker()
     ledger.accept()
     assert worker.park(ledger.lane(), 64, 0.01) == ledger.lane()
@@ -194,7 +196,7 @@ def test_lingering_sees_work_that_came_in_between(ledger: Ledger) -> None:
     assert not ledger.client.exists(f"{TAG}idle:preprocess")
 
 
-def test_nobody_lingers_while_another_lanes_bell_waits(ledger: Ledger) -> None:
+def test_no_worker_parks_while_another_lanes_bell_waits(ledger: Ledger) -> None:
     worker = ledger.worker()
     ours = entry("w1", "1:1", ledger.lane())
     ledger.client.lpush(f"{TAG}preprocess", b"a bell")

@@ -4,12 +4,12 @@ import asyncio
 import inspect
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import kombu.transport.redis
 import pytest
 import redis
-import structlog.testing
 from redis.commands.core import CoreCommands
 from redis.exceptions import ResponseError
 
@@ -21,6 +21,7 @@ from pipeline.settings import Settings, read_settings
 from pipeline.store.connection import connect
 from pipeline.sweeper.loop import Sweeper
 from tests.conformance.conftest import Ledger, LedgerMaker, restricted
+from tests.support.emitted import emitted
 
 REPOSITORY = Path(__file__).parent.parent.parent
 
@@ -81,10 +82,10 @@ def test_a_service_without_its_rights_ends_with_the_whole_list(operator: redis.R
     own = settings.model_copy(update={"store_url": restricted(operator, settings)})
     demand(own, "service")
     allow(operator, "-zadd", "-publish")
-    with structlog.testing.capture_logs() as logs, pytest.raises(SystemExit) as ended:
+    with emitted() as events, pytest.raises(SystemExit) as ended:
         demand(own, "service")
     assert ended.value.code == 1
-    assert "may not: PUBLISH, ZADD" in logs[0]["reason"]
+    assert "may not: PUBLISH, ZADD" in events[0].reason
 
 
 def test_a_store_that_is_away_ends_no_service(settings: Settings) -> None:
@@ -102,6 +103,8 @@ def test_a_server_that_does_not_know_a_command_is_told_apart(
 
 class FromBefore:
     """A client of a server that does not know a script's flags, as Redis 6.2."""
+
+    connection_pool = SimpleNamespace(connection_kwargs={})
 
     def register_script(self, _: str) -> Any:
         def call(**_: object) -> None:
@@ -193,11 +196,11 @@ def test_a_refused_info_costs_the_check_of_memory_alone(make_ledger: LedgerMaker
     ledger = make_ledger()
     allow(operator, "-info")
     sweeper = Sweeper(ledger.own, ledger.settings)
-    with structlog.testing.capture_logs() as logs:
+    with emitted() as events:
         for _ in range(3):
             sweeper.sweep()
     assert sweeper.leads
-    assert [entry["event"] for entry in logs].count("memory_unknown") == 1
+    assert [event.name for event in events].count("memory_unknown") == 1
     (late,) = ledger.accept(timeout_ms=1)
     ledger.turn_clock(1)
     sweeper.sweep()
@@ -210,9 +213,9 @@ def test_a_refused_info_costs_the_check_of_memory_alone(make_ledger: LedgerMaker
 def test_a_refused_rewrite_of_the_file_is_said_once(make_ledger: LedgerMaker, operator: redis.Redis) -> None:
     ledger = make_ledger()
     allow(operator, "-bgrewriteaof")
-    with structlog.testing.capture_logs() as logs:
-        ledger.sweeping._mend_log(failing=True)
-        ledger.sweeping._mend_log(failing=False)
-        ledger.sweeping._mend_log(failing=False)
-    assert [entry["event"] for entry in logs] == ["append_only_file_not_rewritten"]
+    with emitted() as events:
+        ledger.sweeping._rewrite_append_only_file(failing=True)
+        ledger.sweeping._rewrite_append_only_file(failing=False)
+        ledger.sweeping._rewrite_append_only_file(failing=False)
+    assert [event.name for event in events] == ["append_only_file_not_rewritten"]
     operator.acl_log_reset()

@@ -34,6 +34,7 @@ def test_only_json_values_are_accepted(ledger: Ledger, features: dict) -> None:
     assert ledger.states(answers[1].id) == ["queued"]
 
 
+@pytest.mark.spoils
 def test_a_record_that_nobody_can_read_ends_and_harms_no_other(ledger: Ledger) -> None:
     worker = ledger.worker()
     broken, good = ledger.accept(2)
@@ -49,6 +50,7 @@ def test_a_record_that_nobody_can_read_ends_and_harms_no_other(ledger: Ledger) -
     assert "cannot be read" in letter.message
 
 
+@pytest.mark.spoils
 def test_a_record_that_nobody_can_read_expires_beside_the_others(ledger: Ledger) -> None:
     broken, good = ledger.accept(2, timeout_ms=100)
     ledger.client.set(keys.record(broken), b"\xc1 rubbish")

@@ -8,6 +8,7 @@ not send that one. The right comes back, sweeps go on beside a healthy worker, a
 import contextlib
 import hashlib
 import itertools
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -15,7 +16,6 @@ from typing import Any
 
 import pytest
 import redis
-import structlog
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
@@ -438,8 +438,8 @@ def _reopen(scene: Scene) -> Callable[[], Any]:
     scene.claim(Stage.SCORING)
     scene.admin.delete(keys.claims("w1"))
     repairs = Repairs(scene.ledger.own, scene.ledger.settings)
-    repairs.stranded()
-    return repairs.stranded
+    repairs.recover_orphans()
+    return repairs.recover_orphans
 
 
 @act("pass-on")
@@ -457,7 +457,7 @@ def _trim(scene: Scene) -> Callable[[], Any]:
     scene.may_be |= {"dead"}
     scene.ids, scene.unsure = [], True  # their letters go: nobody may bring them back
     scene.ledger.turn_clock(2 * scene.ledger.settings.dead_max_age)
-    return scene.ledger.sweeping.trim_letters
+    return scene.ledger.sweeping.trim_dead_letters
 
 
 @act("keep-results")
@@ -481,8 +481,9 @@ def _read(scene: Scene) -> Callable[[], Any]:
 @pytest.fixture(autouse=True)
 def _quiet() -> Iterator[None]:
     """Refusals are what is tried here: the sweeper's tracebacks of them take longer than the tests."""
-    with structlog.testing.capture_logs():
-        yield
+    logging.disable()
+    yield
+    logging.disable(logging.NOTSET)
 
 
 @pytest.fixture

@@ -3,16 +3,20 @@
 import pytest
 from redis.exceptions import ResponseError
 
+from pipeline.contracts.ids import to_text
 from pipeline.contracts.problems import (
     StoreFull,
 )
 from pipeline.contracts.stages import Stage
 from pipeline.ledger.keys import TAG
 from pipeline.ledger.producers.submissions import Submission
+from pipeline.ledger.recovery import claimed_batch
 from pipeline.ledger.sweeper.repairs import Repairs
 from pipeline.ledger.workers.claims import Fenced
 from pipeline.sweeper.loop import Sweeper
+from pipeline.telemetry.events.requests import TOLD
 from tests.conformance.conftest import Ledger, LedgerMaker, SteppedClock, dead
+from tests.support.emitted import emitted
 
 
 def test_a_silent_worker_is_fenced_for_ever(make_ledger: LedgerMaker) -> None:
@@ -262,10 +266,10 @@ def test_letters_age_out_though_nothing_dies(make_ledger: LedgerMaker) -> None:
     batch = ledger.claim(worker)
     assert batch is not None
     ledger.settle(worker, batch, [dead()])
-    ledger.sweeping.trim_letters()
+    ledger.sweeping.trim_dead_letters()
     assert ledger.client.zcard(f"{TAG}dead") == 1
     ledger.turn_clock(3601)
-    ledger.sweeping.trim_letters()
+    ledger.sweeping.trim_dead_letters()
     assert ledger.client.zcard(f"{TAG}dead") == 0
 
 
@@ -335,3 +339,23 @@ def test_dead_names_are_forgotten_some_time_after_their_death(ledger: Ledger) ->
     ledger.sweeping.forget_dead_workers()
     assert ledger.client.zscore(f"{TAG}beats", "old") is None
     assert not ledger.client.hexists(f"{TAG}workers", "old")
+
+
+def test_expired_requests_are_told_by_id_and_not_thousands_at_once(ledger: Ledger) -> None:
+    ids = ledger.accept(count=TOLD + 3, timeout_ms=1)
+    ledger.turn_clock(1)
+    with emitted() as events:
+        assert ledger.sweeping.expire_deadlines() == TOLD + 3
+    *expired, left_out = events
+    assert {event.values()["request_id"] for event in expired} <= {to_text(request_id) for request_id in ids}
+    assert (len(expired), left_out.values()["requests"]) == (TOLD, 3)
+    assert {event.name for event in expired} == {"request_expired"}
+
+
+def test_a_batch_that_is_held_is_known_by_its_lane_and_ids(ledger: Ledger) -> None:
+    ids = ledger.accept(count=3)
+    batch = ledger.claim(ledger.worker("w1"))
+    assert batch is not None
+    lane, held = claimed_batch(ledger.client, "w1", batch.field)
+    assert (lane, sorted(held)) == (batch.lane.label, sorted(map(to_text, ids)))
+    assert claimed_batch(ledger.client, "w1", "none") == ("", [])

@@ -192,6 +192,7 @@ def test_a_request_of_an_older_release_is_read_and_cancelled_by_any_key_as_befor
     assert owned(ledger) == {}, "it counts as nobody's, in accept, replay and ends alike"
 
 
+@pytest.mark.spoils
 def test_what_nobody_can_read_stays_its_tenants(ledger: Ledger) -> None:
     """As long as the prefix can be read."""
     worker = ledger.worker()

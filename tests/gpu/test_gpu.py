@@ -100,7 +100,7 @@ def test_the_canary_is_right(device: Gpu) -> None:
         def canary_ended(self, *, right: bool) -> None:
             self.right = right
 
-        def loaded(self, models: list[str]) -> None:
+        def report_models(self, models: list[str]) -> None:
             pass
 
     told = Told()

@@ -1,8 +1,8 @@
 """Services started one by one, over a store that a test has prepared."""
 
+import asyncio
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +10,11 @@ from pathlib import Path
 import httpx
 import pytest
 
+from chaos.legend_check import breaches
+from pipeline.service.entry_points import EntryPoint, command
+from pipeline.settings import Settings
+from pipeline.stack.local import LocalStack
+from pipeline.store.connection import connect_async
 from tests.conftest import REPOSITORY, eventually, free_port
 
 FEATURES = {"Seniority": 9, "Home": "rent", "Time": 60, "Records": "no", "Job": "freelance", "Expenses": 73}
@@ -35,6 +40,23 @@ class Service:
         return self.log.read_text()
 
 
+@pytest.fixture(autouse=True)
+def legend(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After each test, what is in the shared stack's store agrees with the legend of keys."""
+    shared: LocalStack | None = request.getfixturevalue("stack") if "stack" in request.fixturenames else None
+    yield
+    if shared:
+        assert asyncio.run(_breaches(shared.settings)) == [], "see pipeline/ledger/legend.py"
+
+
+async def _breaches(settings: Settings) -> list[str]:
+    client = connect_async(settings)
+    try:
+        return await breaches(client, all_ended=False)
+    finally:
+        await client.aclose()
+
+
 StartService = Callable[..., Service]
 
 
@@ -46,11 +68,11 @@ def start(tmp_path: Path) -> Iterator[StartService]:
     def begin(name: str, store_url: str, **environment: str) -> Service:
         port, log = free_port(), tmp_path / f"{name}-{len(started)}.log"
         commands = {
-            "api": ["pipeline.api", "--port", str(port)],
-            "sweeper": ["pipeline.sweeper", "--health-port", str(port)],
+            "api": command(EntryPoint.API, "--port", str(port)),
+            "sweeper": command(EntryPoint.SWEEPER, "--health-port", str(port)),
         }
         process = subprocess.Popen(
-            [sys.executable, "-m", *commands.get(name, ["tasks", name, "--health-port", str(port)])],
+            commands.get(name, command(EntryPoint.WORKER, name, "--health-port", str(port))),
             env={**os.environ, "SCORELINE_STORE_URL": store_url, **environment},
             cwd=REPOSITORY,
             stdout=log.open("wb"),

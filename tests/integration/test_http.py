@@ -11,7 +11,7 @@ from pipeline.contracts.stages import Stage
 from pipeline.models.folder import ModelStore
 from pipeline.samples.credit_data import read_applications, split
 from pipeline.stack.local import LocalStack
-from tasks.child import load_stage
+from tasks.stages import load_stage
 from tests.conftest import eventually
 
 APPLICATION = split(read_applications()).held_out[0].features

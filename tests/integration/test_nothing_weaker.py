@@ -14,8 +14,9 @@ from pipeline.contracts.lanes import parse_lane
 from pipeline.contracts.stages import Priority, Stage
 from pipeline.contracts.work import Completed, Header, Output, Progress, Work
 from pipeline.ledger import keys
+from pipeline.ledger.clock import server_ms
 from pipeline.ledger.recovery import release_claims
-from pipeline.ledger.registry import living, server_ms
+from pipeline.ledger.registry import live_workers
 from pipeline.ledger.scripts import Scripts
 from pipeline.ledger.workers.claims import Batch, ClaimLost, Claims, Fenced
 from pipeline.samples.credit_data import read_applications
@@ -97,7 +98,7 @@ def test_every_request_is_claimed_and_settled_at_every_stage(measured: LocalStac
 
 def test_a_claim_that_is_not_held_settles_nothing(measured: LocalStack, store: redis.Redis) -> None:
     workers = store.zrange(keys.BEATS, 0, -1)
-    assert len(living(store, server_ms(store), measured.settings.lease_ttl_s)) == len(Stage)
+    assert len(live_workers(store, server_ms(store), measured.settings.lease_ttl_s)) == len(Stage)
     with ScoringClient(settings=measured.settings) as client:
         lane = parse_lane(client.releases().resolve("credit-default").ref.lane(Stage.SCORING))
     model = lane.model

@@ -17,7 +17,8 @@ import redis
 from pipeline.ledger import keys
 from pipeline.models.folder import ModelStore
 from pipeline.settings import REPOSITORY, SHIPPED_MODELS, read_settings
-from pipeline.stack.local import CHAOS_MODELS, LocalStack
+from pipeline.stack.local import LocalStack
+from pipeline.stack.models import CHAOS_MODELS
 from tasks.proof import prove
 from tests.conftest import free_port
 from tests.unit.test_model_store import strays

@@ -13,6 +13,7 @@ import redis
 from pipeline.ledger.rights import needed, rule
 from pipeline.models.folder import ModelStore
 from pipeline.releases.publishing import publish_all
+from pipeline.service.entry_points import CELERY_APP, command
 from pipeline.settings import Settings, read_settings
 from pipeline.store.connection import connect_async
 from tests.conftest import eventually
@@ -61,7 +62,7 @@ def test_every_service_runs_with_the_listed_rights_and_is_refused_nothing_else(
     overview = httpx.get(f"{api.url}/v1/stats").json()
     assert {worker["stage"] for worker in overview["workers"] if worker["state"] == "live"} == set(STAGES)
     control = subprocess.run(
-        [sys.executable, "-m", "celery", "-A", "tasks.app", "inspect", "ping", "--json"],
+        command("celery", "-A", CELERY_APP, "inspect", "ping", "--json"),
         env={**os.environ, "SCORELINE_STORE_URL": exact.store_url},
         capture_output=True, text=True, check=True, timeout=60,
     )  # fmt: skip

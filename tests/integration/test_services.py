@@ -16,6 +16,7 @@ import redis
 
 from pipeline.contracts.stages import Stage
 from pipeline.ledger.keys import TAG
+from pipeline.service.entry_points import EntryPoint, command
 from pipeline.stack.local import LocalStack
 from tests.conftest import eventually, free_port
 from tests.integration.test_http import APPLICATION, submit
@@ -173,8 +174,8 @@ def test_a_worker_whose_child_cannot_start_ends_instead_of_failing_bells(stack: 
         "SCORELINE_STORE_URL": stack.store_url,
         "PYTHONPATH": os.pathsep.join([str(tmp_path), str(REPOSITORY)]),
     }
-    command = [sys.executable, "-m", "tasks", "scoring", "--pool", "elsewhere"]
-    worker = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    start = command(EntryPoint.WORKER, "scoring", "--pool", "elsewhere")
+    worker = subprocess.run(start, env=environment, capture_output=True, text=True, timeout=60, check=False)
     assert "child_not_started" in worker.stderr + worker.stdout
     assert "no torch on this machine" in worker.stderr + worker.stdout
 

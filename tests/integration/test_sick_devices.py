@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from pipeline.stack.local import LocalStack
-from tasks.device_watch import EX_DRAIN
+from pipeline.worker.devices.watch import EX_DRAIN
 from tests.conftest import eventually, free_port
 from tests.integration.test_failures import end_of, probe
 

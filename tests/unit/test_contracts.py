@@ -7,12 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.contracts.attempts import Attempt, Attempts
 from pipeline.contracts.envelope import check_envelope, pointer
 from pipeline.contracts.ids import accepted_ms, from_text, random_tails, rfc3339, to_text
 from pipeline.contracts.lanes import ModelRef, parse_lane
 from pipeline.contracts.problems import InvalidRequest
 from pipeline.contracts.stages import Priority, Stage, State, deadline_of, waiting_score
-from pipeline.contracts.work import Attempt, Attempts, Header, Progress
+from pipeline.contracts.work import Header, Progress
 from pipeline.ledger.records import (
     ACCEPTED,
     End,

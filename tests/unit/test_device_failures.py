@@ -245,7 +245,7 @@ class Told:
     def canary_ended(self, *, right: bool) -> None:
         self.heard.append("right" if right else "wrong")
 
-    def loaded(self, models: list[str]) -> None:
+    def report_models(self, models: list[str]) -> None:
         self.heard += models
 
 

@@ -1,4 +1,4 @@
-"""A batch that raises is halved until the guilty rows stand alone."""
+"""A batch that raises is halved until the offending rows stand alone."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -13,24 +13,24 @@ from pipeline.stage.isolation import isolate
 
 
 class Stage:
-    """Raises when a guilty row is in the batch; counts its passes."""
+    """Raises when an offending row is in the batch; counts its passes."""
 
-    def __init__(self, guilty: set[int]) -> None:
-        self.guilty, self.passes = guilty, 0
+    def __init__(self, offending: set[int]) -> None:
+        self.offending, self.passes = offending, 0
 
     def perform(self, bodies: Sequence[int]) -> list[Output]:
         self.passes += 1
-        if self.guilty & set(bodies):
+        if self.offending & set(bodies):
             raise RuntimeError("poison")
         return [Output(body) for body in bodies]
 
 
 @given(st.integers(1, 128), st.data())
-def test_only_the_guilty_rows_fail_and_the_others_keep_their_places(size: int, data: st.DataObject) -> None:
-    guilty = data.draw(st.sets(st.integers(0, size - 1), max_size=5))
-    answers = isolate(Stage(guilty).perform, list(range(size)))
+def test_only_the_offending_rows_fail_and_the_others_keep_their_places(size: int, data: st.DataObject) -> None:
+    offending = data.draw(st.sets(st.integers(0, size - 1), max_size=5))
+    answers = isolate(Stage(offending).perform, list(range(size)))
     for place, answer in enumerate(answers):
-        if place in guilty:
+        if place in offending:
             assert isinstance(answer, RuntimeError)
         else:
             assert isinstance(answer, Output)
@@ -38,7 +38,7 @@ def test_only_the_guilty_rows_fail_and_the_others_keep_their_places(size: int, d
 
 
 @pytest.mark.parametrize("size", [2, 7, 64, 128])
-def test_one_guilty_row_costs_at_most_two_log_n_extra_passes(size: int) -> None:
+def test_one_offending_row_costs_at_most_two_log_n_extra_passes(size: int) -> None:
     for place in range(size):
         stage = Stage({place})
         isolate(stage.perform, list(range(size)))

@@ -4,6 +4,7 @@ import random
 
 import pytest
 
+from pipeline.contracts.attempts import NO_ATTEMPTS, Attempt, Attempts
 from pipeline.contracts.failures import (
     ArtifactCorrupt,
     ArtifactMissing,
@@ -13,7 +14,7 @@ from pipeline.contracts.failures import (
     SoftLimit,
 )
 from pipeline.contracts.stages import Priority, Stage, State, waiting_score
-from pipeline.contracts.work import NO_ATTEMPTS, Attempt, Attempts, Ended, Header, Progress, RetryLater, Work
+from pipeline.contracts.work import Ended, Header, Progress, RetryLater, Work
 from pipeline.settings import Settings, read_settings
 from pipeline.worker.judge import backoff_ms, exhausted, judge
 
@@ -94,7 +95,7 @@ def test_delays_grow_with_full_jitter_up_to_the_cap() -> None:
         (Attempts(losses=20), "crash"),
     ],
 )
-def test_who_used_up_the_attempts_with_nobody_left_to_judge_is_found_at_the_next_claim(
+def test_a_request_charged_by_the_script_until_its_attempts_are_used_up_ends_at_its_next_claim(
     attempts: Attempts, category: str | None
 ) -> None:
     end = exhausted(work(attempts), Stage.SCORING, SETTINGS)

@@ -13,7 +13,7 @@ from pipeline.contracts.failures import ArtifactCorrupt
 from pipeline.models import manifests
 from pipeline.models.folder import ModelStore
 from pipeline.settings import REPOSITORY, SHIPPED_MODELS
-from pipeline.stack.local import CHAOS_MODELS
+from pipeline.stack.models import CHAOS_MODELS
 from pipeline.stack.shipped import SHIPPED
 from postprocess.service import Decision
 from scoring.architectures import ARCHITECTURES

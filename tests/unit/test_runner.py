@@ -1,4 +1,4 @@
-"""The runner: how long it stays, what it claims next, and when it leaves."""
+"""The runner and its batches: how long a worker stays, what it claims next, what overlaps, and when it leaves."""
 
 import asyncio
 import itertools
@@ -11,9 +11,10 @@ from pipeline.contracts.failures import ArtifactCorrupt, CudaFault, SoftLimit
 from pipeline.contracts.lanes import Lane, ModelRef, parse_lane
 from pipeline.contracts.stages import Stage
 from pipeline.contracts.work import Completed, Ended, Header, Output, Progress, RetryLater, Work
-from pipeline.ledger.workers.claims import Batch
+from pipeline.ledger.workers.batch import Batch
 from pipeline.settings import read_settings
 from pipeline.worker import runner
+from pipeline.worker.batches import Served, Unfit
 
 REF = ModelRef("m", "1", "a" * 64)
 LANE = parse_lane(REF.lane(Stage.PREPROCESS))
@@ -34,8 +35,8 @@ class Ledger:
     def __init__(self, left: int = 1_000_000) -> None:
         self.left = left
         self.claim_next: list[int] = []
-        self.lingered = 0
-        self.passed_on = 0
+        self.times_parked = 0
+        self.successors = 0
         self.parked = False
         self.steps: list[str] = []
         self.claimed = 0
@@ -65,11 +66,11 @@ class Ledger:
         return self.claim(batch.lane, claim_next, answers_bell=False) if claim_next else None
 
     def park(self, lane: Lane, limit: int, seconds: float) -> Batch | Lane | None:
-        self.lingered += 1
+        self.times_parked += 1
         return None
 
     def ring_successor(self, lane: Lane) -> None:
-        self.passed_on += 1
+        self.successors += 1
 
 
 class Watch:
@@ -143,7 +144,7 @@ class DeviceStage(Service):
             return self.of.perform(REF, self.works)
 
 
-def serve(service: Service, ledger: Ledger | None = None) -> tuple[Ledger, runner.Served]:
+def serve(service: Service, ledger: Ledger | None = None) -> tuple[Ledger, Served]:
     ledger = ledger or Ledger()
     settings = read_settings({"SCORELINE_LANE_SLICE_S": "0.5", "SCORELINE_BELL_S": "2"})
     return ledger, runner.Runner(service, ledger, None, settings, Watch()).serve(LANE)  # type: ignore[arg-type]
@@ -151,13 +152,13 @@ def serve(service: Service, ledger: Ledger | None = None) -> tuple[Ledger, runne
 
 def test_a_busy_lane_is_left_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
     ledger, served = serve(Service(Clock(monkeypatch), 0.2))
-    assert (served.batches, ledger.claim_next, ledger.lingered) == (3, [64, 64, 0], 0)
-    assert ledger.passed_on == 1, "the next request finds somebody ready"
+    assert (served.batches, ledger.claim_next, ledger.times_parked) == (3, [64, 64, 0], 0)
+    assert ledger.successors == 1, "the next request finds somebody ready"
 
 
-def test_an_empty_lane_is_lingered_on_and_not_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_an_empty_lane_a_worker_parks_and_rings_no_successor(monkeypatch: pytest.MonkeyPatch) -> None:
     ledger, served = serve(Service(Clock(monkeypatch), 0.01), Ledger(left=2))
-    assert (served.batches, ledger.lingered, ledger.passed_on) == (2, 1, 0), "an idle stack rings nobody"
+    assert (served.batches, ledger.times_parked, ledger.successors) == (2, 1, 0), "an idle stack rings nobody"
 
 
 def test_the_steps_at_which_tests_kill_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,14 +170,14 @@ def test_the_steps_at_which_tests_kill_are_told(monkeypatch: pytest.MonkeyPatch)
 
 def test_after_a_long_batch_no_other_is_begun(monkeypatch: pytest.MonkeyPatch) -> None:
     ledger, served = serve(Service(Clock(monkeypatch), 40))
-    assert (served.batches, ledger.claim_next, ledger.lingered) == (1, [0], 0)
+    assert (served.batches, ledger.claim_next, ledger.times_parked) == (1, [0], 0)
 
 
 def test_after_an_interrupted_batch_the_process_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     ledger = Ledger()
-    with pytest.raises(runner.Unfit, match="too long"):
+    with pytest.raises(Unfit, match="too long"):
         serve(Service(Clock(monkeypatch), 0.0, error=SoftLimit("too long")), ledger)
-    assert (ledger.claim_next, ledger.held, ledger.lingered, ledger.passed_on) == ([0], set(), 0, 0)
+    assert (ledger.claim_next, ledger.held, ledger.times_parked, ledger.successors) == ([0], set(), 0, 0)
     assert all(isinstance(outcome, RetryLater) and outcome.attempts.suspect for outcome in ledger.outcomes)
 
 
@@ -219,7 +220,7 @@ def test_a_batch_that_spoils_the_device_is_settled_and_the_staged_one_is_left_to
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     ledger = Ledger()
-    with pytest.raises(runner.Unfit, match="illegal"):
+    with pytest.raises(Unfit, match="illegal"):
         serve(DeviceStage(Clock(monkeypatch), ledger, fails={2: CudaFault("illegal address")}), ledger)
     assert ledger.steps[-2:] == ["collect 2", "settle 2"]
     assert ledger.held == {"1:3"}
@@ -246,14 +247,14 @@ class PanicException(BaseException):
 class Rows(Service):
     """Raises ``error`` for the rows that are told to, wherever they stand in a batch."""
 
-    def __init__(self, error: BaseException, guilty: Sequence[int]) -> None:
-        self.error, self.guilty = error, guilty
+    def __init__(self, error: BaseException, offending: Sequence[int]) -> None:
+        self.error, self.offending = error, offending
 
     def batch_limit(self, model: ModelRef) -> int:
         return 8
 
     def perform(self, model: ModelRef, bodies: Sequence[Any]) -> Sequence[Output]:
-        if set(self.guilty) & set(bodies):
+        if set(self.offending) & set(bodies):
             raise self.error
         return [Output(body) for body in bodies]
 
@@ -278,7 +279,7 @@ OF_A_LIBRARY = [PanicException("not a char boundary"), GeneratorExit(), asyncio.
 @pytest.mark.parametrize("error", [*OF_A_LIBRARY, KeyboardInterrupt()], ids=lambda error: type(error).__name__)
 def test_what_is_no_exception_is_its_rows_failure_and_ends_the_process(error: BaseException) -> None:
     ledger = Numbered()
-    with pytest.raises(runner.Unfit, match=type(error).__name__):
+    with pytest.raises(Unfit, match=type(error).__name__):
         serve(Rows(error, [3]), ledger)
     assert [type(outcome) for outcome in ledger.outcomes] == [RetryLater if n == 3 else Completed for n in range(8)]
     charged = ledger.outcomes[3].attempts
@@ -296,7 +297,7 @@ def test_a_panic_that_does_not_come_again_ends_the_process_all_the_same() -> Non
             return super().perform(model, bodies)
 
     ledger = Numbered()
-    with pytest.raises(runner.Unfit, match="PanicException"):
+    with pytest.raises(Unfit, match="PanicException"):
         serve(Once(PanicException("once"), []), ledger)
     assert {type(outcome) for outcome in ledger.outcomes} == {Completed}
 
@@ -331,7 +332,7 @@ def test_each_step_of_a_device_may_fail(monkeypatch: pytest.MonkeyPatch, step: s
     try:
         serve(Breaks(Clock(monkeypatch), ledger), ledger)
         ended = False
-    except runner.Unfit:
+    except Unfit:
         ended = True
     assert ended == isinstance(error, PanicException)
     failed = [n for n, outcome in enumerate(ledger.outcomes) if not isinstance(outcome, Completed)]
@@ -387,7 +388,7 @@ def test_a_soft_limit_told_between_batches_is_kept_for_the_one_it_was_meant_for(
 
     ledger = Told(left=3)
     service = DeviceStage(Clock(monkeypatch), ledger)
-    with pytest.raises(runner.Unfit, match="soft time limit"):
+    with pytest.raises(Unfit, match="soft time limit"):
         runner.Runner(service, ledger, None, read_settings({}), watch).serve(LANE)  # type: ignore[arg-type]
     assert ledger.steps[-1] == "settle 2"
     assert {outcome.attempts.errors[0].category for outcome in ledger.outcomes} == {"hang"}
@@ -398,7 +399,7 @@ def test_a_store_that_is_away_when_the_process_must_end_does_not_keep_it_alive()
         def settle(self, batch: Batch, outcomes: Sequence[Any], **options: Any) -> Batch | None:
             raise ConnectionError("away")
 
-    with pytest.raises(runner.Unfit, match="PanicException"):
+    with pytest.raises(Unfit, match="PanicException"):
         serve(Rows(PanicException("x"), [3]), Away())
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import structlog
 import torch
 from torch import Tensor
 
@@ -26,6 +25,7 @@ from scoring.device import Cpu
 from scoring.model import LoadedModel
 from scoring.service import Scoring
 from scoring.vectors import OverVectors
+from tests.support.emitted import emitted
 from training.relevance_minilm import FALLBACK, NAME, import_minilm
 
 TABULAR = ("credit-default", "credit-default-logistic")
@@ -330,9 +330,9 @@ def numbers(*values: float) -> list[bytes]:
 
 def test_where_the_size_of_a_block_changes_the_example_all_have_one_size(monkeypatch: pytest.MonkeyPatch) -> None:
     module = Uneven()
-    with structlog.testing.capture_logs() as logs:
+    with emitted() as events:
         model = loaded(module, Cpu(), monkeypatch)
-    assert [entry["event"] for entry in logs] == ["answers_differ_by_block"]
+    assert [event.name for event in events] == ["answers_differ_by_block"]
     (alone,) = model.run(numbers(0.5))
     for size in range(1, 40):
         assert model.run(numbers(*[0.5] * size)) == [alone] * size

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from pipeline.breakers.window import LEAST, Breaker
+from pipeline.contracts.attempts import Attempt, Attempts
 from pipeline.contracts.failures import ArtifactCorrupt, CudaFault, NotNow, NumericFailure, OutOfMemory
-from pipeline.contracts.work import Attempt, Attempts, Header, Output, Progress, Work
+from pipeline.contracts.work import Header, Output, Progress, Work
 from scoring import serving
 from scoring.model import LoadedModel
 from scoring.serving import Missing, Serving

@@ -43,11 +43,22 @@ def test_a_bad_value_names_its_setting(name: str, value: str) -> None:
         ({"HARD_LIMIT_S": "4000"}, "4 x HARD_LIMIT_S + BELL_S < VISIBILITY_TIMEOUT_S"),
         ({"RESULT_TTL": "60", "IDEMPOTENCY_TTL": "61"}, "IDEMPOTENCY_TTL <= RESULT_TTL"),
         ({"LANE_SLICE_S": "3"}, "LANE_SLICE_S <= BELL_S"),
+        ({"PARK_S": "3"}, "PARK_S <= BELL_S"),
     ],
 )
 def test_settings_that_do_not_fit_each_other_are_refused(values: dict[str, str], relation: str) -> None:
     with pytest.raises(SettingsError, match=re.escape(relation)):
         read_settings({f"SCORELINE_{name}": value for name, value in values.items()})
+
+
+def test_a_worker_must_be_able_to_keep_its_lease() -> None:
+    """Although a heartbeat may wait for its answer as long as any call to the store."""
+    assert read_settings({}).for_worker() == read_settings({})
+    slow = read_settings({"SCORELINE_STORE_TIMEOUT_S": "2.5"})
+    with pytest.raises(SettingsError, match=re.escape("HEARTBEAT_S + STORE_TIMEOUT_S <= LEASE_TTL_S")):
+        slow.for_worker()
+    longer = {"SCORELINE_STORE_TIMEOUT_S": "2.5", "SCORELINE_LEASE_TTL_S": "3.5"}
+    assert read_settings(longer).for_worker().store_timeout_s == 2.5
 
 
 def test_a_shorter_result_ttl_takes_the_idempotency_ttl_along() -> None:

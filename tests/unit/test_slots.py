@@ -45,7 +45,7 @@ def test_a_process_id_that_is_given_again_begins_with_nothing(shared: slots.Slot
 def test_operators_see_as_many_breakers_as_fit_and_how_many_more_there_are(count: int, length: int) -> None:
     incarnation = Incarnation("scoring", "scoring", "cpu")
     incarnation.child_begins(7)
-    breakers = Breakers(incarnation.tell)
+    breakers = Breakers(incarnation.report_breakers)
     for number in range(count):
         breakers.changed(f"model {number} {'m' * length}@1", "open", 10.0)
     seen = described(incarnation)["breakers"]
@@ -62,7 +62,7 @@ def test_operators_see_as_many_breakers_as_fit_and_how_many_more_there_are(count
 def test_five_open_breakers_are_all_seen() -> None:
     incarnation = Incarnation("scoring", "scoring", "cpu")
     incarnation.child_begins(7)
-    breakers = Breakers(incarnation.tell)
+    breakers = Breakers(incarnation.report_breakers)
     names = [f"model a-model-with-a-rather-long-name-{number}@2026.10" for number in range(5)]
     for name in names:
         breakers.changed(name, "open", 30.0)
@@ -73,11 +73,11 @@ def test_of_too_many_models_operators_see_how_many_more_are_loaded() -> None:
     incarnation = Incarnation("scoring", "scoring", "cpu")
     incarnation.child_begins(7)
     names = [f"model-{number}@1" for number in range(1000)]
-    incarnation.loaded(names)
+    incarnation.report_models(names)
     *named, last = described(incarnation)["models"]
     assert named == names[: len(named)]
     assert last == f"and {1000 - len(named)} more"
-    incarnation.loaded(names[:3])
+    incarnation.report_models(names[:3])
     assert described(incarnation)["models"] == names[:3]
 
 
@@ -85,8 +85,8 @@ def test_of_two_children_operators_see_what_both_tell_until_one_is_gone() -> Non
     incarnation = Incarnation("scoring", "scoring", "cpu")
     for pid in (7, 8):
         incarnation.child_begins(pid)
-        incarnation.loaded(["shared@1", f"only-{pid}@1"])
-        incarnation.tell([{"name": f"of {pid}", "state": "open", "since": 0.0, "pause_s": 1.0}])
+        incarnation.report_models(["shared@1", f"only-{pid}@1"])
+        incarnation.report_breakers([{"name": f"of {pid}", "state": "open", "since": 0.0, "pause_s": 1.0}])
     assert described(incarnation)["models"] == ["shared@1", "only-7@1", "only-8@1"]
     assert [breaker["name"] for breaker in described(incarnation)["breakers"]] == ["of 7", "of 8"]
     incarnation.children.forget(7)

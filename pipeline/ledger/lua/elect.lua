@@ -1,30 +1,36 @@
 #!lua flags=allow-oom
--- Take or keep the lead of the sweepers. The leader says what is the case, for three seconds at a time.
--- ARGV: name, what is short because of the store's memory ('', 'memory_low': the cache; 'memory_full': accepting, too), lanes with a
---       backlog and what they do per second (`LANE RATE` lines; '' if none has one), '1' in degraded mode ('' else), ms
---       since its last round by its own clock.
--- Returns whether it leads, whether the mode is degraded (a new leader finds that as the one before it has left it), the
--- time (ms), and by how much the server's clock is behind it (ms).
--- A time that was added to the server's clock is taken back: of the time that passes, this share.
-local SLEW = 0.2
+-- Takes or keeps the lead of the sweepers, and publishes what the leader has found for a few seconds.
+-- Returns whether it leads, whether the mode is degraded (a new leader finds that as the one before it has left it),
+-- the time (ms), and by how much the server's clock is behind it (ms).
+local name = ARGV[1] -- the sweeper's
+local shortage = ARGV[2] -- of memory: '', 'memory_low' (for the cache) or 'memory_full' (for accepting, too)
+local rates = ARGV[3] -- of lanes with a backlog, in requests per second: `LANE RATE` lines, '' if none has one
+local degraded = ARGV[4] -- '1' or ''
+local passed_ms = ARGV[5] -- since its last round, by its own clock
+
 local now = now_ms()
 local leader = redis.call('GET', P .. 'leader')
-if leader and leader ~= ARGV[1] then return { 0, 0, int(now), '0' } end
-redis.call('SET', P .. 'leader', ARGV[1], 'PX', 1500)
+if leader and leader ~= name then return { 0, 0, int(now), '0' } end
+redis.call('SET', P .. 'leader', name, 'PX', LEADER_TTL_MS)
 
--- Say that something is the case, or no more. What is said is never unsaid for a moment in between.
-local function say(name, value, ms)
-  if value ~= '' then redis.call('SET', P .. name, value, 'PX', ms) else redis.call('DEL', P .. name) end
+-- Sets or removes a fact. One that is set again is never absent in between.
+local function publish(key, value, ttl)
+  if value ~= '' then
+    redis.call('SET', P .. key, value, 'PX', ttl)
+  else
+    redis.call('DEL', P .. key)
+  end
 end
-say('memory_low', ARGV[2] ~= '' and '1' or '', 3000)
-say('memory_full', ARGV[2] == 'memory_full' and '1' or '', 3000)
-say('pace', ARGV[3], 3000)
-if leader or ARGV[4] ~= '' then say('degraded', ARGV[4], 10000) end
+publish('memory_low', shortage ~= '' and '1' or '', LEADER_FACTS_TTL_MS)
+publish('memory_full', shortage == 'memory_full' and '1' or '', LEADER_FACTS_TTL_MS)
+publish('pace', rates, LEADER_FACTS_TTL_MS)
+if leader or degraded ~= '' then publish('degraded', degraded, DEGRADED_TTL_MS) end
 
+-- A time that was added to the server's clock is taken back: a share of the time that passes.
 local offset = tonumber(redis.call('GET', P .. 'offset') or '0')
 if leader and offset > 0 then
-  offset = math.max(0, offset - math.floor(SLEW * ARGV[5]))
+  offset = math.max(0, offset - math.floor(CLOCK_SLEW * passed_ms))
   redis.call('SET', P .. 'offset', int(offset))
 end
-if redis.call('EXISTS', P .. 'open') == 0 then redis.call('DEL', P .. 'owned') end -- whatever a count has missed
+if redis.call('EXISTS', P .. 'open') == 0 then redis.call('DEL', P .. 'owned') end -- corrects what a count has missed
 return { 1, redis.call('EXISTS', P .. 'degraded'), int(now), int(offset) }

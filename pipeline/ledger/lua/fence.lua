@@ -1,12 +1,15 @@
 #!lua flags=allow-oom
--- Fence those of these incarnations that have not beaten for so long: all of them, before any one's claims are released to
--- another that is dead as well. ARGV: silent for ms, then incarnations. Returns those that are fenced now.
-local now, silent = now_ms(), {}
-for i = 2, #ARGV do
+-- Fences those of these incarnations that have been silent for too long: all of them, before any one's claims are
+-- released to another that is dead as well. Returns those that are fenced now.
+local silent_ms = tonumber(ARGV[1])
+local FIRST = 2 -- then incarnations
+
+local now, fenced_now = now_ms(), {}
+for i = FIRST, #ARGV do
   local beat = tonumber(redis.call('ZSCORE', P .. 'beats', ARGV[i]) or '0')
-  if beat > 0 and now - beat >= tonumber(ARGV[1]) then
+  if beat > 0 and now - beat >= silent_ms then
     redis.call('ZADD', P .. 'beats', int(-now), ARGV[i])
-    silent[#silent + 1] = ARGV[i]
+    fenced_now[#fenced_now + 1] = ARGV[i]
   end
 end
-return silent
+return fenced_now

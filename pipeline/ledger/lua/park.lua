@@ -1,3 +1,5 @@
 #!lua flags=allow-oom
--- Put a worker on the list of its queue's parked workers. ARGV: the entry. Returns as join() does.
-return join(ARGV[1])
+-- Puts a worker on the list of its queue's parked workers. Returns as park() does.
+local entry = ARGV[1] -- 'INCARNATION FIELD LIMIT LANE'
+
+return park(entry)

@@ -1,35 +1,40 @@
 #!lua flags=allow-oom
--- Give claimed batches back to their lanes, with the scores they had, and ring. Call it until none is left: one call
--- takes no more batches once it has released 128 requests.
--- ARGV: incarnation, prefix of the fields ('' for all), charge ('start', 'loss' or 'none'), error, signal ('' if none),
---       older than ms (0: any age), fence ('1': the incarnation is dead for ever), category of the failure, the field that
---       was running ('' if any may have been: charge all; else the others never began), queue ('' or: take its lingerers
---       of that prefix off).
+-- Gives claimed batches back to their lanes, with the scores they had, and rings. Call it until none is left: one call
+-- takes no more batches once it has released SCRIPT_LIMIT requests.
 -- Returns the number of requests released, and 1 if more batches are to be released.
--- A batch waits again before its claim goes; its attempts are charged in between, so that being stopped charges nothing
--- twice.
-local incarnation, prefix, charge, reason, signal = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
-local older_ms, category, running, queue = tonumber(ARGV[6]), ARGV[8], ARGV[9], ARGV[10]
-local LIMIT, KEPT_ERRORS = 128, 20
+-- A batch waits again before its claim goes; its attempts are charged in between, so that a script that is stopped
+-- charges nothing twice.
+local incarnation = ARGV[1]
+local prefix = ARGV[2] -- of the fields to release ('' for all)
+local charge = ARGV[3] -- 'start', 'loss' or 'none'
+local reason = ARGV[4] -- the error that is charged
+local signal = ARGV[5] -- that ended the process ('' if none)
+local older_ms = tonumber(ARGV[6]) -- releases only batches that have been claimed for so long (0: all)
+local fences = ARGV[7] == '1' -- the incarnation is dead for ever
+local category = ARGV[8] -- of the failure
+local running = ARGV[9] -- the field that was running: it alone is charged, the others never began ('': charges all)
+local queue = ARGV[10] -- whose list loses the parked workers of that prefix ('' for none)
+
 local now = now_ms()
-if ARGV[7] == '1' then redis.call('ZADD', P .. 'beats', int(-now), incarnation) end
-if queue ~= '' then -- first: or another script would claim for a worker that is gone
+if fences then redis.call('ZADD', P .. 'beats', int(-now), incarnation) end
+if queue ~= '' then -- first, or another script would claim for a worker that has gone
   local idle, name = P .. 'idle:' .. queue, incarnation .. ' ' .. prefix
   for _, entry in ipairs(redis.call('LRANGE', idle, 0, -1)) do
-    if string.sub(entry, 1, #name) == name then redis.call('LREM', idle, 0, entry) end
+    if sub(entry, 1, #name) == name then redis.call('LREM', idle, 0, entry) end
   end
 end
 
--- One more attempt that failed, of what is known of a request's attempts.
+-- The account after one more attempt that failed. Its definition is Attempts.charge in contracts/attempts.py; a test
+-- holds the two to the same account. The death of a process is evidence, and makes a suspect at once; a worker that
+-- vanished is none, and makes one from SUSPECT_LOSSES on.
 local function charged_to(known, stage)
   local a = attempts_of(known)
-  -- Evidence makes a suspect at once; a vanished worker only the second time.
   if charge == 'start' then
     a.starts = a.starts + 1
     a.suspect = true
   else
     a.losses = a.losses + 1
-    a.suspect = a.suspect or a.losses >= 2
+    a.suspect = a.suspect or a.losses >= SUSPECT_LOSSES
   end
   local entry = { n = a.starts + a.losses, at = now, stage = stage, error = reason, category = category }
   if signal ~= '' then entry.signal = signal end
@@ -38,12 +43,12 @@ local function charged_to(known, stage)
   return cjson.encode(a)
 end
 
--- The requests of a batch that go back, and where each waits then. One whose outcome stands (it is being fanned out) stays
--- away; one that scoring has done waits for what comes after it: scoring's input is gone.
+-- The requests of a batch that go back, and where each waits then. One whose outcome is written (it is being fanned
+-- out) does not go back. One that scoring has done waits for the next stage: scoring's input is gone.
 local function going_back(stage, lane, scores, ids)
   local all, had = {}, {}
   for score in string.gmatch(scores, '[^,]+') do
-    all[#all + 1] = string.sub(ids, #all * 16 + 1, #all * 16 + 16)
+    all[#all + 1] = sub(ids, #all * ID_BYTES + 1, (#all + 1) * ID_BYTES)
     had[#had + 1] = score
   end
   local wanted = wanted_of(all)
@@ -61,7 +66,7 @@ end
 
 local function release(field, claim)
   local lane, _, scores, ids = string.match(claim, '^([^|]*)|([^|]*)|([^|]*)|(.*)$')
-  local stage = string.match(lane, '^%l+')
+  local stage = stage_of(lane)
   local back, size = going_back(stage, lane, scores, ids)
   local charged = charge ~= 'none' and (running == '' or running == field)
   local lanes, attempts = {}, { 'HSET', P .. 'attempts' }
@@ -72,18 +77,22 @@ local function release(field, claim)
   end
   if #back > 0 then
     local known = {}
-    for i, each in ipairs(back) do known[i] = each.id end
+    for i, each in ipairs(back) do
+      known[i] = each.id
+    end
     for i, before in ipairs(redis.call('HMGET', P .. 'attempts', unpack(known))) do
       attempts[#attempts + 1] = known[i]
       -- Written even if nothing is charged: what has been claimed once is not seen as queued again.
       attempts[#attempts + 1] = charged and charged_to(before, stage) or cjson.encode(attempts_of(before))
     end
   end
-  for _, waiting in pairs(lanes) do redis.call(unpack(waiting)) end
+  for _, waiting in pairs(lanes) do
+    redis.call(unpack(waiting))
+  end
   if #back > 0 then redis.call(unpack(attempts)) end
   if stage == 'scoring' then
     for _, each in ipairs(back) do
-      if not each.done then uncommit(each.id, each.score) end
+      if not each.done then restore_deadline(each.id, each.score) end
     end
   end
   redis.call('HDEL', P .. 'c:' .. incarnation, field)
@@ -91,7 +100,7 @@ local function release(field, claim)
   count(stage .. ':released', size)
   if charged then count('failed:' .. stage .. ':' .. category, size) end
   for to in pairs(lanes) do
-    tell('ZADD', P .. 'lanes', 'NX', int(now), to)
+    best_effort('ZADD', P .. 'lanes', 'NX', int(now), to)
     ring(to, now)
   end
   return #back
@@ -102,11 +111,11 @@ local fields = redis.call('HGETALL', P .. 'c:' .. incarnation)
 for f = 1, #fields, 2 do
   local field, claim = fields[f], fields[f + 1]
   local claimed_ms = tonumber(string.match(claim, '^%l+[^|]*/[^|]*|(%d+)|[^|]+|') or '')
-  if string.sub(field, 1, #prefix) == prefix then
+  if sub(field, 1, #prefix) == prefix then
     if not claimed_ms then
-      redis.call('HDEL', P .. 'c:' .. incarnation, field) -- nobody can read it; its requests are found (see stranded)
+      redis.call('HDEL', P .. 'c:' .. incarnation, field) -- it cannot be read; its requests are found (see stranded)
     elseif now - claimed_ms >= older_ms then
-      if released >= LIMIT then return { released, 1 } end
+      if released >= SCRIPT_LIMIT then return { released, 1 } end
       released = released + release(field, claim)
     end
   end

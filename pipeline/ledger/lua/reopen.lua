@@ -1,15 +1,16 @@
 #!lua flags=allow-oom
--- Bring back flights that stand nowhere - in no lane, in no claim, not among the retries - and requests that are not open.
--- They wait again, for the stage after the one whose output is there. A member of a flight that is over has its answer if
--- there is one; else its record goes: it is not open, so nobody was told that it was accepted.
--- ARGV: result_ttl ms, idempotency_ttl ms, then five for each: id, flight, scoring lane, its score in waiting sets, its
---       deadline (ms).
--- Returns how many wait again. One that stands somewhere all the same does no harm by standing twice.
+-- Brings back flights that are nowhere (in no lane, in no claim, not among the retries) and requests that are not open.
+-- They wait again, for the stage after the one whose output is there. A member of a flight that is over gets its answer
+-- if there is one; else its record is removed: it is not open, so no client was told that it was accepted.
+-- Returns how many wait again. If one was somewhere all the same, it does no harm that it is there twice.
+local result_ttl = ARGV[1] -- ms
+local idempotency_ttl = ARGV[2] -- ms
+-- Then for each request: id, flight, scoring lane, its score in waiting sets, its deadline (ms).
+local FIRST, STEP = 3, 5
+
 local now, reopened = now_ms(), 0
 
-local function is_joined(flight) return redis.call('HEXISTS', P .. 'joined', flight) == 1 end
-
-for i = 3, #ARGV, 5 do
+for i = FIRST, #ARGV, STEP do
   local id, flight, scoring, score, deadline = ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4]
   local record, joined = redis.call('GET', P .. 'r:' .. id), is_joined(flight)
   local live = record and not end_of(record)
@@ -25,8 +26,7 @@ for i = 3, #ARGV, 5 do
     else
       live = false
       if ended == 'succeeded' then
-        local answer = sub(record, 1, payload_at(record) - 1) .. sub(first, payload_at(first))
-        commit_ends({ id }, { answer }, ended, ARGV[1], ARGV[2])
+        commit_ends({ id }, { with_payload_of(record, first) }, ended, result_ttl, idempotency_ttl)
       elseif not redis.call('ZSCORE', P .. 'open', id) then
         redis.call('DEL', P .. 'r:' .. id)
       end
@@ -38,9 +38,9 @@ for i = 3, #ARGV, 5 do
     local lane = not output and preprocess or kind_of(output) == PREPROCESS and scoring or postprocess
     if live and joined then redis.call('ZADD', P .. 'm:' .. flight, score, id) end
     redis.call('ZADD', P .. 'q:' .. lane, waiting_score(flight, score) or score, flight)
-    if live and redis.call('ZADD', P .. 'open', 'NX', deadline, id) == 1 then count_owned({ record }, 1) end
-    if lane ~= postprocess then uncommit(flight, score) end
-    tell('ZADD', P .. 'lanes', 'NX', int(now), lane)
+    if live and redis.call('ZADD', P .. 'open', 'NX', deadline, id) == 1 then count_for_tenants({ record }, 1) end
+    if lane ~= postprocess then restore_deadline(flight, score) end
+    best_effort('ZADD', P .. 'lanes', 'NX', int(now), lane)
     ring(lane, now)
     reopened = reopened + 1
   end

@@ -1,4 +1,7 @@
 #!lua flags=allow-oom
--- Drop dead letters that are too old or too many. ARGV: dead_max_age ms, dead_max_count.
-trim_letters(now_ms() - ARGV[1], tonumber(ARGV[2]))
+-- Removes dead letters that are too old or too many.
+local max_age = ARGV[1] -- ms
+local max_count = tonumber(ARGV[2])
+
+trim_dead_letters(now_ms() - max_age, max_count)
 return 1

@@ -8,6 +8,7 @@ from pipeline.contracts.ids import accepted_ms
 from pipeline.contracts.lanes import parse_lane
 from pipeline.contracts.stages import PRIORITY_STEP, Priority, Stage
 from pipeline.ledger import keys
+from pipeline.ledger.clock import ledger_ms
 from pipeline.settings import Settings
 from pipeline.store.connection import AsyncClient
 from pipeline.store.errors import store_problems
@@ -41,7 +42,7 @@ async def read_overview(client: AsyncClient, settings: Settings) -> dict[str, An
             for incarnation, _ in beats:
                 pipe.hvals(keys.claims(incarnation.decode()))
             answers = await pipe.execute()
-    now = clock[0] * 1000 + clock[1] / 1000 + int(offset or 0)
+    now = ledger_ms(clock, offset)
     heads, claims = answers[: HEADS * len(lanes)], answers[HEADS * len(lanes) :]
     workers = [
         _worker(incarnation.decode(), beat, json.loads(described.get(incarnation, b"{}")), held, now, settings)

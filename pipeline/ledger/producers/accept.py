@@ -18,6 +18,7 @@ from pipeline.contracts.stages import FINAL_STATES, PRIORITY_STEP, Stage, State
 from pipeline.contracts.status import Failure, Status
 from pipeline.contracts.tenants import STORE, Caller
 from pipeline.ledger import keys
+from pipeline.ledger.clock import server_ms_async
 from pipeline.ledger.early_ends import end_early_arguments, end_early_head
 from pipeline.ledger.producers.refusals import refusal
 from pipeline.ledger.producers.submissions import Accepted, Known, Submission, SubmissionBatch
@@ -152,7 +153,7 @@ class Producing:
 
     async def _cancel(self, request_id: bytes, entry: Entry, message: str) -> bool:
         with store_problems():
-            now_ms = await self._now_ms()
+            now_ms = await server_ms_async(self._client)
             tried = await self._client.hget(keys.ATTEMPTS, entry.links.flight or request_id)
             error = Failure(category="cancelled", stage=None, message=message, retryable=False)
             end = End(now_ms, None, error, unpack_attempts(tried).starts)
@@ -218,7 +219,7 @@ class Producing:
     async def _absent(self, request_ids: Sequence[bytes]) -> list[Problem]:
         """Why there is no record of requests: Gone or NotFound, by the clock that has stamped their ids."""
         with store_problems():
-            now_ms = await self._now_ms()
+            now_ms = await server_ms_async(self._client)
         problems: list[Problem] = []
         for request_id in request_ids:
             text, kept_s = to_text(request_id), self._settings.result_ttl
@@ -227,8 +228,3 @@ class Producing:
             else:
                 problems.append(NotFound(f"no request {text}"))
         return problems
-
-    async def _now_ms(self) -> float:
-        """The ledger's time."""
-        (seconds, micros), offset = await self._client.time(), await self._client.get(keys.OFFSET)
-        return seconds * 1000 + micros / 1000 + int(offset or 0)

@@ -5,14 +5,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import structlog
 from redis.exceptions import RedisError
 
 from pipeline.ledger import keys
 from pipeline.service.cancellation import abandon
 from pipeline.store.connection import AsyncClient
+from pipeline.telemetry.events.services import NotificationsInterrupted
 
-log = structlog.get_logger()
 SIGN_S = 1.0
 """A channel that gives no sign for so long is asked for one, and taken for dead if it gives none for as long again."""
 FIRST_LOOK_S, RARE_LOOK_S = 1.0, 10.0
@@ -100,7 +99,7 @@ class Notifications:
                     await channel.subscribe(keys.ended_channel(self._client))
                     await self._follow(channel)
             except (RedisError, OSError) as error:
-                log.warning("endings_interrupted", error=str(error))
+                NotificationsInterrupted(error=str(error)).emit()
             self._ready.clear()
             self._wake_all()
             await asyncio.sleep(0.5)

@@ -13,10 +13,9 @@ from pipeline.contracts.problems import (
     StoreFull,
 )
 from pipeline.contracts.work import Header
+from pipeline.ledger.constants import MAX_WAIT_SHARE
 from pipeline.settings import Settings
 
-FILL = 0.8
-"""As in ``admission.lua``."""
 LONGEST_PAUSE_S = 60
 """What a producer is asked to wait at most before it sends again."""
 
@@ -38,8 +37,9 @@ def _too_many(_: bytes, __: int, ___: Header, settings: Settings) -> Problem:
 
 def _unreachable(number: bytes, _: int, header: Header, __: Settings) -> Problem:
     wait_s, timeout_s = int(number) / 1000, header.timeout_ms / 1000
-    detail = f"what waits before it takes about {wait_s:.1f} s, more than {FILL:.0%} of its timeout of {timeout_s:g} s"
-    pause_s = _pause(wait_s - FILL * timeout_s)
+    share = f"{MAX_WAIT_SHARE:.0%} of its timeout of {timeout_s:g} s"
+    detail = f"what waits before it takes about {wait_s:.1f} s, more than {share}"
+    pause_s = _pause(wait_s - MAX_WAIT_SHARE * timeout_s)
     return DeadlineUnreachable(f"{detail}: send it later, or with more time", retry_after_s=pause_s)
 
 

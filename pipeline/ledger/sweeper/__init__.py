@@ -1,6 +1,6 @@
 """The sweeper's door to the ledger.
 
-``maintenance``  release, due retries, deadlines, idle lanes
-``lane_metrics`` the pace of lanes, and which workers live
-``repairs``      what scripts that the server stopped have left
+``maintenance``  the lead, due retries, dead workers, overdue batches, deadlines, idle lanes, old dead letters
+``lane_metrics`` the pace of lanes, and which workers are alive
+``repairs``      what scripts that the server interrupted have left
 """

@@ -1,8 +1,8 @@
-"""What the leading sweeper measures of lanes and workers: the pace of a lane, and who lives.
+"""What the leading sweeper measures: the pace of each lane, and which workers are alive.
 
-A lane's *pace* is what it settles per second while more waits than it can do: only then is it limited by its workers,
-not by what arrives. Accept refuses by it what cannot be done in time, and documents estimate by it when a request ends.
-Lanes without a pace (never seen busy, or without a live worker) refuse nobody.
+A lane's *pace* is how many requests it settles per second while more are waiting than it can do: only then do its
+workers limit it, not what arrives. By the pace ``accept`` refuses requests that cannot be done in time, and status
+documents estimate when a request ends. A lane without a pace (never seen busy, or without a live worker) refuses none.
 """
 
 from collections import defaultdict, deque
@@ -12,43 +12,43 @@ from statistics import median
 
 from pipeline.contracts.stages import Stage
 from pipeline.ledger import keys
-from pipeline.ledger.registry import living
+from pipeline.ledger.registry import live_workers
 from pipeline.settings import Settings
 from pipeline.store.connection import Client
 
 PACE_SAMPLES = 10
 PACE_S = 30.0
-"""How long a sample of a busy lane counts: what was slow then may be fast now."""
+"""How long a sample of a busy lane counts: a lane that was slow may be fast now."""
 WORK_SAMPLES = 61
 FIRSTS_S = 10.0
-"""The while over which first attempts are counted, for the retry budget."""
+"""The window over which first attempts are counted, for the retry budget."""
 BUSY_S = 0.1
-"""A lane is busy if what waits would take so long at least, before and after a sample."""
+"""A lane is busy if what waits would take at least so long, before and after a sample."""
 RATE_WEIGHT = 0.2
 
 
 @dataclass(slots=True)
 class _Lane:
-    """What is known of one lane."""
+    """What is known of one lane. Counts are totals at the latest look."""
 
     waiting: int = 0
     settled: int = 0
     retried: int = 0
     busy: deque[tuple[float, int, float]] = field(default_factory=lambda: deque(maxlen=PACE_SAMPLES))
-    """Samples of a busy lane: when, settled, in how many seconds."""
+    """Samples of the busy lane: when it was taken, how many were settled, in how many seconds."""
     work: deque[float] = field(default_factory=lambda: deque(maxlen=WORK_SAMPLES))
-    """Milliseconds that the latest batch took, each time it was looked at."""
+    """How many milliseconds the latest batch took, at each look."""
     firsts: deque[tuple[float, int]] = field(default_factory=deque)
-    """First attempts: when, how many."""
+    """First attempts: when they were counted, how many."""
 
     @property
     def pace(self) -> float:
-        """Settled per second while busy; 0 if not known."""
+        """How many it settles per second while it is busy; 0 if not known."""
         seconds = sum(elapsed for _, _, elapsed in self.busy)
         return sum(settled for _, settled, _ in self.busy) / seconds if seconds else 0.0
 
     def sample(self, now: float, done: int, elapsed: float, waiting: int, *, served: bool) -> None:
-        """Take a second into account: how many were settled in it, how many wait now."""
+        """Takes a sample into account: ``done`` were settled in ``elapsed`` seconds, ``waiting`` are left."""
         while self.busy and self.busy[0][0] <= now - PACE_S:
             self.busy.popleft()
         rate = done / elapsed
@@ -61,7 +61,7 @@ class _Lane:
 
 
 class Measuring:
-    """Looks once a second, and publishes what it has found."""
+    """Measures once a second, and publishes what it has found."""
 
     def __init__(self, client: Client, settings: Settings) -> None:
         self._client = client
@@ -72,7 +72,7 @@ class Measuring:
         self._live: dict[str, int] = {}
 
     def look(self, now: float, server_ms: float) -> None:
-        """One look, at ``now`` (monotonic seconds)."""
+        """Measures once, at ``now`` (monotonic seconds) and ``server_ms`` (the ledger's time)."""
         elapsed = None if self._looked_at is None else now - self._looked_at
         self._live = self._live_workers(server_ms)
         settled, retried, work = self._counters()
@@ -116,9 +116,9 @@ class Measuring:
         )
 
     def _live_workers(self, server_ms: float) -> dict[str, int]:
-        """How many live workers each queue has; a standby that stands by is none."""
+        """Counts the live workers of each queue; a standby that does not claim is not counted."""
         live: dict[str, int] = defaultdict(int)
-        for worker in living(self._client, server_ms, self._settings.lease_ttl_s):
+        for worker in live_workers(self._client, server_ms, self._settings.lease_ttl_s):
             if worker.get("claims", True):
                 live[worker.get("queue", "")] += 1
         return live
@@ -143,13 +143,13 @@ class Measuring:
         return {name: lane for name, lane in self._lanes.items() if lane.pace > 0 and self._live.get(_queue(name))}
 
     def backlogs(self) -> str:
-        """The paces of lanes whose backlog takes a while, as accept reads them."""
+        """Returns the paces of lanes whose backlog takes a while, a line each, as ``accept`` reads them."""
         return "".join(
             f"{name} {lane.pace:.3f}\n" for name, lane in self._paced().items() if lane.waiting > BUSY_S * lane.pace
         )
 
     def live_scoring_workers(self) -> int:
-        """How many there are, of all pools."""
+        """Counts the live scoring workers of all pools."""
         return sum(count for queue, count in self._live.items() if queue.split(".")[0] == Stage.SCORING)
 
 

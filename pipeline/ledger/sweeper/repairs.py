@@ -1,15 +1,12 @@
-"""Repairs: what scripts that the server stopped on their way have left, and what stands nowhere.
+"""Repairs of what interrupted scripts have left undone: a script is no transaction (see ``lua/prelude/base.lua``).
 
-A script is no transaction (see ``lua/prelude/base.lua``). Whatever one has left undone, these bring to its end:
-
-``scrub``      walks over all keys, a page at a time, and clears away what has outlived what it stood for
-``stranded``   flights that scoring has claimed once, and that no lane, no claim and no retry knows
+``scrub``            walks over all keys, a page at a time: it deletes what has outlived its request, ends what has
+                     ended in part, and finds requests that are not open any more
+``recover_orphans``  finds flights that scoring has claimed and that now stand nowhere: in no lane, no claim, no retry
 """
 
 from collections.abc import Iterable
 from typing import Any
-
-import structlog
 
 from pipeline.contracts.ids import accepted_ms
 from pipeline.contracts.stages import PRIORITY_STEP, Stage
@@ -19,34 +16,34 @@ from pipeline.ledger.recovery import release_claims
 from pipeline.ledger.scripts import Scripts
 from pipeline.settings import Settings
 from pipeline.store.connection import Client
+from pipeline.telemetry.events.requests import RequestsReopened
 
-log = structlog.get_logger()
 PAGE = 256
-"""Keys of one look, about: a look costs the store half a millisecond."""
+"""About how many keys are checked at once: a page costs the store half a millisecond."""
 
 
 class Repairs:
-    """One sweeper's repairs: how far it has come is its own."""
+    """The repairs of one sweeper, which remembers how far it has come."""
 
     def __init__(self, client: Client, settings: Settings) -> None:
         self._client = client
         self._settings = settings
         self._scripts = Scripts(client)
-        self._lives = round(1000 * settings.result_ttl), round(1000 * settings.idempotency_ttl)
+        self._ttls_ms = round(1000 * settings.result_ttl), round(1000 * settings.idempotency_ttl)
         self._cursor = 0
-        self._past_from = 0
+        self._scored_from = 0
         self._joined_from = 0
         self._missed: set[bytes] = set()
 
     def scrub(self) -> int:
-        """Look at the next page of keys; how many requests wait again because of it."""
+        """Checks the next page of keys; returns how many requests wait again because of it."""
         self._cursor, page = self._client.scan(self._cursor, match=f"{keys.TAG}*", count=PAGE)
-        letter_ms = round(1000 * self._settings.dead_max_age)
+        dead_letter_ms = round(1000 * self._settings.dead_max_age)
         reopened = 0
         for start in range(0, len(page), keys.SCRIPT_LIMIT):
             part = page[start : start + keys.SCRIPT_LIMIT]
-            astray, holders = self._scripts.scrub(args=[*self._lives, letter_ms, *part])
-            reopened += self._reopen(astray)
+            orphans, holders = self._scripts.scrub(args=[*self._ttls_ms, dead_letter_ms, *part])
+            reopened += self._reopen(orphans)
             for incarnation in holders:
                 reason = "the worker was forgotten"
                 reopened += release_claims(self._scripts, incarnation.decode(), charge="loss", reason=reason)
@@ -54,23 +51,23 @@ class Repairs:
 
     @property
     def has_seen_all(self) -> bool:
-        """Whether the walk over the keys is at its beginning."""
+        """Whether the walk over the keys has come back to its beginning."""
         return self._cursor == 0
 
-    def stranded(self) -> int:
-        """Bring back flights that stood nowhere when they were looked for, twice in a row; how many."""
-        past, self._past_from = self._page_of_past()
+    def recover_orphans(self) -> int:
+        """Puts flights that stood nowhere, twice in a row, back into their lanes; returns how many."""
+        scored, self._scored_from = self._page_of_scored()
         self._joined_from, joined = self._client.hscan(keys.JOINED, self._joined_from, count=PAGE)
-        past |= {flight for flight, since in joined.items() if since != b"0"}
-        missed = past - self._claimed() - self._retrying() if past else set()
+        scored |= {flight for flight, since in joined.items() if since != b"0"}
+        missed = scored - self._claimed() - self._retrying() if scored else set()
         found, self._missed = missed & self._missed, missed
         return self._reopen(self._in_no_lane(found)) if found else 0
 
-    def _page_of_past(self) -> tuple[set[bytes], int]:
-        """Some of the requests that scoring has claimed, and where to go on."""
-        start = self._past_from
+    def _page_of_scored(self) -> tuple[set[bytes], int]:
+        """Returns a page of the requests that scoring has claimed, and where the next page begins."""
+        start = self._scored_from
         page = self._client.zrange(keys.OPEN, "+inf", "+inf", byscore=True, offset=start, num=PAGE)
-        # From the same place again, until what was missed there has been looked for twice.
+        # The same page again until what was missed there has been looked for twice.
         return set(page), start + PAGE if len(page) == PAGE and not self._missed else 0 if len(page) < PAGE else start
 
     def _claimed(self) -> set[bytes]:
@@ -104,7 +101,7 @@ class Repairs:
             try:
                 entries.append((request_id, unpack_entry(blob or b"")))
             except (ValueError, TypeError):
-                continue  # it ends when its deadline has passed
+                continue  # it expires at its deadline
         return entries
 
     def _reopen(self, request_ids: Iterable[bytes]) -> int:
@@ -115,13 +112,13 @@ class Repairs:
             score = header.priority * PRIORITY_STEP + deadline
             flight = entry.links.flight or request_id
             arguments += request_id, flight, header.ref.lane(Stage.SCORING), score, deadline
-        reopened = int(self._scripts.reopen(args=[*self._lives, *arguments])) if arguments else 0
+        reopened = int(self._scripts.reopen(args=[*self._ttls_ms, *arguments])) if arguments else 0
         if reopened:
-            log.warning("requests_reopened", requests=reopened)
+            RequestsReopened(requests=reopened).emit()
         return reopened
 
 
 def _ids_of(claim: bytes) -> list[bytes]:
-    """The requests of a claim; none if nobody can read it."""
+    """The requests of a claim; none if it cannot be read."""
     ids = claim.split(b"|", 3)[-1]
     return [ids[at : at + 16] for at in range(0, len(ids), 16)]

@@ -1,4 +1,4 @@
-"""Whether a device is healthy, suspect or sick. A pure judgement: what was seen in, the verdict out."""
+"""Whether a device is healthy, suspect or sick: what was seen goes in, the verdict comes out. No driver, no clock."""
 
 from collections import deque
 from dataclasses import dataclass, field
@@ -7,20 +7,20 @@ from enum import StrEnum
 from pipeline.worker.devices.nvml import Reading
 
 SICK_XIDS = frozenset({48, 61, 62, 64, 74, 79, 95, 119, 120, 140, 143})
-"""Of the hardware: memory that cannot be corrected or remapped, links, fallen off the bus, its processor lost."""
+"""Faults of the hardware: uncorrectable or unmappable memory, links, fallen off the bus, its processor lost."""
 SUSPECT_XIDS = frozenset({63, 92, 94, 121, 154})
-"""Corrected or contained, or the recovery action has changed. All others are the programs' own faults (13, 31, 43)."""
+"""Corrected or contained faults, or the recovery action has changed. All others are faults of programs (13, 31, 43)."""
 SICK_ACTIONS = frozenset({"reset the GPU", "reboot the node", "drain and reset", "reset the bus", "reboot the system"})
 HOT = frozenset({"hardware slowdown", "thermal, by hardware", "power brake"})
 CANARY_LIMIT_S = 10.0
-"""A computation that takes microseconds and has not come back by then will not."""
+"""The canary computes for microseconds. If it has not come back after so many seconds, it will not."""
 DEATHS, DEATHS_S = 3, 60.0
-"""So many deaths of children within so many seconds, with nothing settled in between, make a device suspect."""
+"""So many children that die within so many seconds, with nothing settled in between, make a device suspect."""
 KEPT_XIDS = 10
 
 
 class State(StrEnum):
-    """``sick``: no more work for it. ``suspect``: it works, and should be looked at."""
+    """``sick``: it gets no more work. ``suspect``: it works, and an operator should look at it."""
 
     HEALTHY = "healthy"
     SUSPECT = "suspect"
@@ -29,9 +29,10 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Canary:
-    """What a child says of the canary, a computation with a known answer. Seconds; the last one and the one under way.
+    """What a child reports of the canary, a computation with a known answer.
 
-    ``wrong``: the answer was not the known one.
+    ``took_s``: how long the last one took; ``running_s``: how long the present one has been running; ``wrong``: the
+    last answer was not the known one.
     """
 
     took_s: float | None = None
@@ -41,7 +42,7 @@ class Canary:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The state and what speaks for it."""
+    """The state of a device, and the reasons for it."""
 
     state: State
     reasons: tuple[str, ...] = ()
@@ -49,22 +50,22 @@ class Verdict:
 
 @dataclass(slots=True)
 class Health:
-    """What is remembered of one device between looks."""
+    """Judges one device, look by look; remembers what one look alone does not show."""
 
     xids: deque[int] = field(default_factory=lambda: deque(maxlen=KEPT_XIDS))
     _ecc_before: int | None = None
     _deaths: deque[float] = field(default_factory=lambda: deque(maxlen=DEATHS))
 
     def child_died(self, now: float) -> None:
-        """A child has died (``now``: any clock's seconds)."""
+        """Takes note of a child's death. ``now``: seconds of any clock, the same at each call."""
         self._deaths.append(now)
 
     def settled(self) -> None:
-        """A child has settled a batch: those before it did not die of the device."""
+        """Takes note that a batch was settled: the children that died before did not die of the device."""
         self._deaths.clear()
 
     def judge(self, reading: Reading | None, canary: Canary, now: float, *, lost: str = "") -> Verdict:
-        """The verdict on what is seen now. ``reading``: None without a driver. ``lost``: why it could not be read."""
+        """The verdict on what is seen now. ``reading``: None without a driver. ``lost``: why it cannot be read."""
         sick, suspect = self._of_the_driver(reading) if reading else ([], [])
         if lost:
             sick.append(lost)
@@ -86,7 +87,7 @@ class Health:
         if reading.recovery_action not in (None, "none"):
             (sick if reading.recovery_action in SICK_ACTIONS else suspect).append(f"to do: {reading.recovery_action}")
         if self._ecc_before is None:
-            self._ecc_before = reading.ecc_errors  # those of before are of before
+            self._ecc_before = reading.ecc_errors  # errors from before this worker say nothing of now
         if reading.ecc_errors is not None and self._ecc_before is not None and reading.ecc_errors > self._ecc_before:
             sick.append(f"{reading.ecc_errors - self._ecc_before} memory errors that could not be corrected")
         if reading.remapped is not None:

@@ -1,4 +1,4 @@
-"""What the driver says of the GPUs of this machine, through NVML.
+"""Reads from the NVIDIA driver, through NVML, what it knows of the GPUs of this machine.
 
 What a device or driver does not support is None. Names and codes: NVIDIA, "NVML API Reference Guide".
 """
@@ -30,7 +30,7 @@ RECOVERY_ACTIONS = {
 
 
 class NoDriver(Exception):
-    """This machine has no NVIDIA driver, or it does not answer."""
+    """This machine has no NVIDIA driver, or the driver does not answer."""
 
 
 class GpuLost(Exception):
@@ -39,7 +39,7 @@ class GpuLost(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Remapped:
-    """Rows of memory that were replaced. ``pending``: some will be at the next reset; ``failed``: none is left."""
+    """Rows of memory that were replaced. ``pending``: more will be at the next reset; ``failed``: no spare is left."""
 
     correctable: int
     uncorrectable: int
@@ -49,10 +49,10 @@ class Remapped:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One look at a GPU. Memory in bytes, utilisation in percent, temperature in degrees Celsius.
+    """What one look at a GPU has shown. Memory in bytes, utilisation in percent, temperature in degrees Celsius.
 
-    ``ecc_errors``: those that could not be corrected, since the driver was loaded. ``xids``: errors of the driver since
-    the last look (NVIDIA, "XID Errors").
+    ``ecc_errors``: how many could not be corrected since the driver was loaded. ``xids``: the errors that the driver
+    reported since the last look (NVIDIA, "XID Errors").
     """
 
     memory_used: int | None = None
@@ -76,7 +76,7 @@ class Found:
 
 
 def find() -> list[Found]:
-    """All of them; NoDriver."""
+    """Lists the GPUs of this machine; raises NoDriver."""
     _init()
     try:
         handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
@@ -89,23 +89,23 @@ def find() -> list[Found]:
 
 
 class Gpu:
-    """One GPU, to be looked at again and again. The driver's errors are collected between looks."""
+    """One GPU, for any number of looks. The errors that the driver reports are collected between looks."""
 
     def __init__(self, index: int) -> None:
-        """NoDriver; GpuLost."""
+        """Raises NoDriver or GpuLost."""
         _init()
         try:
             self._handle = pynvml.nvmlDeviceGetHandleByIndex(index)
         except pynvml.NVMLError as error:
             raise GpuLost(f"GPU {index}: {error}") from error
         self._events: Any = None
-        with suppress(pynvml.NVMLError):  # not every device tells of them
+        with suppress(pynvml.NVMLError):  # not every device reports them
             events = pynvml.nvmlEventSetCreate()
             pynvml.nvmlDeviceRegisterEvents(self._handle, pynvml.nvmlEventTypeXidCriticalError, events)
             self._events = events
 
     def read(self) -> Reading:
-        """One look; GpuLost."""
+        """Takes one look; raises GpuLost."""
         memory = self._ask(pynvml.nvmlDeviceGetMemoryInfo)
         utilisation = self._ask(pynvml.nvmlDeviceGetUtilizationRates)
         throttled = self._ask(pynvml.nvmlDeviceGetCurrentClocksEventReasons) or 0

@@ -1,13 +1,15 @@
 -- How requests, flights and dead letters end.
 
--- The command that lets idempotency keys stand for requests, or nil. held: {key, id, digest of the body} each. A key that
--- has come to stand for another request, since this one had it, is left to that.
-local function holding(held)
+-- The command that lets idempotency keys stand for requests, or nil if there is none to write.
+-- held: {key, id, digest of the body} each. A key that stands for another request by now is left to that.
+local function key_writes(held)
   if #held == 0 then return nil end
   local keys, set, n = {}, { 'MSETEX', 0 }, 0
-  for i, one in ipairs(held) do keys[i] = one[1] end
+  for i, one in ipairs(held) do
+    keys[i] = one[1]
+  end
   for i, value in ipairs(redis.call('MGET', unpack(keys))) do
-    if not value or sub(value, 1, 16) == held[i][2] then
+    if not value or sub(value, 1, ID_BYTES) == held[i][2] then
       n = n + 1
       set[2 * n + 1], set[2 * n + 2] = held[i][1], held[i][2] .. held[i][3]
     end
@@ -16,46 +18,48 @@ local function holding(held)
   return n > 0 and set or nil
 end
 
--- Requests of tenants have come (1) or ended (-1). records: any, whoever's. It is counted whether keys have limits or not:
--- so those can be set at any time. Called right after what it counts has been written. A tenant that has none left has no
--- field, which also takes back what a count has missed.
-local function count_owned(records, step)
+-- Counts the unfinished requests of tenants: some have come (step 1) or ended (step -1). records: of any tenants.
+-- Whether tenants have limits or not, so that limits can be set at any time. Called right after what it counts has been
+-- written.
+-- A tenant without unfinished requests has no field, which also corrects what a count has missed.
+local function count_for_tenants(records, step)
   local sums = {}
   for _, record in ipairs(records) do
-    local tenant = byte(record) >= 32 and tenant_of(record)
+    local tenant = byte(record) >= HAS_TENANT and tenant_of(record)
     if tenant then sums[tenant] = (sums[tenant] or 0) + step end
   end
   for tenant, sum in pairs(sums) do
-    local left = tell('HINCRBY', P .. 'owned', tenant, sum)
-    if type(left) == 'number' and left <= 0 then tell('HDEL', P .. 'owned', tenant) end
+    local left = best_effort('HINCRBY', P .. 'owned', tenant, sum)
+    if type(left) == 'number' and left <= 0 then best_effort('HDEL', P .. 'owned', tenant) end
   end
 end
 
--- Tell who waits for ends. A small announcement carries the records, which saves everybody who waits the look: a round
--- trip, at the light load where each counts most. A large one would take them to all who listen and wait for others.
--- A message: a zero byte and the ids; or how many, for each an id and its record's length in two bytes, then the records.
-local RECORDS_LIMIT = 4096 -- bytes
+-- Announces ends to the clients that wait for them. A small announcement carries the records, which saves each client a
+-- round trip at the light load where one counts most. A large one would send them to all who listen and wait for
+-- others.
+-- A message: a zero byte and the ids; or how many, for each an id and its record's length in two bytes, then the
+-- records.
 local function announce(ids, ends)
   local size, heads = 0, {}
   for i, id in ipairs(ids) do
     local n = #ends[i]
     size = size + n
-    if size > RECORDS_LIMIT then
-      tell('PUBLISH', CHANNEL, '\0' .. table.concat(ids))
+    if size > ANNOUNCED_BYTES then
+      best_effort('PUBLISH', CHANNEL, '\0' .. table.concat(ids))
       return
     end
     heads[i] = id .. string.char(math.floor(n / 256), n % 256)
   end
-  tell('PUBLISH', CHANNEL, string.char(#ids) .. table.concat(heads) .. table.concat(ends))
+  best_effort('PUBLISH', CHANNEL, string.char(#ids) .. table.concat(heads) .. table.concat(ends))
 end
 
--- The ends of requests: their records become their ends, then each leaves `open` - the one terminal commit - and only then
--- is it told. A request that stands in `open` with an end already, because a script was stopped in between, keeps that
--- end: it leaves, no more. Such a script leaves `ending`, which is written with the records: only then are they read first.
--- ids: all still open (the caller has looked, in the same script). ends: their new records, all of this state, replaced
--- by those that stand. The two lives in ms: a key never outlives what it stands for. before_records: writes what must
--- stand before they say that they have ended, told which had ended before (a table of ids). before_leaving: clears away
--- what nobody would find once they have left.
+-- Ends requests: their records become their ends, then each leaves `open` (the one terminal commit), and only then is
+-- that announced. A request that is in `open` with an end already, because a script was stopped in between, keeps that
+-- end: it only leaves. Such a script leaves `ending`, which is written with the records: only then are they read first.
+-- ids: all still open (the caller has looked, in the same script). ends: their new records, all of this state; those
+-- that exist already replace them. ttl, key_ttl: of records and of idempotency keys (ms): a key never outlives what it
+-- stands for. before_records: writes what must exist before the records say that they have ended; it is given a table
+-- of the ids that had ended before. before_leaving: removes what nobody would find once they have left.
 local function commit_ends(ids, ends, state, ttl, key_ttl, before_records, before_leaving)
   if #ids == 0 then return end
   local had_ended, sums = {}, {}
@@ -72,79 +76,86 @@ local function commit_ends(ids, ends, state, ttl, key_ttl, before_records, befor
       set[n + 1], set[n + 2] = P .. 'r:' .. id, ends[i]
       n = n + 2
     end
-    if byte(ends[i]) % 4 >= 2 then
+    if byte(ends[i]) % HAS_CACHE_KEY >= HAS_KEY then
       local key, body = key_of(ends[i])
       held[#held + 1] = { P .. 'k:' .. key, id, body }
     end
   end
-  local keys = holding(held)
+  local keys = key_writes(held)
   if before_records then before_records(had_ended) end
   set[2] = (n - 2) / 2
-  set_with_life(set, ttl)
-  if keys then set_with_life(keys, key_ttl) end
+  set_with_ttl(set, ttl)
+  if keys then set_with_ttl(keys, key_ttl) end
   if before_leaving then before_leaving() end
   redis.call('ZREM', P .. 'open', unpack(ids))
-  if not was_stopped then tell('DEL', P .. 'ending') end
+  if not was_stopped then best_effort('DEL', P .. 'ending') end
   if audited then
     local entry = { 'what', 'ended' }
-    for i, id in ipairs(ids) do entry[2 * i + 1], entry[2 * i + 2] = id, ends[i] end
+    for i, id in ipairs(ids) do
+      entry[2 * i + 1], entry[2 * i + 2] = id, ends[i]
+    end
     audit(unpack(entry))
   end
-  count_owned(ends, -1)
+  count_for_tenants(ends, -1)
   sums[state] = (sums[state] or 0) + (n - 4) / 2
-  for each, ended in pairs(sums) do count(each, ended) end
+  for each, ended in pairs(sums) do
+    count(each, ended)
+  end
   announce(ids, ends)
 end
 
--- Whether the cache has room for n more entries of this life (ms), which live in two buckets as long as that. About: an
--- entry is a pointer to a record that is kept anyway. max_bytes is what the cache may take.
-local function has_room(n, life, now, max_bytes)
+-- Whether the cache has room for n more pointers with this ttl (ms), estimated: they are counted by periods of that
+-- ttl, and those of two periods can be alive. max_bytes: what the cache may take. The records that pointers lead to are
+-- kept anyway.
+local function cache_has_room(n, ttl, now, max_bytes)
   if redis.call('EXISTS', P .. 'memory_low') == 1 then return false end
-  local bucket = math.floor(now / life)
-  local kept = P .. 'kept:' .. life .. ':'
-  local before, present = unpack(redis.call('MGET', kept .. int(bucket - 1), kept .. int(bucket)))
-  if ((before or 0) + (present or 0) + n) * 200 > max_bytes then return false end
-  tell('INCRBY', kept .. int(bucket), n)
-  tell('PEXPIRE', kept .. int(bucket), 2 * life)
+  local period = math.floor(now / ttl)
+  local kept = P .. 'kept:' .. ttl .. ':'
+  local before, present = unpack(redis.call('MGET', kept .. int(period - 1), kept .. int(period)))
+  if ((before or 0) + (present or 0) + n) * POINTER_BYTES > max_bytes then return false end
+  best_effort('INCRBY', kept .. int(period), n)
+  best_effort('PEXPIRE', kept .. int(period), 2 * ttl)
   return true
 end
 
--- Clear away what flights leave when they are over. records: a member's as ended, for the cache key.
--- cache: nil unless the first member's end is a result; else how long that may be given again (ms) and what the cache may
--- take (bytes). For two seconds it is found in any case: by who looked into a cache elsewhere a moment too early.
+-- Removes what flights leave when they are over. records: a member's as ended, for the cache key.
+-- cache: nil unless the first member's end is a result; else the time for which that may be given again (ms) and what
+-- the cache may take (bytes). A result is found for RECENT_RESULT_MS in any case: by a client that has looked into a
+-- cache elsewhere just before the result came there.
 local function close_flights(ids, records, now, cache)
   if #ids == 0 then return end
   redis.call('DEL', unpack(keys_of('o:', ids)))
   if redis.call('EXISTS', P .. 'attempts') == 1 then redis.call('HDEL', P .. 'attempts', unpack(ids)) end
-  local landed, gone, of = { 'MSETEX', 0 }, {}, {}
+  local pointers, gone, of = { 'MSETEX', 0 }, {}, {}
   for i, id in ipairs(ids) do
-    local cache_key, lasting = cache_key_of(records[i])
-    if cache_key and cache and lasting then
-      local n = #landed
-      landed[n + 1], landed[n + 2] = P .. 'f:' .. cache_key, id
+    local cache_key, reusable = cache_key_of(records[i])
+    if cache_key and cache and reusable then
+      local n = #pointers
+      pointers[n + 1], pointers[n + 2] = P .. 'f:' .. cache_key, id
     elseif cache_key then
       gone[#gone + 1], of[#of + 1] = P .. 'f:' .. cache_key, id
     end
   end
   if #gone > 0 then
     for i, value in ipairs(redis.call('MGET', unpack(gone))) do
-      if value and string.sub(value, 1, 16) == of[i] then redis.call('DEL', gone[i]) end -- not another's by now
+      if value and sub(value, 1, ID_BYTES) == of[i] then redis.call('DEL', gone[i]) end -- else another flight's
     end
   end
-  local n = (#landed - 2) / 2
+  local n = (#pointers - 2) / 2
   if n > 0 then
-    local keep = cache[1] > 2000 and has_room(n, cache[1], now, cache[2])
-    landed[2] = n
-    set_with_life(landed, keep and int(cache[1]) or 2000)
+    local ttl, max_bytes = cache[1], cache[2]
+    local keep = ttl > RECENT_RESULT_MS and cache_has_room(n, ttl, now, max_bytes)
+    pointers[2] = n
+    set_with_ttl(pointers, keep and int(ttl) or RECENT_RESULT_MS)
   end
 end
 
--- Dead letters are bounded by age (oldest_ms) and by count; what goes, goes whole.
-local function trim_letters(oldest_ms, most)
-  local old = redis.call('ZRANGE', P .. 'dead', '-inf', '(' .. int(oldest_ms), 'BYSCORE', 'LIMIT', 0, 128)
-  local excess = redis.call('ZCARD', P .. 'dead') - #old - most
+-- Removes dead letters, whole, that died before oldest_ms, and the oldest if there are more than max_count.
+local function trim_dead_letters(oldest_ms, max_count)
+  local old = redis.call('ZRANGE', P .. 'dead', '-inf', '(' .. int(oldest_ms), 'BYSCORE', 'LIMIT', 0, SCRIPT_LIMIT)
+  local excess = redis.call('ZCARD', P .. 'dead') - #old - max_count
   if excess > 0 then
-    for _, id in ipairs(redis.call('ZRANGE', P .. 'dead', #old, #old + math.min(excess, 128) - 1)) do
+    for _, id in ipairs(redis.call('ZRANGE', P .. 'dead', #old, #old + math.min(excess, SCRIPT_LIMIT) - 1)) do
       old[#old + 1] = id
     end
   end

@@ -1,32 +1,35 @@
 -- Lanes: bells, wakes, claims, and the parked workers.
 
--- Push one bell: a stock Celery message, built once by the broker module, into the lane's queue.
+-- Pushes one bell into the lane's queue: a stock Celery message (bell.json), with its places filled.
 local function push_bell(lane)
-  local queue = string.match(lane, '^[^/]+')
+  local queue = queue_of(lane)
   local bell = string.gsub(BELL, '__(%u+)__', {
     LANE = lane,
     LABEL = string.match(lane, '^[^#]+'),
     QUEUE = queue,
-    STAGE = string.match(lane, '^%l+'),
+    STAGE = stage_of(lane),
     NUMBER = int(redis.call('INCR', P .. 'bells')),
   })
   redis.call('LPUSH', P .. queue, bell)
 end
 
--- A fenced incarnation (swept for silence) may not claim: what it held has gone to others.
+-- Whether an incarnation is fenced (the sweeper has found it silent): it may not claim, as what it held has gone to
+-- others.
 local function fenced(incarnation)
   local beat = redis.call('ZSCORE', P .. 'beats', incarnation)
   return not beat or tonumber(beat) <= 0
 end
 
-local take -- below: it rings, too. That ends: `ring` hands out one batch a script, and a wake without one takes nothing
+-- `ring` takes a batch for a parked worker, and `take` rings if more waits. That ends: only the first ring of a script
+-- takes (it sets handed_out before), and a ring that does not take calls nothing that rings.
+local take -- below
 local handed_out = false
 local set_repl = redis.set_repl or function() end -- fakeredis has neither a file nor replicas
 
 local function ring_now(lane, now)
-  local idle = P .. 'idle:' .. string.match(lane, '^[^/]+')
+  local idle = P .. 'idle:' .. queue_of(lane)
   local entry, incarnation, field, limit, last
-  repeat -- those of the fenced are dead
+  repeat -- fenced workers are dead
     entry = redis.call('LPOP', idle)
     incarnation, field, limit, last = string.match(entry or '', '^(%S+) (%S+) (%d+) (%S+)$')
   until not entry or (incarnation and not fenced(incarnation))
@@ -40,13 +43,16 @@ local function ring_now(lane, now)
     if batch then
       wake[4], wake[5] = batch[1], batch[2]
       for list = 3, 6 do
-        for i = 1, #batch[3] do wake[#wake + 1] = batch[list][i] or '' end
+        for i = 1, #batch[3] do
+          wake[#wake + 1] = batch[list][i] or ''
+        end
       end
     end
-    -- A wake is for a connection of this server's: neither the file nor replicas are told. Its batch stands in the claims.
+    -- A wake is for a connection of this server: it goes neither to the file nor to replicas. Its batch is in the
+    -- claims.
     set_repl(redis.REPL_NONE)
-    local answer = redis.pcall(unpack(wake)) -- not `call`: whatever comes of it, all else is told
-    tell('PEXPIRE', wake[2], 5000)
+    local answer = redis.pcall(unpack(wake)) -- not `call`: whatever comes of it, all else is replicated
+    best_effort('PEXPIRE', wake[2], WAKE_TTL_MS)
     set_repl(redis.REPL_ALL)
     if type(answer) == 'table' and answer.err then error(answer.err, 0) end
   elseif redis.call('SADD', P .. 'rung', lane) == 1 then
@@ -54,21 +60,22 @@ local function ring_now(lane, now)
   end
 end
 
--- Say that a lane has work: wake a parked worker, else send a bell unless one is on its way.
--- A parked worker after work of this very lane finds its next batch claimed for it, in the wake: that saves it a
--- round trip. If it is gone by now, the batch is released like any other that it held.
--- A wake: the lane; with a batch also now and field, then its ids, scores, blobs and ('' for none) attempts.
--- A bell only tells: where it cannot be sent, the sweeper rings a second later. A worker that was taken off the list, and
--- hears nothing, gives back what may have been claimed for it.
+-- Announces that a lane has work: wakes a parked worker, or else sends a bell unless one is on its way.
+-- A worker that was parked after work of this very lane finds its next batch in the wake, claimed for it: that saves a
+-- round trip. If the worker has gone, the batch is released like any other that it held.
+-- A wake: the lane; with a batch also now (ms) and field, then its ids, scores, blobs and attempts ('' for none).
+-- A bell only informs: where it cannot be sent, the sweeper rings a second later. A worker that was taken off the list
+-- and gets no wake gives back what may have been claimed for it.
 local function ring(lane, now) pcall(ring_now, lane, now) end
 
--- Claim the next batch of a lane: the most urgent `limit` requests, written as one field of the incarnation's claims.
+-- Claims the next batch of a lane: the most urgent `limit` requests, written as one field of the incarnation's claims.
 -- Returns nil if nothing waits, else {now, field, ids, scores, blobs, attempts}.
--- They leave the waiting set last. A worker that still finds one there which is claimed, or done with this stage, does no harm: its
--- input says which stage made it (see Batch in claiming.py), and a request has one end, whoever settles it.
+-- The requests leave the waiting set last. If a script was stopped before that, a worker finds one there that is
+-- claimed, or that has passed this stage. That does no harm: its input says which stage made it (see Batch in
+-- claims.py), and a request has one end, whichever worker settles it.
 function take(incarnation, field, lane, limit, now)
-  local stage = string.match(lane, '^%l+')
-  tell('ZADD', P .. 'lanes', int(now), lane)
+  local stage = stage_of(lane)
+  best_effort('ZADD', P .. 'lanes', int(now), lane)
   local waiting = P .. 'q:' .. lane
   local head = redis.call('ZRANGE', waiting, 0, limit - 1, 'WITHSCORES')
   if #head == 0 then return nil end
@@ -78,7 +85,8 @@ function take(incarnation, field, lane, limit, now)
     n = n + 1
     ids[n], scores[n] = head[i], head[i + 1]
   end
-  -- Ended meanwhile: drop. Past its deadline: leave it to the sweeper, which ends it; after scoring none expires.
+  -- Those that have ended meanwhile are dropped. Those past their deadline are left to the sweeper, which ends them;
+  -- after scoring none expires.
   local wanted, opens, joined = wanted_of(ids)
   local live_ids, live_scores, first_gone, first_late = {}, {}, {}, {}
   n = 0
@@ -100,7 +108,7 @@ function take(incarnation, field, lane, limit, now)
     return nil
   end
 
-  -- A suspect (its process died under it) runs alone: take it if it is first, else leave it where it waits.
+  -- A suspect (its process died with it) runs alone: it is taken if it is the first, else it is left waiting.
   local attempts, left = {}, {}
   if redis.call('EXISTS', P .. 'attempts') == 1 then
     attempts = redis.call('HMGET', P .. 'attempts', unpack(ids))
@@ -132,9 +140,9 @@ function take(incarnation, field, lane, limit, now)
     end
   end
 
-  redis.call('HSET', P .. 'c:' .. incarnation, field,
-    lane .. '|' .. int(now) .. '|' .. table.concat(scores, ',') .. '|' .. table.concat(ids))
-  if audited then -- at once: from here on the claim stands, whatever comes of the rest
+  local claim = lane .. '|' .. int(now) .. '|' .. table.concat(scores, ',') .. '|' .. table.concat(ids)
+  redis.call('HSET', P .. 'c:' .. incarnation, field, claim)
+  if audited then -- at once: from here on the claim exists, whatever comes of the rest
     audit('what', 'claimed', 'incarnation', incarnation, 'field', field, 'lane', lane, 'ids', table.concat(ids))
   end
   if stage == 'scoring' then
@@ -167,19 +175,19 @@ function take(incarnation, field, lane, limit, now)
   return { int(now), field, ids, scores, blobs, attempts }
 end
 
--- Let a worker stand on the list of its queue's parked workers. entry: 'INCARNATION FIELD LIMIT LANE', field and
--- limit for a batch of that lane. Returns 'parked', 'work' if some waits there (claim it), or 'bell' if another lane's
--- waits in the queue (answer that).
-local function join(entry)
+-- Puts a worker on the list of its queue's parked workers. entry: 'INCARNATION FIELD LIMIT LANE', with the field and
+-- the limit for a batch of that lane. Returns 'parked'; or 'work' if some waits in the lane (claim it), or 'bell' if
+-- another lane's waits in the queue (answer that).
+local function park(entry)
   local lane = string.match(entry, ' (%S+)$')
-  local queue = string.match(lane, '^[^/]+')
+  local queue = queue_of(lane)
   if redis.call('ZCARD', P .. 'q:' .. lane) > 0 then return 'work' end
   if redis.call('LLEN', P .. queue) > 0 then
     for _, rung in ipairs(redis.call('SMEMBERS', P .. 'rung')) do
-      if rung ~= lane and string.match(rung, '^[^/]+') == queue then return 'bell' end
+      if rung ~= lane and queue_of(rung) == queue then return 'bell' end
     end
   end
   redis.call('LPUSH', P .. 'idle:' .. queue, entry)
-  tell('PEXPIRE', P .. 'idle:' .. queue, 5000)
+  best_effort('PEXPIRE', P .. 'idle:' .. queue, IDLE_TTL_MS)
   return 'parked'
 end

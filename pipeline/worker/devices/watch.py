@@ -1,7 +1,7 @@
-"""Watches the device of a scoring worker, and its host: who is sick ends, with nothing lost, and says so.
+"""The watch over a scoring worker's device and its host: a worker whose device is sick ends, with nothing lost.
 
-A worker whose device is sick stops claiming, gives back what it holds, and exits with 75: drain this node. Others go
-on. One whose memory or disk is nearly full is not ready, until there is room again.
+Such a worker stops claiming, gives back what it holds, and exits with 75: drain this node. Others go on. A worker whose
+memory or disk is nearly full is not ready until there is room again.
 """
 
 import shutil
@@ -12,23 +12,25 @@ from dataclasses import asdict
 from typing import Any
 
 import psutil
-import structlog
 
 from pipeline.service.periodic import Periodic
 from pipeline.settings import Settings
+from pipeline.telemetry.events.devices import DeviceChanged, NoGpuFound
 from pipeline.worker.devices.health import Health, State, Verdict
 from pipeline.worker.devices.nvml import Found, Gpu, GpuLost, NoDriver, Reading, find
 from pipeline.worker.incarnation import Incarnation
 
-log = structlog.get_logger()
 LOOK_S = 1.0
 FULL = 0.95
 EX_DRAIN = 75
-"""EX_TEMPFAIL of sysexits.h: somebody should look at this node before it works again."""
+"""EX_TEMPFAIL of sysexits.h: an operator should look at this node before it works again."""
 
 
 def chosen(settings: Settings) -> Found | None:
-    """The GPU that a scoring worker is to run on; None: the CPU, and the log says why. NoDriver if it cannot be had."""
+    """Returns the GPU that a scoring worker is to run on; None for the CPU (the log says why).
+
+    NoDriver if the settings name a GPU that cannot be had.
+    """
     if settings.device == "cpu":
         return None
     try:
@@ -36,7 +38,7 @@ def chosen(settings: Settings) -> Found | None:
     except NoDriver as reason:
         if settings.device != "auto":
             raise
-        log.info("runs_on_cpu", reason=str(reason))
+        NoGpuFound(reason=str(reason)).emit()
         return None
     if settings.device == "auto":
         return found[0] if found else None
@@ -47,7 +49,7 @@ def chosen(settings: Settings) -> Found | None:
 
 
 class DeviceWatch(Periodic):
-    """Looks once a second. A thread of its own: asking a sick device may take for ever."""
+    """Looks once a second. It has a thread of its own: a call to a sick device may never return."""
 
     def __init__(self, incarnation: Incarnation, found: Found | None, drain: Callable[[Verdict], None]) -> None:
         """``drain`` is called once, when the device is found to be sick."""
@@ -60,21 +62,21 @@ class DeviceWatch(Periodic):
         self._settled = 0
         self._state = State.HEALTHY
         self.full = ""
-        """What is nearly full; nothing if there is room."""
+        """What is nearly full, in words; empty if there is room."""
 
     def turn(self) -> None:
-        """Look once, and drain if it is sick."""
+        """Looks once, and drains the worker if the device is sick."""
         verdict = self.look()
         if verdict.state is State.SICK:
             self._drain(verdict)
             self.stop()
 
     def child_died(self) -> None:
-        """A child of this worker has died."""
+        """Notes that a child of this worker has died."""
         self._health.child_died(time.monotonic())
 
     def look(self) -> Verdict:
-        """Look once, and tell operators."""
+        """Looks once, and reports what it has found to operators."""
         reading, lost = self._read()
         if self._incarnation.settled_batches != self._settled:
             self._settled = self._incarnation.settled_batches
@@ -82,11 +84,10 @@ class DeviceWatch(Periodic):
         canary = self._incarnation.canary
         verdict = self._health.judge(reading, canary, time.monotonic(), lost=lost)
         if verdict.state is not self._state:
-            tell = log.info if verdict.state is State.HEALTHY else log.warning
-            tell("device", state=str(verdict.state), reasons=verdict.reasons)
+            DeviceChanged(state=str(verdict.state), reasons=verdict.reasons).emit()
             self._state = verdict.state
         self.full = ", ".join(_full(reading))
-        self._incarnation.observe(self._report(reading, verdict, canary.took_s))
+        self._incarnation.report_health(self._report(reading, verdict, canary.took_s))
         return verdict
 
     def _read(self) -> tuple[Reading | None, str]:

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 
 import pytest
 
+from pipeline.worker.devices import each_device
 from pipeline.worker.devices.nvml import Found
-from tasks import each_device
 
 
 @pytest.fixture(autouse=True)

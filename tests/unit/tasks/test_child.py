@@ -10,7 +10,7 @@ from redis.exceptions import ConnectionError as StoreConnectionError
 from pipeline.contracts.lanes import ModelRef
 from pipeline.contracts.stages import Stage
 from pipeline.ledger.workers.claims import Fenced
-from pipeline.worker.runner import Served, Unfit
+from pipeline.worker.batches import Served, Unfit
 from tasks import child
 
 LANE = ModelRef("m", "1", "a" * 64).lane(Stage.PREPROCESS)
@@ -34,7 +34,7 @@ def owed(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     monkeypatch.setattr(os, "_exit", end)
     debt = SimpleNamespace(pay=lambda: None, owe=lambda: given_back.append("all"))
-    holds = SimpleNamespace(hear_soft_limit=lambda: None, debt=debt)
+    holds = SimpleNamespace(catch_soft_limit=lambda: None, debt=debt)
     monkeypatch.setattr(child, "_child", holds)
     return given_back
 

@@ -15,6 +15,7 @@ from pipeline.sweeper.loop import Sweeper
 AT_EACH_LINE = """
 import signal, sys, threading, queue
 import fakeredis
+from pipeline.service import signals
 from pipeline.sweeper import loop as module
 from pipeline.settings import read_settings
 
@@ -27,7 +28,7 @@ for line in range(60):
 
     def trace(frame, event, _):
         global seen, told
-        if frame.f_code.co_filename not in (module.__file__, threading.__file__, queue.__file__):
+        if frame.f_code.co_filename not in (module.__file__, signals.__file__, threading.__file__, queue.__file__):
             return None
         if event == "line":
             seen += 1
@@ -63,7 +64,7 @@ class Rounds(Sweeper):
         self.seen: list[str] = []
 
     def sweep(self) -> None:
-        self.seen.append(self.in_vain)
+        self.seen.append(self.failure)
         outcome = self.outcomes.pop(0) if self.outcomes else self.stop()
         if outcome is not None:
             raise outcome
@@ -71,14 +72,14 @@ class Rounds(Sweeper):
 
 def test_a_sweeper_is_ready_once_it_has_got_through_a_round_and_not_while_it_fails() -> None:
     sweeper = Rounds(StoreConnectionError("away"), None, StoreConnectionError("again"), None)
-    assert "not got through a round" in sweeper.in_vain
+    assert "not got through a round" in sweeper.failure
     sweeper.run()
     failed, first, fine, failing, last = sweeper.seen
     assert "not got through a round" in failed
     assert "away" in first
     assert (fine, last) == ("", "")
     assert "again" in failing
-    assert sweeper.in_vain == ""
+    assert sweeper.failure == ""
 
 
 def test_a_fault_of_its_own_ends_the_sweeper_so_that_it_is_started_again() -> None:

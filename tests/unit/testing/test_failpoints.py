@@ -2,11 +2,14 @@
 
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from pipeline.testing.failpoints import arm, failpoints
+from pipeline.testing.failpoints import Failpoints, arm
+from tasks.child import failpoint_of
 
 
 def test_the_first_at_an_armed_step_gets_the_signal_and_nobody_after_it(
@@ -14,7 +17,7 @@ def test_the_first_at_an_armed_step_gets_the_signal_and_nobody_after_it(
 ) -> None:
     sent: list[tuple[int, int]] = []
     monkeypatch.setattr(os, "kill", lambda pid, number: sent.append((pid, number)))
-    one, another = failpoints(tmp_path), failpoints(tmp_path)
+    one, another = Failpoints(tmp_path), failpoint_of(tmp_path)
     one("after-claim")
     armed = arm(tmp_path, "after-claim", signal.SIGKILL)
     another("before-ack")
@@ -24,5 +27,7 @@ def test_the_first_at_an_armed_step_gets_the_signal_and_nobody_after_it(
     assert (sent, armed.exists()) == ([(os.getpid(), signal.SIGKILL)], False)
 
 
-def test_without_a_folder_nothing_happens() -> None:
-    failpoints(None)("after-claim")
+def test_without_a_folder_nothing_happens_and_nothing_for_tests_is_loaded() -> None:
+    failpoint_of(None)("after-claim")
+    code = "import sys, tasks.child, tasks.worker; assert 'pipeline.testing' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

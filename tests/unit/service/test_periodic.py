@@ -14,9 +14,10 @@ from pipeline.service.health import STUCK_S, HealthServer, Pulse
 from pipeline.service.periodic import LONG_S, Duty, Periodic
 from pipeline.settings import read_settings
 from pipeline.worker.devices.health import Canary
-from pipeline.worker.incarnation import Heartbeat, Incarnation
+from pipeline.worker.devices.watch import DeviceWatch
+from pipeline.worker.heartbeat import Heartbeat
+from pipeline.worker.incarnation import Incarnation
 from tasks import worker
-from tasks.device_watch import DeviceWatch
 from tasks.standby import Standby
 from tasks.watchdog import Watchdog
 from tests.conftest import eventually
