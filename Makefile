@@ -5,7 +5,7 @@ INSTALLED := .venv/.installed
 STYLUA := @johnnymorganz/stylua-bin@2.5.2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo up test test-system test-long lint format bench bench-growth bench-peers profile chaos chaos-stock clean
+.PHONY: help install demo up test test-system test-long lint format docs bench bench-growth bench-peers profile chaos chaos-stock clean
 
 help: ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,6 +67,11 @@ lint: $(INSTALLED) ## Check style, types, imports and the deploy files
 format: $(INSTALLED) ## Format the code
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+docs: $(INSTALLED) ## Build the documents as a site in build/site; a dead link fails
+	@# Not --quiet: it hides the warnings that --strict counts.
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "build/site/index.html"
 
 bench: $(INSTALLED) ## Measure against a plain Celery chain and bare lists on this machine
 	@$(BIN)/python -m bench
