@@ -113,7 +113,7 @@ for f = 1, #fields, 2 do
   local claimed_ms = tonumber(string.match(claim, '^%l+[^|]*/[^|]*|(%d+)|[^|]+|') or '')
   if sub(field, 1, #prefix) == prefix then
     if not claimed_ms then
-      redis.call('HDEL', P .. 'c:' .. incarnation, field) -- it cannot be read; its requests are found (see stranded)
+      redis.call('HDEL', P .. 'c:' .. incarnation, field) -- it cannot be read; the sweeper recovers its requests
     elseif now - claimed_ms >= older_ms then
       if released >= SCRIPT_LIMIT then return { released, 1 } end
       released = released + release(field, claim)
