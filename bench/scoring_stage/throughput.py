@@ -13,11 +13,11 @@ STAGE_GOALS = {"cpu": 0.85, "cuda": 0.95}
 GROUPING_GOAL = 1.5
 
 
-def measure_throughput(rounds: int, seconds: float, backlog: int, tell: Callable[[str], None]) -> dict[str, Any]:
+def measure_throughput(rounds: int, seconds: float, backlog: int, report: Callable[[str], None]) -> dict[str, Any]:
     """Measures the stage with a backlog, the bare loop, and the bare loop without grouping."""
     with store_with_model() as settings:
         waiting = waiting_rows(settings)
-        tell(f"submitting {backlog} rows")
+        report(f"submitting {backlog} rows")
         waiting.fill(backlog)
         began_with = waiting.waiting()
         found: dict[str, list[float]] = {"stage": [], "bare loop": [], "as they come": []}
@@ -28,7 +28,7 @@ def measure_throughput(rounds: int, seconds: float, backlog: int, tell: Callable
         }
         for number in range(rounds):
             for name in list(ways) if number % 2 == 0 else reversed(list(ways)):
-                tell(f"round {number + 1} of {rounds}: {name}")
+                report(f"round {number + 1} of {rounds}: {name}")
                 found[name].append(ways[name]())
     of_bare = statistics.median(a / b for a, b in zip(found["stage"], found["bare loop"], strict=True))
     of_order = statistics.median(a / b for a, b in zip(found["bare loop"], found["as they come"], strict=True))

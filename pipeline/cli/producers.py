@@ -79,7 +79,7 @@ class _Submitted:
     where: Path | None = None
     """Where the documents are."""
 
-    def tell(self, answers: Sequence[Status | Problem]) -> None:
+    def write_answers(self, answers: Sequence[Status | Problem]) -> None:
         """Counts answers and writes them."""
         for answer in answers:
             if isinstance(answer, Problem):
@@ -144,7 +144,9 @@ async def _submit(
             if results is not None:
                 results.open()
             submitted = _Submitted(count, results, lambda more: progress.advance(task, more))
-            sending = Sending(rows, submitted.tell, wait=wait, enough=lambda: submitted.not_written is not None)
+            sending = Sending(
+                rows, submitted.write_answers, wait=wait, enough=lambda: submitted.not_written is not None
+            )
             try:
                 await sending.run(client)
             except (Problem, BadFile) as error:

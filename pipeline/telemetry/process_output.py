@@ -83,12 +83,12 @@ class ProcessOutput:
                 for reader, written in pending.items():
                     if reader not in ready or len(written) > 1 << 16:
                         pending[reader] = b""
-                        self._tell(self._readers[reader], written)
+                        self._emit(self._readers[reader], written)
             for reader, written in pending.items():
-                self._tell(self._readers[reader], written)
+                self._emit(self._readers[reader], written)
 
     @staticmethod
-    def _tell(descriptor: int, written: bytes) -> None:
+    def _emit(descriptor: int, written: bytes) -> None:
         kind = StdoutText if descriptor == STDOUT else StderrText
         for text in _pieces(written.decode(errors="replace")):
             kind(text=text).emit()

@@ -1,4 +1,4 @@
-"""What has been computed lately is given again: by the ledger itself, or from a cache elsewhere, which may be gone."""
+"""Recent results are given again: by the ledger itself, or from a cache elsewhere, which may be gone."""
 
 from typing import Any
 
@@ -196,7 +196,7 @@ def test_what_has_expired_makes_room(far: Ledger, cache: redis.Redis) -> None:
 
 @ELSEWHERE
 def test_its_count_of_bytes_does_not_drift(far: Ledger, cache: redis.Redis) -> None:
-    """Entries that have expired in the server are still counted when they are filled anew."""
+    """Entries that have expired in the server are still counted when they are filled again."""
     scripts, cache_keys = Scripts(cache), [n.to_bytes(16, "big") for n in range(640)]
     for size in (100, 300, 100):
         for start in range(0, 640, 128):

@@ -1,4 +1,4 @@
-"""Equal inputs: computed once, and lately computed answers given again. Real processes, two servers."""
+"""Equal inputs: computed once, and recent answers given again. Real processes, two servers."""
 
 import asyncio
 import re
@@ -127,8 +127,8 @@ def test_an_answer_is_given_again_unless_the_producer_says_no_cache(web: httpx.C
     assert again.json()["result"] == first["result"]
     assert web.get(again.headers["Location"]).json() == again.json()
     for headers in ({"Cache-Control": "no-cache"}, {"Cache-Control": "max-age=0, No-Cache"}):
-        anew = web.post("/v1/scores?wait=30", json=application(3003), headers=headers).json()
-        assert (anew["cached"], anew["joined"], anew["attempts"]) == (False, False, 1)
+        fresh = web.post("/v1/scores?wait=30", json=application(3003), headers=headers).json()
+        assert (fresh["cached"], fresh["joined"], fresh["attempts"]) == (False, False, 1)
     rows = {"requests": [application(3003), application(3003) | {"no_cache": True}]}
     results = web.post("/v1/scores/batch", json=rows).json()["results"]
     assert [(row["status"], row["score"]["cached"]) for row in results] == [(200, True), (202, False)]

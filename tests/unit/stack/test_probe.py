@@ -1,4 +1,4 @@
-"""A service that does not listen yet is asked again, not begun anew."""
+"""A service that does not listen yet is asked again, not started again."""
 
 import io
 import threading
