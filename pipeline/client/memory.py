@@ -16,7 +16,8 @@ from pipeline.contracts.stages import Priority, State
 from pipeline.contracts.status import Failure, Status
 from pipeline.contracts.work import Header, Progress
 from pipeline.ledger.producers.submissions import Accepted, idempotency
-from pipeline.ledger.records import End, Entry, pack_prefix, status_of
+from pipeline.ledger.records import End, Entry, pack_prefix
+from pipeline.ledger.status_documents import status_of
 
 Score = Callable[[str, Mapping[str, Any]], dict[str, Any]]
 

@@ -8,7 +8,8 @@ from pipeline.contracts.problems import Problem
 from pipeline.contracts.status import Status
 from pipeline.contracts.tenants import STORE, Caller
 from pipeline.ledger.producers.notifications import reliance_times
-from pipeline.ledger.records import status_of, tenant_of, unpack_entry
+from pipeline.ledger.records import tenant_of, unpack_entry
+from pipeline.ledger.status_documents import status_of
 
 LAST_READ_S = 0.5
 """By so much a last read may overrun the time that a caller waits for an end."""

@@ -5,6 +5,7 @@
 ``scripts``      loads and calls them
 ``records``      what the values look like
 ``letters``      what dead letters look like
+``status_documents`` what producers read of a request
 ``releases``     which version of a model is current
 ``result_cache`` results that may be given again
 ``registry``     what the live workers say of themselves

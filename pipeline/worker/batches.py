@@ -21,7 +21,6 @@ released from there, and other workers run them (see ``judge`` for what is charg
 """
 
 import random
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -78,8 +77,9 @@ class Batches:
         settings: Settings,
         watch: Watch,
         failpoint: Callable[[str], None],
+        clock: Callable[[], float],
     ) -> None:
-        """``cache``: of results, if it is kept outside of the ledger. ``failpoint``: see ``Runner``."""
+        """``cache``: of results, if it is kept outside of the ledger. ``failpoint``, ``clock``: see ``Runner``."""
         self._service = service
         self._device = service if isinstance(service, DeviceService) else None
         self._guard = guard
@@ -88,6 +88,7 @@ class Batches:
         self._settings = settings
         self._watch = watch
         self._failpoint = failpoint
+        self._clock = clock
         self._rng = random.Random()  # noqa: S311 - jitter, not a secret
 
     def work_off(self, batch: Batch, deadline: float, served: Served) -> None:
@@ -138,7 +139,7 @@ class Batches:
 
     def _room(self, lane: Lane, deadline: float) -> int:
         """How many requests to claim next: none when it is time to leave."""
-        return 0 if time.monotonic() >= deadline else self.limit(lane)
+        return 0 if self._clock() >= deadline else self.limit(lane)
 
     def _overlaps(self, lane: Lane) -> bool:
         """Whether batches of this lane overlap."""
@@ -165,7 +166,7 @@ class Batches:
 
     def _launch(self, run: Run) -> None:
         """Begins to compute. From here on its time runs, and the batch is charged if this process dies."""
-        run.began = time.monotonic()
+        run.began = self._clock()
         self._watch.began(run.batch.field)
         if run.prepared is not None:
             try:
@@ -195,7 +196,7 @@ class Batches:
             run.answers = isolate(perform, run.works)
         finally:
             self._watch.ended()
-        run.batch.worked_ms = round((time.monotonic() - run.began) * 1000, 3)
+        run.batch.worked_ms = round((self._clock() - run.began) * 1000, 3)
 
     def _judge(self, run: Run) -> list[Outcome]:
         """The outcome of each request of a batch, in order."""

@@ -10,6 +10,7 @@ import os
 import secrets
 import socket
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -28,11 +29,12 @@ _SLOTS = 64
 class Incarnation:
     """The present name of this worker, shared with the children that are forked after this object was made."""
 
-    def __init__(self, stage: str, queue: str, device: str) -> None:
+    def __init__(self, stage: str, queue: str, device: str, clock: Callable[[], float] = time.monotonic) -> None:
+        """``clock``: monotonic seconds, by which the children's batches are timed."""
         # The name; one byte that a child sets once it can answer bells; the process id of the child that registered
         # last; how many batches were settled; what each child reports.
         self._shared = mmap.mmap(-1, _SLOTS + slots.COUNT * slots.SIZE)
-        self.children = slots.Slots(self._shared, _SLOTS)
+        self.children = slots.Slots(self._shared, _SLOTS, clock)
         """What each child reports."""
         self._own: slots.Slot | None = None
         self._description: dict[str, Any] = {

@@ -31,16 +31,19 @@ class Runner:
         watch: Watch,
         failpoint: Callable[[str], None] = lambda _: None,
         stopping: Callable[[], bool] = lambda: False,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """``failpoint`` is called at the steps at which tests kill this process (``pipeline/testing/failpoints.py``).
 
         ``stopping``: whether this process has been told to end; then what is raised is not the stage's doing.
+        ``clock``: monotonic seconds.
         """
         self._claims = claims
         self._settings = settings
         self._failpoint = failpoint
         self._guard = Guard(watch.overran, stopping)
-        self._batches = Batches(service, self._guard, claims, cache, settings, watch, failpoint)
+        self._clock = clock
+        self._batches = Batches(service, self._guard, claims, cache, settings, watch, failpoint, clock)
 
     @property
     def performing(self) -> bool:
@@ -62,13 +65,13 @@ class Runner:
         not park while the bell of another lane waits there. So under light traffic one bell serves for ``bell_s``.
         Then it rings its successor, which is parked before the next request comes: few requests pay for Celery's hop.
         """
-        bell_ends_at = time.monotonic() + self._settings.bell_s
+        bell_ends_at = self._clock() + self._settings.bell_s
         batch = self._claims.claim(lane, self._batches.limit(lane), answers_bell=True)
         while True:
-            deadline = min(time.monotonic() + self._settings.lane_slice_s, bell_ends_at)
+            deadline = min(self._clock() + self._settings.lane_slice_s, bell_ends_at)
             if batch is not None:
                 self._batches.work_off(batch, deadline, served)
-            if time.monotonic() >= deadline and not self._claims.parked:
+            if self._clock() >= deadline and not self._claims.parked:
                 # The last settle has rung if anything waits. If nothing does, the successor stands ready all the same.
                 # The other lanes come first: this lane's bell stands behind theirs.
                 self._claims.ring_successor(lane)

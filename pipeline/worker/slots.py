@@ -33,13 +33,14 @@ Item = TypeVar("Item")
 class Slot:
     """One child's slot."""
 
-    def __init__(self, memory: mmap.mmap, start: int) -> None:
+    def __init__(self, memory: mmap.mmap, start: int, clock: Callable[[], float]) -> None:
         # In this order: the child's process id; since when its batch runs; the same, copied by the parent when it says
         # that this batch takes too long; since when the canary runs, how long the last one took, and whether it was
         # wrong; whether the child has registered; the field of the batch that it began last; its breakers that are not
         # closed, and its models, as JSON.
         self._memory = memory
         self._start = start
+        self._clock = clock
 
     def _read(self, part: slice) -> bytes:
         return self._memory[self._start + part.start : self._start + part.stop]
@@ -75,7 +76,7 @@ class Slot:
         self.ended()
         self._write(_FIELD, field.encode())
         self._write(_TOLD, _NEVER)
-        self._write(_SINCE, struct.pack("d", time.monotonic()))
+        self._write(_SINCE, struct.pack("d", self._clock()))
 
     def ended(self) -> None:
         """Reports that the batch has run. Until the next one begins, it is still charged if the child dies."""
@@ -90,7 +91,7 @@ class Slot:
     def running_s(self) -> float:
         """How long the child's batch has been running, in seconds of the host's clock; 0 if it runs none."""
         (since,) = struct.unpack("d", self._read(_SINCE))
-        return max(1e-9, time.monotonic() - since) if since else 0.0
+        return max(1e-9, self._clock() - since) if since else 0.0
 
     def tell_too_long(self) -> None:
         """Says of the batch that runs now, and of no other, that it takes too long."""
@@ -104,7 +105,7 @@ class Slot:
 
     def canary_began(self) -> None:
         """Reports that the child's canary begins."""
-        self._write(_CANARY, struct.pack("dd?", time.monotonic(), self.canary.took_s or 0.0, False))
+        self._write(_CANARY, struct.pack("dd?", self._clock(), self.canary.took_s or 0.0, False))
 
     def canary_ended(self, *, right: bool) -> None:
         """Reports that the canary has come back, and whether with the right answer."""
@@ -114,7 +115,7 @@ class Slot:
     def canary(self) -> Canary:
         """What the child has reported of its canary."""
         since, took_s, wrong = struct.unpack("dd?", self._read(_CANARY))
-        return Canary(took_s or None, time.monotonic() - since if since else 0.0, wrong)
+        return Canary(took_s or None, self._clock() - since if since else 0.0, wrong)
 
     @property
     def breakers(self) -> list[dict[str, Any]]:
@@ -156,9 +157,9 @@ def _fitting(items: list[Item], part: slice, rest: Callable[[int], Item]) -> byt
 class Slots:
     """The slots of one worker, shared with the children that are forked after this object was made."""
 
-    def __init__(self, memory: mmap.mmap, start: int) -> None:
-        """``memory`` has COUNT times SIZE bytes for them from ``start`` on."""
-        self._slots = [Slot(memory, start + place * SIZE) for place in range(COUNT)]
+    def __init__(self, memory: mmap.mmap, start: int, clock: Callable[[], float] = time.monotonic) -> None:
+        """``memory`` has COUNT times SIZE bytes for them from ``start`` on. ``clock``: the host's monotonic seconds."""
+        self._slots = [Slot(memory, start + place * SIZE, clock) for place in range(COUNT)]
 
     def __iter__(self) -> Iterator[Slot]:
         """Those that a child has taken."""

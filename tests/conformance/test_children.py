@@ -2,7 +2,8 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -30,14 +31,16 @@ while True:
 class Clock:
     """The time of the slots, which passes when it is told to."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self) -> None:
         self.now = 1000.0
-        monkeypatch.setattr(slots, "time", SimpleNamespace(monotonic=lambda: self.now))
+
+    def __call__(self) -> float:
+        return self.now
 
 
-def registered(ledger: Ledger, pid: int) -> Incarnation:
+def registered(ledger: Ledger, pid: int, clock: Callable[[], float] = time.monotonic) -> Incarnation:
     """A worker with one child, which has told of nothing yet."""
-    incarnation = Incarnation("preprocess", "preprocess", "cpu")
+    incarnation = Incarnation("preprocess", "preprocess", "cpu", clock)
     incarnation.child_begins(pid)
     incarnation.register(ledger.client, child=pid)
     return incarnation
@@ -106,8 +109,8 @@ def test_a_child_that_does_not_become_ready_is_replaced(make_ledger: LedgerMaker
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    return Clock(monkeypatch)
+def clock() -> Clock:
+    return Clock()
 
 
 @pytest.fixture
@@ -126,7 +129,7 @@ def test_a_batch_that_takes_too_long_is_told_and_then_ended_with_its_process(
     ledger: Ledger, stubborn: subprocess.Popen[bytes], times: int, clock: Clock
 ) -> None:
     """In degraded mode it may take twice as long."""
-    incarnation = registered(ledger, stubborn.pid)
+    incarnation = registered(ledger, stubborn.pid, clock)
     incarnation.degraded = times == 2
     claims = claims_of(ledger, incarnation, stubborn.pid)
     (request_id,) = ledger.accept()
@@ -164,7 +167,7 @@ def test_a_batch_that_takes_too_long_is_told_and_then_ended_with_its_process(
 
 
 def test_a_batch_that_has_run_has_no_limit(ledger: Ledger, stubborn: subprocess.Popen[bytes], clock: Clock) -> None:
-    incarnation = registered(ledger, stubborn.pid)
+    incarnation = registered(ledger, stubborn.pid, clock)
     children = Children(incarnation, "preprocess", ledger.client, ledger.settings)
     incarnation.began("1:1")
     clock.now += 3600
@@ -179,7 +182,7 @@ def test_what_a_batch_was_told_is_not_told_the_next_one(
     ledger: Ledger, stubborn: subprocess.Popen[bytes], clock: Clock
 ) -> None:
     """And the next one is told if it takes too long as well, even if it is the same batch that began again."""
-    incarnation = registered(ledger, stubborn.pid)
+    incarnation = registered(ledger, stubborn.pid, clock)
     children = Children(incarnation, "preprocess", ledger.client, ledger.settings)
     living = pool(SimpleNamespace(pid=stubborn.pid, exitcode=None))
     children.meet(living)

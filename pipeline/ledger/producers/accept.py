@@ -15,10 +15,11 @@ from pipeline.ledger.early_ends import end_early_arguments, end_early_head
 from pipeline.ledger.producers.refusals import refusal
 from pipeline.ledger.producers.status import StatusReader
 from pipeline.ledger.producers.submissions import Accepted, Known, Submission, SubmissionBatch
-from pipeline.ledger.records import End, Entry, status_of, tenant_of, unpack_attempts, unpack_entry
+from pipeline.ledger.records import End, Entry, tenant_of, unpack_attempts, unpack_entry
 from pipeline.ledger.releases import read_releases
 from pipeline.ledger.result_cache import CacheReader
 from pipeline.ledger.scripts import Scripts
+from pipeline.ledger.status_documents import status_of
 from pipeline.settings import Settings
 from pipeline.store.connection import AsyncClient
 from pipeline.store.errors import store_problems

@@ -9,8 +9,9 @@ from pipeline.contracts.stages import PRIORITY_STEP, Stage
 from pipeline.contracts.status import Status
 from pipeline.contracts.tenants import Caller
 from pipeline.ledger import keys
-from pipeline.ledger.records import status_of, tenant_of, unpack_attempts, unpack_entry
+from pipeline.ledger.records import tenant_of, unpack_attempts, unpack_entry
 from pipeline.ledger.scripts import Scripts
+from pipeline.ledger.status_documents import status_of
 from pipeline.settings import Settings
 from pipeline.store.connection import AsyncClient
 from pipeline.store.errors import store_problems

@@ -15,16 +15,9 @@ from pipeline.contracts.stages import Priority
 from pipeline.contracts.status import Status
 from pipeline.contracts.tenants import NOBODY, Tenant
 from pipeline.contracts.work import Header, Links, Progress
-from pipeline.ledger.records import (
-    ACCEPTED,
-    MEMBER_PAYLOAD,
-    Entry,
-    pack_features,
-    pack_prefix,
-    status_of,
-    unpack_entry,
-)
+from pipeline.ledger.records import ACCEPTED, MEMBER_PAYLOAD, Entry, pack_features, pack_prefix, unpack_entry
 from pipeline.ledger.result_cache import CacheReader
+from pipeline.ledger.status_documents import status_of
 from pipeline.settings import Settings
 
 DEDUP_TOKEN_S = 120

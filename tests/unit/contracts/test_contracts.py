@@ -23,10 +23,10 @@ from pipeline.ledger.records import (
     pack_entry,
     pack_features,
     pack_prefix,
-    status_of,
     unpack_attempts,
     unpack_entry,
 )
+from pipeline.ledger.status_documents import status_of
 
 HEADER = Header("credit-default", "1", b"\x01" * 32, "", 1, 60_000, 0, True)
 FRONT = pack_prefix(HEADER)

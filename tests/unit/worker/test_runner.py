@@ -2,7 +2,8 @@
 
 import asyncio
 import itertools
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -24,9 +25,11 @@ HEADER = Header("m", "1", bytes(32), "", 1, 60_000, 0, True)
 class Clock:
     """Time that only the stage's work takes."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self) -> None:
         self.now = 100.0
-        monkeypatch.setattr(runner.time, "monotonic", lambda: self.now)
+
+    def __call__(self) -> float:
+        return self.now
 
 
 class Ledger:
@@ -144,46 +147,53 @@ class DeviceStage(Service):
             return self.of.perform(REF, self.works)
 
 
+def clock_of(service: object) -> Callable[[], float]:
+    """The time that a stage takes, if it has one of its own."""
+    return getattr(service, "clock", time.monotonic)
+
+
 def serve(service: Service, ledger: Ledger | None = None) -> tuple[Ledger, Served]:
     ledger = ledger or Ledger()
     settings = read_settings({"SCORELINE_LANE_SLICE_S": "0.5", "SCORELINE_BELL_S": "2"})
-    return ledger, runner.Runner(service, ledger, None, settings, Watch()).serve(LANE)  # type: ignore[arg-type]
+    return ledger, runner.Runner(service, ledger, None, settings, Watch(), clock=clock_of(service)).serve(LANE)  # type: ignore[arg-type]
 
 
-def test_a_busy_lane_is_left_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    ledger, served = serve(Service(Clock(monkeypatch), 0.2))
+def test_a_busy_lane_is_left_after_its_time() -> None:
+    ledger, served = serve(Service(Clock(), 0.2))
     assert (served.batches, ledger.claim_next, ledger.times_parked) == (3, [64, 64, 0], 0)
     assert ledger.successors == 1, "the next request finds somebody ready"
 
 
-def test_on_an_empty_lane_a_worker_parks_and_rings_no_successor(monkeypatch: pytest.MonkeyPatch) -> None:
-    ledger, served = serve(Service(Clock(monkeypatch), 0.01), Ledger(left=2))
+def test_on_an_empty_lane_a_worker_parks_and_rings_no_successor() -> None:
+    ledger, served = serve(Service(Clock(), 0.01), Ledger(left=2))
     assert (served.batches, ledger.times_parked, ledger.successors) == (2, 1, 0), "an idle stack rings nobody"
 
 
-def test_the_steps_at_which_tests_kill_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_steps_at_which_tests_kill_are_told() -> None:
     steps: list[str] = []
-    service = Service(Clock(monkeypatch), 40)
-    runner.Runner(service, Ledger(), None, read_settings({}), Watch(), steps.append).serve(LANE)  # type: ignore[arg-type]
+    service, clock = Service(clock := Clock(), 40), clock
+    runner.Runner(service, Ledger(), None, read_settings({}), Watch(), steps.append, clock=clock_of(service)).serve(
+        LANE
+    )  # type: ignore[arg-type]
     assert steps == ["after-claim", "after-settle", "before-ack"]
 
 
-def test_after_a_long_batch_no_other_is_begun(monkeypatch: pytest.MonkeyPatch) -> None:
-    ledger, served = serve(Service(Clock(monkeypatch), 40))
+def test_after_a_long_batch_no_other_is_begun() -> None:
+    ledger, served = serve(Service(Clock(), 40))
     assert (served.batches, ledger.claim_next, ledger.times_parked) == (1, [0], 0)
 
 
-def test_after_an_interrupted_batch_the_process_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_after_an_interrupted_batch_the_process_ends() -> None:
     ledger = Ledger()
     with pytest.raises(Unfit, match="too long"):
-        serve(Service(Clock(monkeypatch), 0.0, error=SoftLimit("too long")), ledger)
+        serve(Service(Clock(), 0.0, error=SoftLimit("too long")), ledger)
     assert (ledger.claim_next, ledger.held, ledger.times_parked, ledger.successors) == ([0], set(), 0, 0)
     assert all(isinstance(outcome, RetryLater) and outcome.attempts.suspect for outcome in ledger.outcomes)
 
 
-def test_while_a_batch_computes_the_next_is_staged_and_the_one_before_settled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_while_a_batch_computes_the_next_is_staged_and_the_one_before_settled() -> None:
     ledger = Ledger(left=4)
-    serve(DeviceStage(Clock(monkeypatch), ledger), ledger)
+    serve(DeviceStage(Clock(), ledger), ledger)
     assert ledger.steps == [
         "claim 1", "stage 1", "launch 1", "claim 2", "stage 2", "collect 1",
         "launch 2", "settle 1", "claim 3", "stage 3", "collect 2",
@@ -193,7 +203,7 @@ def test_while_a_batch_computes_the_next_is_staged_and_the_one_before_settled(mo
     assert ledger.most_held == 2, "the one that runs, and the one that is staged"
 
 
-def test_a_model_that_has_to_be_loaded_first_takes_of_the_batchs_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_model_that_has_to_be_loaded_first_takes_of_the_batchs_time() -> None:
     watch = Watch()
     told: list[tuple[str, bool]] = []
 
@@ -203,31 +213,30 @@ def test_a_model_that_has_to_be_loaded_first_takes_of_the_batchs_time(monkeypatc
             return super().prepare(model, works)
 
     ledger = Ledger(left=2)
-    serving = runner.Runner(Loads(Clock(monkeypatch), ledger), ledger, None, read_settings({}), watch)  # type: ignore[arg-type]
+    clock = Clock()
+    serving = runner.Runner(Loads(clock, ledger), ledger, None, read_settings({}), watch, clock=clock)  # type: ignore[arg-type]
     serving.serve(LANE)
     assert told == [("1:1", True), ("1:1", False)], "the second is prepared while the first runs"
 
 
-def test_what_computes_ahead_leaves_in_time_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_computes_ahead_leaves_in_time_as_well() -> None:
     ledger = Ledger()
-    serve(DeviceStage(Clock(monkeypatch), ledger, seconds=0.2), ledger)
+    serve(DeviceStage(Clock(), ledger, seconds=0.2), ledger)
     assert ledger.held == set()
     assert ledger.claim_next[-1] == 0
     assert ledger.claimed == 4
 
 
-def test_a_batch_that_spoils_the_device_is_settled_and_the_staged_one_is_left_to_be_given_back(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_batch_that_spoils_the_device_is_settled_and_the_staged_one_is_left_to_be_given_back() -> None:
     ledger = Ledger()
     with pytest.raises(Unfit, match="illegal"):
-        serve(DeviceStage(Clock(monkeypatch), ledger, fails={2: CudaFault("illegal address")}), ledger)
+        serve(DeviceStage(Clock(), ledger, fails={2: CudaFault("illegal address")}), ledger)
     assert ledger.steps[-2:] == ["collect 2", "settle 2"]
     assert ledger.held == {"1:3"}
     assert all(isinstance(outcome, RetryLater) and outcome.attempts.suspect for outcome in ledger.outcomes)
 
 
-def test_what_cannot_be_prepared_fails_when_its_turn_has_come(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_prepared_fails_when_its_turn_has_come() -> None:
     class Unprepared(DeviceStage):
         def prepare(self, model: ModelRef, works: Sequence[Work]) -> DeviceStage.Batch:
             if self.prepared:
@@ -235,7 +244,7 @@ def test_what_cannot_be_prepared_fails_when_its_turn_has_come(monkeypatch: pytes
             return super().prepare(model, works)
 
     ledger = Ledger(left=2)
-    _, served = serve(Unprepared(Clock(monkeypatch), ledger), ledger)
+    _, served = serve(Unprepared(Clock(), ledger), ledger)
     assert (served.batches, ledger.held) == (2, set())
     assert {type(outcome) for outcome in ledger.outcomes} == {Ended}
 
@@ -314,7 +323,7 @@ def test_a_process_that_is_told_to_end_charges_nobody() -> None:
 
 @pytest.mark.parametrize("step", ["prepare", "launch", "collect"])
 @pytest.mark.parametrize("error", [PanicException("x"), RuntimeError("x")], ids=["panic", "error"])
-def test_each_step_of_a_device_may_fail(monkeypatch: pytest.MonkeyPatch, step: str, error: BaseException) -> None:
+def test_each_step_of_a_device_may_fail(step: str, error: BaseException) -> None:
     class Breaks(DeviceStage):
         def prepare(self, model: ModelRef, works: Sequence[Work]) -> DeviceStage.Batch:
             self.fail("prepare", works)
@@ -330,7 +339,7 @@ def test_each_step_of_a_device_may_fail(monkeypatch: pytest.MonkeyPatch, step: s
 
     ledger = Numbered()
     try:
-        serve(Breaks(Clock(monkeypatch), ledger), ledger)
+        serve(Breaks(Clock(), ledger), ledger)
         ended = False
     except Unfit:
         ended = True
@@ -350,7 +359,7 @@ def test_outputs_without_end_are_too_many() -> None:
     assert {type(outcome) for outcome in ledger.outcomes} == {RetryLater}
 
 
-def test_a_stage_that_cannot_say_how_many_it_wants_gets_one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stage_that_cannot_say_how_many_it_wants_gets_one_at_a_time() -> None:
     class Mute(DeviceStage):
         def batch_limit(self, model: ModelRef) -> int:
             raise PanicException("no")
@@ -359,24 +368,22 @@ def test_a_stage_that_cannot_say_how_many_it_wants_gets_one_at_a_time(monkeypatc
             raise RuntimeError("no")
 
     ledger = Ledger(left=2)
-    _, served = serve(Mute(Clock(monkeypatch), ledger), ledger)
+    _, served = serve(Mute(Clock(), ledger), ledger)
     assert (served.batches, served.largest_batch, ledger.most_held) == (2, 1, 1)
 
 
-def test_a_cache_that_cannot_be_filled_keeps_nothing_from_being_served(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_cannot_be_filled_keeps_nothing_from_being_served() -> None:
     class Cache:
         def fill(self, works: Sequence[Work], outcomes: Sequence[Any]) -> None:
             raise RecursionError("too deep")
 
-    service, ledger = Service(Clock(monkeypatch), 0.1), Ledger(left=2)
+    service, ledger = Service(Clock(), 0.1), Ledger(left=2)
     lane = parse_lane(REF.lane(Stage.POSTPROCESS))
-    serving = runner.Runner(service, ledger, Cache(), read_settings({}), Watch())  # type: ignore[arg-type]
+    serving = runner.Runner(service, ledger, Cache(), read_settings({}), Watch(), clock=clock_of(service))  # type: ignore[arg-type]
     assert serving.serve(lane).batches == 2
 
 
-def test_a_soft_limit_told_between_batches_is_kept_for_the_one_it_was_meant_for(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_soft_limit_told_between_batches_is_kept_for_the_one_it_was_meant_for() -> None:
     """The second batch computes while the first is settled: its time is over then, and the signal interrupts nobody."""
     watch = Watch()
 
@@ -387,9 +394,9 @@ def test_a_soft_limit_told_between_batches_is_kept_for_the_one_it_was_meant_for(
             return super().settle(batch, outcomes, **options)
 
     ledger = Told(left=3)
-    service = DeviceStage(Clock(monkeypatch), ledger)
+    service = DeviceStage(Clock(), ledger)
     with pytest.raises(Unfit, match="soft time limit"):
-        runner.Runner(service, ledger, None, read_settings({}), watch).serve(LANE)  # type: ignore[arg-type]
+        runner.Runner(service, ledger, None, read_settings({}), watch, clock=clock_of(service)).serve(LANE)  # type: ignore[arg-type]
     assert ledger.steps[-1] == "settle 2"
     assert {outcome.attempts.errors[0].category for outcome in ledger.outcomes} == {"hang"}
 
@@ -404,8 +411,6 @@ def test_a_store_that_is_away_when_the_process_must_end_does_not_keep_it_alive()
 
 
 @pytest.mark.parametrize(("asked", "claimed"), [(-1, 1), (0, 1), (1, 1), (128, 128), (5000, 128)])
-def test_a_batch_is_never_larger_than_a_script_may_touch(
-    monkeypatch: pytest.MonkeyPatch, asked: int, claimed: int
-) -> None:
-    ledger, _ = serve(Service(Clock(monkeypatch), 40, limit=asked))
+def test_a_batch_is_never_larger_than_a_script_may_touch(asked: int, claimed: int) -> None:
+    ledger, _ = serve(Service(Clock(), 40, limit=asked))
     assert ledger.limit == claimed
