@@ -171,10 +171,9 @@ def test_on_an_empty_lane_a_worker_parks_and_rings_no_successor() -> None:
 
 def test_the_steps_at_which_tests_kill_are_told() -> None:
     steps: list[str] = []
-    service, clock = Service(clock := Clock(), 40), clock
-    runner.Runner(service, Ledger(), None, read_settings({}), Watch(), steps.append, clock=clock_of(service)).serve(
-        LANE
-    )  # type: ignore[arg-type]
+    service = Service(Clock(), 40)
+    serving = runner.Runner(service, Ledger(), None, read_settings({}), Watch(), steps.append, clock=service.clock)  # type: ignore[arg-type]
+    serving.serve(LANE)
     assert steps == ["after-claim", "after-settle", "before-ack"]
 
 
