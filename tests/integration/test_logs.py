@@ -24,8 +24,8 @@ class Story:
         environment = {
             "SCORELINE_BACKOFF_BASE_S": "0.05",
             "SCORELINE_MAX_ATTEMPTS": "2",
-            "SCORELINE_SOFT_LIMIT_S": "1",
-            "SCORELINE_HARD_LIMIT_S": "3",
+            "SCORELINE_SOFT_LIMIT_S": "3",
+            "SCORELINE_HARD_LIMIT_S": "5",
         }
         running = LocalStack(read_settings({}), data_dir=folder, chaos_model=True, environment=environment)
         with running as stack, httpx.Client(base_url=stack.api_url, timeout=40) as http:
