@@ -21,6 +21,8 @@ from tests.support.processes import eventually, free_port
 
 FENCE = re.compile(r"^```(\S*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 EXECUTED = {"sh", "console", "python"}
+OPTIONAL = {"jq"}
+"""Programs that documents may use, and that a machine of the tests may lack."""
 
 
 def blocks_of(page: str) -> list[tuple[str, str]]:
@@ -66,6 +68,8 @@ class Typed:
         # README's own commands say how the store is found.
         finds = kind == "python" or page != "README.md"
         command = [sys.executable, "-c"] if kind == "python" else ["bash", "-euo", "pipefail", "-c"]
+        if kind == "sh" and any(f"\n{tool} " in f"\n{code}" and not shutil.which(tool) for tool in OPTIONAL):
+            command.insert(1, "-n")  # it is parsed at least
         done = subprocess.run(
             [*command, self.on(typed)],
             cwd=folder,
@@ -111,7 +115,9 @@ def typed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Typed]:
         up = subprocess.Popen(["bash", "-c", f"exec {stack.on(UP)}"], cwd=folder, env=environment, stdout=log)
         try:
             eventually((folder / "ready.json").exists, within_s=90)
-            stack.store_url = json.loads((folder / "ready.json").read_text())["store_url"]
+            ready = json.loads((folder / "ready.json").read_text())
+            stack.store_url = ready["store_url"]
+            environment["LOGS"] = f"{ready['data_dir']}/logs"
             yield stack
         finally:
             up.terminate()
