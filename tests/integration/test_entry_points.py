@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from pipeline.samples.credit_data import read_applications
 from pipeline.service.entry_points import CELERY_APP, CloneEntryPoint, EntryPoint, clone_environment, command
 from tests.support.processes import eventually, free_port
 
@@ -91,7 +92,7 @@ def up(folder: Folder, tmp_path: Path) -> Iterator[dict[str, str]]:
 
 
 def test_no_service_imports_what_lies_in_the_users_folder(folder: Folder, up: dict[str, str]) -> None:
-    score = {"model": "credit-default", "features": {"Seniority": 9, "Home": "rent"}}
+    score = {"model": "credit-default", "features": read_applications()[0].features}
     ended = httpx.post(f"{up['api_url']}/v1/scores", json=score, params={"wait": 30}, timeout=40).json()
     assert ended["state"] == "succeeded"
     environment = {**os.environ, "SCORELINE_STORE_URL": up["store_url"]}
