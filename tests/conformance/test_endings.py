@@ -132,7 +132,7 @@ def test_a_connection_that_has_fallen_silent_is_taken_for_lost(valkey: str, netw
     async def test(notifications: Notifications) -> None:
         await subscribed(notifications)
         await told(notifications, lambda: asyncio.to_thread(network.cut, "listener"))
-        network.mend("listener")
+        network.restore("listener")
         await subscribed(notifications)
 
     with_endings(f"redis://127.0.0.1:{network.ports['listener']}/0", test)
@@ -142,7 +142,7 @@ def test_who_waits_while_there_is_no_channel_is_woken_by_it(valkey: str, network
     network.cut("listener")
 
     async def test(notifications: Notifications) -> None:
-        await told(notifications, lambda: asyncio.to_thread(network.mend, "listener"))
+        await told(notifications, lambda: asyncio.to_thread(network.restore, "listener"))
 
     with_endings(f"redis://127.0.0.1:{network.ports['listener']}/0", test)
 

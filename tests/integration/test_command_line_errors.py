@@ -82,7 +82,7 @@ def test_a_demo_without_its_model_says_why_it_is_not_released(tmp_path: Path) ->
 def test_an_artifact_that_cannot_be_written_is_told(command: str, tmp_path: Path) -> None:
     file = tmp_path / "file"
     file.touch()
-    check(run(command, "--out", str(file)), 1, f"{file}/")
+    check(run(command, "--out", str(file)), 1, f"the model store {file} cannot be written")
     check(run(command, "--out", str(tmp_path / "models"), "--version", "a/b"), 2, "'a/b' cannot be a version")
     assert not (tmp_path / "models").exists()
 
