@@ -50,5 +50,5 @@ class Access:
 
 
 def _among(digest: str, known: Collection[str]) -> bool:
-    # Compares every known digest, so that the time tells nothing of which one fits.
+    # Compares every known digest: the time it takes does not depend on which one fits.
     return sum(hmac.compare_digest(digest, other) for other in known) > 0

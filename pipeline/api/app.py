@@ -134,7 +134,7 @@ def create_app(configured: Settings | None = None) -> FastAPI:
     @app.get("/readyz", tags=["health"])
     async def readyz(request: Request) -> Response:
         """The store takes this API's writes and a model is released; 503 with the reason otherwise."""
-        call = Call.by_anybody(request)
+        call = Call.of_open_route(request)
         core = call.api.core
         with store_problems():
             lacks = await call.in_time(lacking_async(core.store, chosen, "service"))

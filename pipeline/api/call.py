@@ -1,4 +1,4 @@
-"""Calls: who calls, how long the answer may take, and what the call carries; parsed once for each HTTP call.
+"""Calls: the caller, the time in which to answer, and what was sent; parsed once for each HTTP call.
 
 Every handler begins by parsing a ``Call``. The two hot routes are answered before any middleware (``app.HotPath``), so
 this is the one place for what concerns every call: its key and tenant, its limits, its time.
@@ -23,9 +23,9 @@ from pipeline.settings import Settings
 
 Given = TypeVar("Given")
 ANSWER_SHARE = 0.7
-"""Of the time that a call to the store may take, from when the API looks at an HTTP call: it may have waited in the
-socket before, and calls that queue for one another must be answered in that time, too."""
-ANYBODY = Caller(NAMELESS, Role.PRODUCER)
+"""The share of ``store_timeout_s`` in which an HTTP call is answered once it was read: it may have waited in the socket
+before, and the answer has to come within ``store_timeout_s`` all the same."""
+OPEN = Caller(NAMELESS, Role.PRODUCER)
 """The caller of a route that needs no key."""
 
 
@@ -39,7 +39,7 @@ class Api:
     core: Core
     letters: DeadLetters
     waits: int = 0
-    """Calls that wait for an end at this moment; ``max_waits`` may."""
+    """How many calls wait for an end at this moment; at most ``max_waits`` may."""
 
 
 @dataclass(slots=True)
@@ -60,10 +60,10 @@ class Call:
     """Its JSON body."""
 
     @classmethod
-    def by_anybody(cls, request: Request) -> Self:
+    def of_open_route(cls, request: Request) -> Self:
         """A call of an open route."""
         api: Api = request.app.state.api
-        return cls(api, ANYBODY, _answer_by(api.settings))
+        return cls(api, OPEN, _answer_by(api.settings))
 
     @classmethod
     def by_operator(cls, request: Request) -> Self:
@@ -102,7 +102,7 @@ class Call:
             raise StoreUnavailable("the store did not answer in time") from None
 
     def may_wait(self) -> bool:
-        """Whether it asks to wait for an end, and fewer calls wait than may."""
+        """Whether it asks to wait for an end, and fewer than ``max_waits`` calls wait."""
         return self.wait_s > 0 and self.api.waits < self.api.settings.max_waits
 
     async def waited(self, work: Awaitable[Given]) -> Given:

@@ -70,7 +70,7 @@ class Coalescer(Generic[Item, Answer]):
         try:
             while self._queue:
                 count = min(self._limit, len(self._queue))
-                # A caller that is gone was told that its call has failed: it must not be sent after all.
+                # A call whose caller is gone counts as failed: it must not be sent after all.
                 self._sent = [call for call in (self._queue.popleft() for _ in range(count)) if not call[3].done()]
                 if self._sent:
                     await self._round_trip(self._sent)

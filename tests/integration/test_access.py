@@ -1,4 +1,4 @@
-"""The API where keys are set: who may do what, whose requests are whose; its pages need nothing from outside."""
+"""The API with keys set: rights of callers, tenants' requests kept apart; its pages need nothing from outside."""
 
 import contextlib
 import hashlib
@@ -102,7 +102,7 @@ def test_the_docs_page_loads_nothing_from_elsewhere(http: httpx.Client) -> None:
     assert "/openapi.json" in page
 
 
-# Whose requests are whose
+# Tenants' requests
 
 
 def slug(answer: httpx.Response) -> str:
@@ -116,7 +116,7 @@ def priced(price: float) -> dict:
 def test_another_keys_request_is_not_found(
     stack: LocalStack, call: dict[str, httpx.Client], supervise: Callable[[str, str], None]
 ) -> None:
-    """By nothing can it be told from one that never was: not while it waits, not when it ends, not afterwards."""
+    """No answer differs from that for an unknown id: not while it waits, not when it ends, not afterwards."""
     supervise("stop", "scoring")
     accepted = submit(call[PRODUCER], wait=0, **priced(4001))
     url, request_id = accepted.headers["Location"], accepted.json()["request_id"]
@@ -144,7 +144,7 @@ def test_another_keys_request_is_not_found(
     assert call[OPERATOR].get(url, params={"wait": 30}).json()["state"] == "succeeded"
     assert slug(call[PRODUCER].delete(url)) == "already-ended"
     assert slug(call[OPERATOR].delete(url)) == "already-ended"
-    assert httpx.get(stack.api_url + url).json()["state"] == "succeeded", "without keys everybody sees all"
+    assert httpx.get(stack.api_url + url).json()["state"] == "succeeded", "without keys every caller sees all"
 
 
 def test_what_comes_without_a_key_is_no_keys(stack: LocalStack, call: dict[str, httpx.Client]) -> None:
@@ -172,7 +172,7 @@ def test_cancelled_says_by_whom(
         messages.append(client.cancel(ids[2])["error"]["message"])  # type: ignore[index]
     assert messages == ["cancelled by its producer", "cancelled by an operator", "cancelled through the store"]
     again = [call[PRODUCER].delete(f"/v1/scores/{request_id}").json() for request_id in ids]
-    assert [status["error"]["message"] for status in again] == messages, "its producer learns who it was"
+    assert [status["error"]["message"] for status in again] == messages, "its producer learns by whom"
 
 
 def test_an_idempotency_key_of_the_same_text_is_another_for_another_key(call: dict[str, httpx.Client]) -> None:

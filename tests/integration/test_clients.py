@@ -121,7 +121,7 @@ def test_a_source_that_pauses_keeps_no_answers_back(client: ScoringClient, metho
     assert len(list(stream)) == 1
 
 
-def test_all_that_was_accepted_is_told_before_the_sources_error(client: ScoringClient, http: httpx.Client) -> None:
+def test_all_answers_come_before_the_sources_error(client: ScoringClient, http: httpx.Client) -> None:
     def source() -> Iterator[dict]:
         yield from (request(n) for n in range(400))
         raise ValueError("row 401 is broken")

@@ -44,7 +44,7 @@ def row(number: int = 0) -> dict:
 
 @pytest.fixture(scope="module")
 def store(valkey: str) -> str:
-    """A store with one model, and nobody who scores; its URL."""
+    """A store with one model, and no workers; its URL."""
 
     async def add() -> None:
         client = connect_async(read_settings({"SCORELINE_STORE_URL": valkey}))
@@ -105,8 +105,8 @@ def in_child(work: Callable[[], object]) -> str:
     os.close(far)
     killer = threading.Timer(HANGS_S, os.kill, (pid, signal.SIGKILL))
     killer.start()
-    with os.fdopen(near, "rb") as told:
-        said = told.read().decode()
+    with os.fdopen(near, "rb") as answer:
+        said = answer.read().decode()
     killer.cancel()
     os.waitpid(pid, 0)
     return said or "it hung"
@@ -128,7 +128,7 @@ def connections(url: str) -> int:
 
 
 def interrupted(call: Callable[[], object], when: threading.Event) -> None:
-    """Have Ctrl-C pressed in the midst of a call."""
+    """Press Ctrl-C in the middle of a call."""
 
     def interrupt() -> None:
         when.wait(HANGS_S)
@@ -164,7 +164,7 @@ def test_a_client_made_before_a_fork_works_in_the_child_and_in_the_parent(client
     assert client.submit(**row())["state"] == "queued"
 
 
-def test_a_fork_in_the_midst_of_other_threads_calls(client: ScoringClient) -> None:
+def test_a_fork_in_the_middle_of_other_threads_calls(client: ScoringClient) -> None:
     stop = threading.Event()
 
     def submit() -> int:
@@ -323,20 +323,20 @@ def test_closing_ends_the_calls_of_all_threads_once(store: str) -> None:
         client = ScoringClient(store)
         client.releases()
         outcomes: list[str] = []
-        begun = threading.Barrier(9)
+        started = threading.Barrier(9)
 
-        def submit(client: ScoringClient = client, begun: threading.Barrier = begun, told: list = outcomes) -> None:
-            begun.wait(HANGS_S)
+        def submit(client: ScoringClient = client, started: threading.Barrier = started, got: list = outcomes) -> None:
+            started.wait(HANGS_S)
             try:
                 while True:
                     client.submit(**row())
             except RuntimeError as error:
-                told.append(str(error))
+                got.append(str(error))
 
         threads = [threading.Thread(target=submit, daemon=True) for _ in range(8)]
         for thread in threads:
             thread.start()
-        begun.wait(HANGS_S)
+        started.wait(HANGS_S)
         within(HANGS_S, client.close)
         for thread in threads:
             thread.join(HANGS_S)
@@ -499,7 +499,7 @@ def test_a_client_that_is_collected_unclosed_ends_its_thread_and_connections(sto
     ],
 )
 def test_the_interpreter_exits_with_an_unclosed_client(store: str, left: str) -> None:
-    """Its threads do not run any more when objects are unwound: who waits for them then waits for ever."""
+    """Its threads do not run any more when objects are unwound: a call that waited for them would wait for ever."""
     said = script(
         f"""
         import itertools, sys
@@ -581,7 +581,7 @@ def ends(store: str) -> Iterator[None]:
 
 @pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize("method", ["submit_many", "score_many"])
-def test_who_takes_is_told_of_whatever_a_source_raises(
+def test_the_caller_gets_whatever_a_source_raises(
     client: ScoringClient, ends: None, method: str, error: type[BaseException]
 ) -> None:
     answers: list[object] = []
@@ -594,7 +594,7 @@ def test_who_takes_is_told_of_whatever_a_source_raises(
 @pytest.mark.parametrize("error", ERRORS)
 @pytest.mark.parametrize("method", ["submit_many", "score_many"])
 @pytest.mark.parametrize("kind", [Source, AsyncSource])
-def test_who_takes_from_an_asynchronous_client_is_told_of_it_too(
+def test_the_caller_of_an_asynchronous_client_gets_it_too(
     store: str, ends: None, method: str, error: type[BaseException], kind: type
 ) -> None:
     async def check() -> tuple[int, str]:
@@ -700,17 +700,17 @@ def test_an_interrupt_leaves_a_client_that_is_as_good_as_before(client: ScoringC
     waits = client._client._core.notifications._waits  # type: ignore[union-attr]
     waiting = threading.Event()
 
-    def look() -> None:
+    def watch() -> None:
         eventually(lambda: waits)
         waiting.set()
 
-    threading.Thread(target=look).start()
+    threading.Thread(target=watch).start()
     interrupted(lambda: client.wait(accepted, 600), waiting)
     eventually(lambda: not waits)
     assert client.submit(**row())["state"] == "queued"
 
 
-def test_a_signals_handler_may_close_the_client_in_the_midst_of_a_call(store: str) -> None:
+def test_a_signal_handler_may_close_the_client_in_the_middle_of_a_call(store: str) -> None:
     client = ScoringClient(store)
     accepted = client.submit(**row())["request_id"]
     waits = client._client._core.notifications._waits  # type: ignore[union-attr]
@@ -731,7 +731,7 @@ def test_a_signals_handler_may_close_the_client_in_the_midst_of_a_call(store: st
 # The clock
 
 
-def test_what_is_gone_is_told_by_the_ledgers_clock(client: ScoringClient, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_ledgers_clock_decides_what_is_gone(client: ScoringClient, monkeypatch: pytest.MonkeyPatch) -> None:
     ttl_s = read_settings({}).result_ttl
 
     def stamped(age_s: float) -> str:

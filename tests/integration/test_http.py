@@ -185,7 +185,7 @@ def test_a_batch_may_be_waited_for(http: httpx.Client) -> None:
     assert [results[place]["score"]["state"] for place in (0, 2, 3)] == ["succeeded", "succeeded", "invalid"]
 
 
-def test_a_batch_that_is_not_done_in_time_is_told_as_it_stands(
+def test_a_batch_that_is_not_done_in_time_answers_with_present_statuses(
     http: httpx.Client, supervise: Callable[[str, str], None]
 ) -> None:
     supervise("stop", "preprocess")

@@ -1,4 +1,4 @@
-"""Claims that an outage kept from being given back are owed: paid when it is over, before anything is claimed."""
+"""Claims that could not be given back in an outage are owed: paid once it is over, before anything is claimed."""
 
 import threading
 
@@ -31,19 +31,19 @@ def test_what_an_outage_left_owed_is_paid_when_it_is_over_and_once() -> None:
     with pytest.raises(StoreConnectionError):
         debt.pay()  # so nothing else is claimed meanwhile
     store.away = False
-    assert store.paid.wait(30), "nobody has to ask for it"
+    assert store.paid.wait(30), "it is paid without a call"
     debt.pay()
     assert store.given_back == 1
 
 
 def test_whatever_keeps_it_from_being_paid_it_is_tried_again() -> None:
-    """The thread that does it must not end without anybody knowing."""
+    """The thread that pays must not end unnoticed."""
 
     class Odd(Store):
         def give_back(self) -> int:
             if not self.away:
                 self.away = True
-                raise LookupError("what nobody expects")
+                raise LookupError("unexpected")
             self.paid.set()
             return 1
 

@@ -59,14 +59,14 @@ class Producing:
         """Do what ``send`` would do first: pack the batch, and look for its answers in the cache."""
         if not batch.packed:
             batch.pack(await self.releases(), self._settings)
-        if self._cache is not None and not batch.looked:
-            await batch.look(self._cache)
+        if self._cache is not None and not batch.looked_up:
+            await batch.look_up(self._cache)
 
     async def send(self, batch: SubmissionBatch) -> list[Accepted | Known | Problem]:
         """Accept a batch; for each request, what was accepted or why it was refused.
 
-        If it raises StoreUnavailable the requests may or may not have been accepted: sending the batch again within
-        ``DEDUP_TOKEN_S`` tells, and accepts them once.
+        If it raises StoreUnavailable the requests may or may not have been accepted: send the same batch again within
+        ``DEDUP_TOKEN_S`` to find out; each is accepted once.
         """
         while True:
             await self.prepare(batch)

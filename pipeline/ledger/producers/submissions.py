@@ -155,7 +155,7 @@ class SubmissionBatch:
         self._tails = random_tails(len(submissions))
         self.sendings = 0
         self.packed = False
-        self.looked = False
+        self.looked_up = False
 
     def pack(self, table: ReleaseTable, settings: Settings) -> None:
         """Pin each request's model version and pack it, or note why it cannot be."""
@@ -195,16 +195,16 @@ class SubmissionBatch:
             record = pack_prefix(header, Links(b"", submission.key, shared, tenant)) + packed
             cacheable = shared if release.cache_s else b""
             self.sent.append(_Row(index, header, tail, release.scoring_lane, record, cacheable, submission.key, tenant))
-        self.packed, self.looked = True, False
+        self.packed, self.looked_up = True, False
 
-    async def look(self, cache: CacheReader) -> None:
+    async def look_up(self, cache: CacheReader) -> None:
         """End those requests at once whose answers the cache has."""
         rows = [row for row in self.sent if row.cache_key]
         hits = await cache.look([row.cache_key for row in rows]) if rows else ()
         for row, hit in zip(rows, hits, strict=True):
             if hit is not None:
                 row.end = hit.record(row.header, Links(key=row.key, tenant=row.tenant))
-        self.looked = True
+        self.looked_up = True
 
     def arguments(self) -> list[Any]:
         """The arguments of the accept script, for one more sending."""
