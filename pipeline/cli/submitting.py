@@ -15,7 +15,7 @@ from typing import Any
 
 from pipeline.client.asynchronous import AsyncScoringClient
 from pipeline.client.core import Core, has_ended
-from pipeline.client.input_chunks import chunks_of
+from pipeline.client.input_chunks import SourceFailed, chunks_of
 from pipeline.client.streaming import submit_chunks
 from pipeline.client.waiting import wait_for_ends
 from pipeline.contracts.ids import from_text
@@ -115,6 +115,8 @@ class Sending:
             self._sent_all = True
             self._news.set()
             await reporting
+        except SourceFailed as failed:
+            raise failed.error from None
         finally:
             reporting.cancel()
             with contextlib.suppress(asyncio.CancelledError, Problem):

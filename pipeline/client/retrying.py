@@ -104,12 +104,12 @@ class Retrying:
         sent: list[int] = []
 
         async def send() -> bool:
-            sent[:] = [place for place, answer in enumerate(answers) if refused(answer)]
-            batch = SubmissionBatch([submissions[place] for place in sent])
-            for place, answer in zip(
+            sent[:] = [index for index, answer in enumerate(answers) if refused(answer)]
+            batch = SubmissionBatch([submissions[index] for index in sent])
+            for index, answer in zip(
                 sent, await self._through_outages(lambda: self._producing.send(batch), by), strict=True
             ):
-                answers[place] = answer
+                answers[index] = answer
             sent.clear()
             return any(map(refused, answers))
 
@@ -118,8 +118,8 @@ class Retrying:
                 await self._again(send, by, next(filter(refused, answers)), retry_if_result(bool))
         except StoreUnavailable as outage:
             # What was accepted before stays accepted.
-            for place in sent:
-                answers[place] = outage
+            for index in sent:
+                answers[index] = outage
 
     async def after_refusal(self, refusal: Problem, accept: Callable[[], Awaitable[Result]], by: float) -> Result:
         """Call ``accept``, which was refused with ``refusal``, again until it is accepted, or refused for good."""
