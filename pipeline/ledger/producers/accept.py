@@ -26,9 +26,15 @@ from pipeline.store.errors import store_problems
 REPLICA_S = 1.0
 """How long a replica may take to confirm, at durability ``replica``: less than a call to the store may take."""
 
+ANSWER_BYTES = 17
+"""Of each request in the reply of ``accept.lua``: a code, and an id of 16 bytes."""
+NEW, JOINED, OLD, ENDED = b"n", b"j", b"o", b"e"
+"""Its codes, without those of refusals: in the ledger now; the same, and joined to a flight; known by its idempotency
+key; in the ledger now, and ended with an answer that was there."""
+
 
 class Producing:
-    """Accepting and reading, a batch to a round trip."""
+    """Accepts, reads and cancels requests, a batch to a round trip."""
 
     def __init__(self, client: AsyncClient, settings: Settings, breakers: Breakers | None = None) -> None:
         self._client = client
@@ -99,15 +105,15 @@ class Producing:
 
     def _answers(self, batch: SubmissionBatch, codes: bytes, unfinished: int) -> list[Accepted | Known | Problem]:
         answers: list[Any] = list(batch.refused)
-        for number, row in enumerate(batch.sent):
-            answer, index = codes[17 * number : 17 * number + 17], row.index
-            code, request_id = answer[:1], answer[1:]
-            if code in b"nj":
-                answers[index] = Accepted(request_id, row.header, joined=code == b"j", end=row.end)
-            elif code in b"oe":
-                answers[index] = Known(request_id)
+        for start, row in zip(range(0, len(codes), ANSWER_BYTES), batch.sent, strict=True):
+            code, request_id = codes[start : start + 1], codes[start + 1 : start + ANSWER_BYTES]
+            if code in (NEW, JOINED):
+                answer: Any = Accepted(request_id, row.header, joined=code == JOINED, end=row.end)
+            elif code in (OLD, ENDED):
+                answer = Known(request_id)
             else:
-                answers[index] = refusal(code, request_id, unfinished, row.header, self._settings)
+                answer = refusal(code, request_id, unfinished, row.header, self._settings)
+            answers[row.index] = answer
         return answers
 
     async def cancel(self, request_id: bytes, caller: Caller = STORE) -> Status:
