@@ -3,7 +3,8 @@
 ``app``        the application: lifespan, problems, health, the hot path
 ``call``       one HTTP call, parsed: its caller, its time, what it carries
 ``scores``     submit, read, wait, cancel
-``operations`` models, stats, dead letters, metrics
+``operations`` models, stats, dead letters
+``metrics``    the stats, for Prometheus
 ``bodies``     bodies in (bounded JSON), documents out
 ``access``     API keys
 ``openapi``    what the OpenAPI document says of what handlers parse themselves

@@ -16,9 +16,9 @@ from pipeline.contracts.work import Header
 from pipeline.settings import Settings
 
 FILL = 0.8
-"""As in ``admission.lua``: so much of a timeout may pass before the request is scored."""
+"""As in ``admission.lua``."""
 LONGEST_PAUSE_S = 60
-"""At most so long a producer is asked to wait before it sends again."""
+"""What a producer is asked to wait at most before it sends again."""
 
 
 def refusal(code: bytes, number: bytes, unfinished: int, header: Header, settings: Settings) -> Problem:
