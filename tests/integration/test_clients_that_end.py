@@ -259,7 +259,7 @@ def test_an_asynchronous_client_serves_one_event_loop_after_another(store: str) 
     client = AsyncScoringClient(store)
 
     async def use() -> str:
-        client.listen()
+        client.core.listen()
         return (await client.submit(**row()))["state"]
 
     assert [asyncio.run(use()) for _ in range(6)] == ["queued"] * 6
@@ -402,7 +402,7 @@ def test_every_method_of_a_closed_client_raises_at_once(store: str) -> None:
 def test_a_closed_asynchronous_client_raises_and_leaves_no_connection(store: str) -> None:
     async def check() -> None:
         client = AsyncScoringClient(store)
-        client.listen()
+        client.core.listen()
         await asyncio.gather(*(client.submit(**row(n)) for n in range(50)))
         accepted = (await client.submit(**row()))["request_id"]
         held = [asyncio.create_task(client.wait(accepted, 60)), asyncio.create_task(client.score("ending", {"x": 1}))]
@@ -475,7 +475,7 @@ def test_a_client_that_is_collected_unclosed_ends_its_thread_and_connections(sto
 
     async def leave_async() -> None:
         client = AsyncScoringClient(store)
-        client.listen()
+        client.core.listen()
         await client.submit(**row())
 
     async def unclosed() -> None:
