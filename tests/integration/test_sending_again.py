@@ -230,7 +230,7 @@ def test_a_refusal_that_passes_is_tried_again(stack: LocalStack) -> None:
         ):
             await client.releases()
             await client.store.set("{p00}:leader", "nobody", px=3000)  # a sweeper would find that there is room
-            await client.store.set("{p00}:full", "1", px=2000)
+            await client.store.set("{p00}:memory_full", "1", px=2000)
             try:
                 await hasty.submit("credit-default", APPLICATION, no_cache=True)
             except Problem as problem:
