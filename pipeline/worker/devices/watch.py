@@ -9,16 +9,15 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Protocol
 
 import psutil
 
 from pipeline.service.periodic import Periodic
 from pipeline.settings import Settings
 from pipeline.telemetry.events.devices import DeviceChanged, NoGpuFound
-from pipeline.worker.devices.health import Health, State, Verdict
+from pipeline.worker.devices.health import Canary, Health, State, Verdict
 from pipeline.worker.devices.nvml import Found, Gpu, GpuLost, NoDriver, Reading, find
-from pipeline.worker.incarnation import Incarnation
 
 LOOK_S = 1.0
 FULL = 0.95
@@ -48,13 +47,28 @@ def chosen(settings: Settings) -> Found | None:
     return found[index]
 
 
+class Worker(Protocol):
+    """The worker that computes on the device: what its children have seen, and where its health is reported."""
+
+    @property
+    def settled_batches(self) -> int:
+        """How many batches its children have settled."""
+
+    @property
+    def canary(self) -> Canary:
+        """What the children's canary has found."""
+
+    def report_health(self, health: dict[str, Any]) -> None:
+        """Shows the device's health to operators."""
+
+
 class DeviceWatch(Periodic):
     """Looks once a second. It has a thread of its own: a call to a sick device may never return."""
 
-    def __init__(self, incarnation: Incarnation, found: Found | None, drain: Callable[[Verdict], None]) -> None:
+    def __init__(self, worker: Worker, found: Found | None, drain: Callable[[Verdict], None]) -> None:
         """``drain`` is called once, when the device is found to be sick."""
         super().__init__("device-watch", LOOK_S)
-        self._incarnation = incarnation
+        self._worker = worker
         self._found = found
         self._drain = drain
         self._gpu: Gpu | None = None
@@ -78,16 +92,16 @@ class DeviceWatch(Periodic):
     def look(self) -> Verdict:
         """Looks once, and reports what it has found to operators."""
         reading, lost = self._read()
-        if self._incarnation.settled_batches != self._settled:
-            self._settled = self._incarnation.settled_batches
+        if self._worker.settled_batches != self._settled:
+            self._settled = self._worker.settled_batches
             self._health.settled()
-        canary = self._incarnation.canary
+        canary = self._worker.canary
         verdict = self._health.judge(reading, canary, time.monotonic(), lost=lost)
         if verdict.state is not self._state:
             DeviceChanged(state=str(verdict.state), reasons=verdict.reasons).emit()
             self._state = verdict.state
         self.full = ", ".join(_full(reading))
-        self._incarnation.report_health(self._report(reading, verdict, canary.took_s))
+        self._worker.report_health(self._report(reading, verdict, canary.took_s))
         return verdict
 
     def _read(self) -> tuple[Reading | None, str]:

@@ -141,7 +141,7 @@ def watchdog() -> Periodic:
 
 def device_watch() -> Periodic:
     thread = DeviceWatch(Incarnation("scoring", "scoring", "cpu"), None, lambda _: None)
-    thread._incarnation = Broken()  # type: ignore[assignment]
+    thread._worker = Broken()  # type: ignore[assignment]
     return thread
 
 
