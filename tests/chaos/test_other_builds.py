@@ -16,7 +16,7 @@ import pytest
 from chaos.report import BAD
 from pipeline.settings import REPOSITORY
 
-PARTS = ("pipeline", "preprocess", "scoring", "postprocess", "tasks", "chaos")
+PARTS = ("pipeline", "preprocess", "scoring", "postprocess", "tasks", "bench", "chaos")
 COUNTS = [name for name in BAD if name != "hung"]  # how long calls take is asked of a machine that does nothing else
 SCRIPTS_SEED = 217
 CLEAN = dict.fromkeys(COUNTS, 0)
