@@ -60,7 +60,11 @@ class Memory:
 
 
 class Children:
-    """Watches the pool's children: the claims of one that died are released at once, with the attempt charged."""
+    """Watches the pool's children, five times a second.
+
+    A batch beyond its soft limit is interrupted, one beyond its hard limit is killed with its child. The claims of a
+    child that died are released at once, with the attempt charged.
+    """
 
     def __init__(
         self,

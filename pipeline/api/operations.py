@@ -1,4 +1,4 @@
-"""Operators' routes: models, stats, dead letters, metrics."""
+"""What operators look at: models, stats, metrics; and dead letters, for which an operator's key is needed."""
 
 from fastapi import APIRouter, Request, Response
 

@@ -1,4 +1,4 @@
-"""Commands that run services: the whole stack, or one process of it."""
+"""Commands that start other programs: the whole stack, one service of it, or a tool (publish, train, doctor, bench)."""
 
 import asyncio
 import os

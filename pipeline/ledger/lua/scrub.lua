@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Checks some keys, as SCAN gives them, for what scripts that were stopped have left: what nothing would ever remove or
 -- bring to its end.
--- Returns the ids of requests that have not ended and are not open either (see reopen), and incarnations that hold
+-- Returns orphans - requests that have not ended and are not open either (see reopen) - and incarnations that hold
 -- claims although they are unknown.
 local result_ttl = ARGV[1] -- ms
 local idempotency_ttl = ARGV[2] -- ms
@@ -9,7 +9,7 @@ local dead_max_age = ARGV[3] -- ms
 local FIRST = 4 -- then keys
 
 local now = now_ms()
-local astray, holders = {}, {}
+local orphans, holders = {}, {}
 
 local function is_open(id) return redis.call('ZSCORE', P .. 'open', id) end
 local function never_expires(key) return redis.call('PTTL', key) == -1 end
@@ -27,7 +27,7 @@ local function check_record(key, id)
   elseif state and never_expires(key) then
     redis.call('PEXPIRE', key, result_ttl)
   elseif record and not state and not open and never_expires(key) then
-    astray[#astray + 1] = id
+    orphans[#orphans + 1] = id
   end
 end
 
@@ -51,7 +51,7 @@ end
 
 local function has_no_flight(flight) return not is_open(flight) and not is_joined(flight) end
 
--- An output of a flight that is over. That of a request which is astray is kept: the request goes on from there.
+-- An output of a flight that is over. That of an orphan is kept: the request goes on from there.
 local function check_output(key, flight)
   if not has_no_flight(flight) then return end
   local record = redis.call('GET', P .. 'r:' .. flight)
@@ -109,4 +109,4 @@ for n = FIRST, #ARGV do
     if not ok and string.find(text, 'permission', 1, true) then error(reason, 0) end
   end
 end
-return { astray, holders }
+return { orphans, holders }

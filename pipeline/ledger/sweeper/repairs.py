@@ -1,8 +1,10 @@
 """Repairs of what interrupted scripts have left undone: a script is no transaction (see ``lua/prelude/base.lua``).
 
 ``scrub``            walks over all keys, a page at a time: it deletes what has outlived its request, ends what has
-                     ended in part, and finds requests that are not open any more
-``recover_orphans``  finds flights that scoring has claimed and that now stand nowhere: in no lane, no claim, no retry
+                     ended in part, and finds orphans among the records: unfinished, but not open
+``recover_orphans``  finds orphans among what scoring has claimed: flights in no lane, no claim and no retry
+
+An orphan waits again, for the stage after the one whose output is there.
 """
 
 from collections.abc import Iterable
@@ -55,7 +57,7 @@ class Repairs:
         return self._cursor == 0
 
     def recover_orphans(self) -> int:
-        """Puts flights that stood nowhere, twice in a row, back into their lanes; returns how many."""
+        """Puts flights that were found to be orphans twice in a row back into their lanes; returns how many."""
         scored, self._scored_from = self._page_of_scored()
         self._joined_from, joined = self._client.hscan(keys.JOINED, self._joined_from, count=PAGE)
         scored |= {flight for flight, since in joined.items() if since != b"0"}

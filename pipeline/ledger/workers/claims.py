@@ -1,4 +1,4 @@
-"""Claims: a worker's leases on batches. Claim one, settle it, give all of them back, park for more."""
+"""Claims: the batches that a worker holds. Claims one, settles it, gives all of them back, parks for more."""
 
 import itertools
 import os
@@ -25,7 +25,7 @@ class ClaimLost(Exception):
 
 
 class _Waiter(NamedTuple):
-    """A waiter on the list of a queue's parked workers (see ``join`` in ``lua/prelude/lanes.lua``)."""
+    """A waiter on the list of a queue's parked workers (see ``park`` in ``lua/prelude/lanes.lua``)."""
 
     incarnation: str
     wake: str

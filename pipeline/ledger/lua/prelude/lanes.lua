@@ -72,7 +72,7 @@ local function ring(lane, now) pcall(ring_now, lane, now) end
 -- Returns nil if nothing waits, else {now, field, ids, scores, blobs, attempts}.
 -- The requests leave the waiting set last. If a script was stopped before that, a worker finds one there that is
 -- claimed, or that has passed this stage. That does no harm: its input says which stage made it (see Batch in
--- claims.py), and a request has one end, whichever worker settles it.
+-- batch.py), and a request has one end, whichever worker settles it.
 function take(incarnation, field, lane, limit, now)
   local stage = stage_of(lane)
   best_effort('ZADD', P .. 'lanes', int(now), lane)
