@@ -56,7 +56,7 @@ class Settings(BaseSettings):
     )
     torch_threads: int = Field(0, ge=0, description="CPU threads of a scoring child; 0: as many as it has cores.")
     child_memory_mb: int = Field(
-        0, ge=0, description="Memory (MiB) beyond which a child is replaced after its batch; 0: no limit. 80 % warns."
+        0, ge=0, description="Memory (MiB) beyond which a child is replaced after its bell; 0: no limit. 80 % warns."
     )
     durability: Durability = Field("process", description="What an acknowledged write survives.")
 
