@@ -13,8 +13,7 @@ from pipeline.cli.extras import MissingExtra
 from pipeline.client.asynchronous import AsyncScoringClient
 from pipeline.contracts.failures import StageFailure
 from pipeline.contracts.problems import Problem
-from pipeline.ledger.releases import ReleaseConflict
-from pipeline.models.folder import ArtifactExists
+from pipeline.contracts.releases import VersionConflict
 from pipeline.settings import SettingsError, read_settings
 from pipeline.stack import StackError
 
@@ -38,7 +37,7 @@ def run(cli: Callable[[], Any]) -> None:
         fail(problem.detail, problem.exit_code)
     except (SettingsError, MissingExtra) as error:
         fail(str(error), USAGE)
-    except (ArtifactExists, ReleaseConflict) as error:
+    except VersionConflict as error:
         fail(str(error), CONFLICT)
     except (StackError, StageFailure) as error:
         fail(str(error), BAD_OUTCOME)

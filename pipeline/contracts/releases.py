@@ -10,6 +10,10 @@ from pipeline.contracts.problems import UnknownModel
 from pipeline.contracts.stages import Stage
 
 
+class VersionConflict(Exception):
+    """A version exists already with another content. Requests may be pinned to it, so a version never changes."""
+
+
 @dataclass(frozen=True)
 class Release:
     """One released version of a model."""

@@ -6,13 +6,13 @@ from typing import Any
 
 from redis.exceptions import WatchError
 
-from pipeline.contracts.releases import Release, ReleaseTable
+from pipeline.contracts.releases import Release, ReleaseTable, VersionConflict
 from pipeline.ledger import keys
 from pipeline.store.connection import AsyncClient
 from pipeline.store.errors import store_problems
 
 
-class ReleaseConflict(Exception):
+class ReleaseConflict(VersionConflict):
     """The version is released already, with another content."""
 
 

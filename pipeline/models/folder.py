@@ -15,6 +15,7 @@ from typing import Any
 from pipeline.breakers.calls import Breakers
 from pipeline.contracts.failures import ArtifactCorrupt, ArtifactMissing, StageFailure
 from pipeline.contracts.lanes import MODEL_NAME, MODEL_VERSION, ModelRef
+from pipeline.contracts.releases import VersionConflict
 from pipeline.models.artifacts import FORMAT, MANIFEST, Artifact, ArtifactFiles, read_artifact
 
 
@@ -122,8 +123,8 @@ def _versions_of(model: Path) -> Iterator[tuple[str, str] | Refused]:
             yield model.name, version.name
 
 
-class ArtifactExists(Exception):
-    """The version exists with another content: requests may be pinned to it."""
+class ArtifactExists(VersionConflict):
+    """The model store has the version, with another content."""
 
 
 def write_artifact(
