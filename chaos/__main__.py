@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import gc
 import json
+import logging
 import os
 import sys
 from pathlib import Path
@@ -38,6 +39,8 @@ def main() -> None:
     parser.add_argument("--logs", type=Path, metavar="FOLDER", help="leave the logs of all processes there")
     arguments = parser.parse_args()
     structlog.configure(logger_factory=structlog.PrintLoggerFactory(sys.stderr))
+    # Of the repairs at the end of a run only the errors are shown here: what they repaired is in the result.
+    logging.getLogger("scoreline").setLevel(logging.ERROR)
     names = arguments.faults.split(",") if arguments.faults else list(FAULTS)
     unknown = sorted(set(names) - set(FAULTS))
     if unknown:
