@@ -26,6 +26,7 @@ from pipeline.worker.batches import Served, Unfit
 from pipeline.worker.guard import TOO_LONG
 from pipeline.worker.incarnation import Incarnation
 from pipeline.worker.runner import Runner
+from pipeline.worker.slots import Slot
 from tasks.stages import load_stage
 
 _OUTAGE = retry_if_exception_type(StoreError)
@@ -35,19 +36,19 @@ _PAUSE = wait_random_exponential(multiplier=0.1, max=1)
 class _Child:
     """What a child of the pool holds for as long as it lives."""
 
-    def __init__(self, stage: Stage, incarnation: Incarnation, settings: Settings, pool: str) -> None:
+    def __init__(self, stage: Stage, incarnation: Incarnation, settings: Settings, device: str, pool: str) -> None:
         client = connect(settings, extra_wait_s=settings.park_s + 1)
         self.claims = Claims(client, settings, lambda: incarnation.name)
-        incarnation.child_begins(os.getpid())
-        breakers = Breakers(incarnation.report_breakers)
+        slot = incarnation.children.take(os.getpid())
+        breakers = Breakers(slot.report_breakers)
         cache = CacheFiller(settings.cache_url, settings, breakers) if settings.cache_url else None
-        service = load_stage(stage, settings, breakers, incarnation, pool)
+        service = load_stage(stage, settings, breakers, slot, device, pool)
         failpoint = failpoint_of(settings.failpoints)
-        self.runner = Runner(service, self.claims, cache, settings, incarnation, failpoint, terminate_handler_fired)
-        self.overran = incarnation.overran
+        self.runner = Runner(service, self.claims, cache, settings, slot, failpoint, terminate_handler_fired)
+        self.overran = slot.overran
         self.debt = Debt(self.claims)
         self._catches = False
-        _register(incarnation, client)
+        _register(incarnation, client, slot)
 
     def catch_soft_limit(self) -> None:
         """Installs the handler of the soft time limit, which also logs the stacks of all threads.
@@ -84,10 +85,10 @@ def _no_failpoint(step: str) -> None:
     pass
 
 
-def start(stage: Stage, incarnation: Incarnation, settings: Settings, pool: str) -> None:
-    """Makes this process ready to answer bells. ``pool``: of models (scoring only)."""
+def start(stage: Stage, incarnation: Incarnation, settings: Settings, device: str, pool: str) -> None:
+    """Makes this process ready to answer bells. ``device``: as torch names it; ``pool``: of models (scoring only)."""
     global _child
-    _child = _Child(stage, incarnation, settings, pool)
+    _child = _Child(stage, incarnation, settings, device, pool)
     # What is loaded by now lives as long as this process. The garbage collector need not walk all of torch again and
     # again, as it would after every few batches.
     gc.collect()
@@ -121,8 +122,8 @@ def answer(lane: str) -> Served:
 
 
 @retry(retry=_OUTAGE, wait=_PAUSE)
-def _register(incarnation: Incarnation, client: Client) -> None:
-    incarnation.register(client, child=os.getpid())
+def _register(incarnation: Incarnation, client: Client, slot: Slot) -> None:
+    incarnation.register(client, child=slot)
 
 
 class Debt:

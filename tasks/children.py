@@ -151,7 +151,7 @@ class Children:
                 BatchKilled(pid=pid, seconds=round(seconds, 1)).emit()
                 self._ended_by_us[pid] = f"ran longer than the hard limit of {times * self._settings.hard_limit_s:g} s"
                 send_signal(pid, signal.SIGKILL)
-            elif seconds > times * self._settings.soft_limit_s and not slot.overran:
+            elif seconds > times * self._settings.soft_limit_s and not slot.overran():
                 BatchInterrupted(pid=pid, seconds=round(seconds, 1)).emit()
                 # First this: the signal may find the child between two calls of its stage's code.
                 slot.tell_too_long()

@@ -12,17 +12,21 @@ from pipeline.contracts.stages import Stage
 from pipeline.models.folder import ModelStore
 from pipeline.settings import Settings
 from pipeline.stage.protocols import StageService
-from pipeline.worker.incarnation import Incarnation
+from pipeline.worker.slots import Slot
 
 
 @dataclass(frozen=True, slots=True)
 class StageContext:
-    """What a stage's service may need of the process it runs in. ``pool``: of models, scoring alone has them."""
+    """What a stage's service may need of the process it runs in.
+
+    ``device``: as torch names it; ``pool``: of models. Scoring alone has them.
+    """
 
     settings: Settings
     store: ModelStore
     breakers: Breakers | None = None
-    incarnation: Incarnation | None = None
+    slot: Slot | None = None
+    device: str = "cpu"
     pool: str = ""
 
 
@@ -37,13 +41,12 @@ def _scoring(context: StageContext) -> StageService:
     from scoring.device import open_device
     from scoring.service import Scoring
 
-    incarnation = context.incarnation
     return Scoring(
         context.store,
         Preprocess(context.store).example,
-        open_device(incarnation.child_device if incarnation else "cpu"),
+        open_device(context.device),
         context.breakers,
-        incarnation,
+        context.slot,
         pool=context.pool,
         threads=context.settings.torch_threads,
     )
@@ -66,12 +69,13 @@ def load_stage(
     stage: Stage,
     settings: Settings,
     breakers: Breakers | None = None,
-    incarnation: Incarnation | None = None,
+    slot: Slot | None = None,
+    device: str = "cpu",
     pool: str = "",
 ) -> StageService:
-    """Makes a stage's service over the model store of the settings. Without an incarnation it runs on the CPU."""
+    """Makes a stage's service over the model store of the settings. Without a slot it reports to no parent."""
     store = ModelStore(settings.model_store, breakers)
-    return SERVICES[stage](StageContext(settings, store, breakers, incarnation, pool))
+    return SERVICES[stage](StageContext(settings, store, breakers, slot, device, pool))
 
 
 def preload(stage: Stage) -> None:

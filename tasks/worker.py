@@ -116,11 +116,13 @@ def _health(
     return HealthServer(port, live=stuck, ready=not_ready)
 
 
-def _start_child(stage: Stage, incarnation: Incarnation, settings: Settings, pool: str, **_: object) -> None:
+def _start_child(
+    stage: Stage, incarnation: Incarnation, settings: Settings, device: str, pool: str, **_: object
+) -> None:
     """Starts the stage in a new child of the pool."""
     faulthandler.dump_traceback_later(0.9 * settings.start_limit_s, file=STDERR)
     try:
-        child.start(stage, incarnation, settings, pool)
+        child.start(stage, incarnation, settings, device, pool)
     except BaseException as error:  # noqa: BLE001 - the process ends
         # Celery would go on with a child that fails every bell. The supervisor starts this worker again, with backoff.
         ChildNotStarted(stage=str(stage)).emit(error)
@@ -148,11 +150,9 @@ def _celery_arguments(queue: str, settings: Settings) -> list[str]:
 def _on_device(stage: Stage, queue: str, settings: Settings) -> tuple[Incarnation, Found | None]:
     """Makes this worker's incarnation, and returns the GPU that it runs on (None: the CPU); children see no other."""
     found = chosen(settings) if stage is Stage.SCORING else None
-    incarnation = Incarnation(stage, queue, f"cuda:{found.index}" if found else "cpu")
     if found is not None:
-        # The child sees this GPU alone, as the first one.
-        os.environ["CUDA_VISIBLE_DEVICES"], incarnation.child_device = found.uuid, "cuda:0"
-    return incarnation, found
+        os.environ["CUDA_VISIBLE_DEVICES"] = found.uuid
+    return Incarnation(stage, queue, f"cuda:{found.index}" if found else "cpu"), found
 
 
 def run_worker(
@@ -170,7 +170,8 @@ def run_worker(
     queue = f"{stage}.{pool}" if pool else str(stage)
     incarnation, found = _on_device(stage, queue, settings)
     pulse = Pulse()
-    start_child = partial(_start_child, stage, incarnation, settings, pool)
+    device = "cuda:0" if found else "cpu"  # as the child sees it: the only one
+    start_child = partial(_start_child, stage, incarnation, settings, device, pool)
     worker_process_init.connect(start_child, weak=False, dispatch_uid="scoreline-child")
     heartbeat = Heartbeat(incarnation, connect(settings), settings)
 

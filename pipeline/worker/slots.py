@@ -2,7 +2,8 @@
 
 A child that is being replaced and its successor live side by side for a while. Each has a slot of its own, so that the
 parent never takes what one reports for the other's. The child writes its slot. The parent reads it, says there that a
-batch takes too long, and clears the slot when the child is dead.
+batch takes too long, and clears the slot when the child is dead. What counts for the worker as a whole stands before
+the slots, and outlives a child.
 """
 
 import json
@@ -27,6 +28,9 @@ _MODELS = slice(_BREAKERS.stop, _BREAKERS.stop + 4096)
 SIZE = _MODELS.stop
 NAME_LIMIT = 100
 _NEVER = bytes(8)
+_SETTLED = slice(0, 8)
+_FIRST = 64
+"""Where the first slot begins; before it stands how many batches were settled."""
 Item = TypeVar("Item")
 
 
@@ -97,11 +101,14 @@ class Slot:
         """Says of the batch that runs now, and of no other, that it takes too long."""
         self._write(_TOLD, self._read(_SINCE))
 
-    @property
     def overran(self) -> bool:
         """Whether the parent has said of the batch that runs now that it takes too long."""
         since = self._read(_SINCE)
         return since != _NEVER and since == self._read(_TOLD)
+
+    def settled(self) -> None:
+        """Counts a batch as settled."""
+        self._memory[_SETTLED] = (_count(self._memory) + 1).to_bytes(8, "big")
 
     def canary_began(self) -> None:
         """Reports that the child's canary begins."""
@@ -139,6 +146,10 @@ class Slot:
         self._write(_MODELS, _fitting([*map(_cut, models)], _MODELS, lambda left: f"and {left} more"))
 
 
+def _count(memory: mmap.mmap) -> int:
+    return int.from_bytes(memory[_SETTLED], "big")
+
+
 def _cut(name: str) -> str:
     return name if len(name) <= NAME_LIMIT else name[: NAME_LIMIT - 1] + "…"
 
@@ -157,9 +168,10 @@ def _fitting(items: list[Item], part: slice, rest: Callable[[int], Item]) -> byt
 class Slots:
     """The slots of one worker, shared with the children that are forked after this object was made."""
 
-    def __init__(self, memory: mmap.mmap, start: int, clock: Callable[[], float] = time.monotonic) -> None:
-        """``memory`` has COUNT times SIZE bytes for them from ``start`` on. ``clock``: the host's monotonic seconds."""
-        self._slots = [Slot(memory, start + place * SIZE, clock) for place in range(COUNT)]
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """``clock``: the host's monotonic seconds, by which batches and canaries are timed."""
+        self._memory = mmap.mmap(-1, _FIRST + COUNT * SIZE)
+        self._slots = [Slot(self._memory, _FIRST + place * SIZE, clock) for place in range(COUNT)]
 
     def __iter__(self) -> Iterator[Slot]:
         """Those that a child has taken."""
@@ -177,6 +189,22 @@ class Slots:
                 slot.take(pid)
                 return slot
         raise RuntimeError(f"a worker has room for {COUNT} children, and all of it is taken: give it fewer")
+
+    @property
+    def settled_batches(self) -> int:
+        """How many batches the children have settled, those that are dead included."""
+        return _count(self._memory)
+
+    @property
+    def canary(self) -> Canary:
+        """The worst of what the children report of their canaries."""
+        canaries = [slot.canary for slot in self]
+        took = [canary.took_s for canary in canaries if canary.took_s is not None]
+        return Canary(
+            max(took, default=None),
+            max((canary.running_s for canary in canaries), default=0.0),
+            any(canary.wrong for canary in canaries),
+        )
 
     def forget(self, pid: int) -> None:
         """Clears the slot of a dead child."""

@@ -15,6 +15,7 @@ from pipeline.ledger.workers.claims import Claims
 from pipeline.worker import slots
 from pipeline.worker.incarnation import Incarnation
 from pipeline.worker.judge import exhausted
+from pipeline.worker.slots import Slot
 from tasks.children import Children
 from tests.support.ledger import Ledger, LedgerMaker
 
@@ -38,12 +39,12 @@ class Clock:
         return self.now
 
 
-def registered(ledger: Ledger, pid: int, clock: Callable[[], float] = time.monotonic) -> Incarnation:
-    """A worker with one child, which has told of nothing yet."""
+def registered(ledger: Ledger, pid: int, clock: Callable[[], float] = time.monotonic) -> tuple[Incarnation, Slot]:
+    """A worker with one child, which has told of nothing yet in its slot."""
     incarnation = Incarnation("preprocess", "preprocess", "cpu", clock)
-    incarnation.child_begins(pid)
-    incarnation.register(ledger.client, child=pid)
-    return incarnation
+    slot = incarnation.children.take(pid)
+    incarnation.register(ledger.client, child=slot)
+    return incarnation, slot
 
 
 def claims_of(ledger: Ledger, incarnation: Incarnation, pid: int) -> Claims:
@@ -58,12 +59,12 @@ def pool(*processes: Any) -> Any:
 
 
 def test_the_claims_of_a_child_that_died_before_the_first_look_are_released(ledger: Ledger) -> None:
-    incarnation = registered(ledger, PID)
+    incarnation, slot = registered(ledger, PID)
     claims = claims_of(ledger, incarnation, PID)
     ids = ledger.accept(3)
     batch = ledger.claim(claims)
     assert batch is not None
-    incarnation.began(batch.field)
+    slot.began(batch.field)
     children = Children(incarnation, "preprocess", ledger.client, ledger.settings)
     children.watch(pool(SimpleNamespace(pid=PID + 1, exitcode=None)))  # its successor
     assert ledger.client.zcard(f"{TAG}q:{ledger.lane().name}") == len(ids)
@@ -75,12 +76,12 @@ def test_the_claims_of_a_child_that_died_before_the_first_look_are_released(ledg
 
 
 def test_a_child_that_dies_before_the_first_look_is_known_by_its_signal(ledger: Ledger) -> None:
-    incarnation = registered(ledger, PID)
+    incarnation, slot = registered(ledger, PID)
     claims = claims_of(ledger, incarnation, PID)
     ledger.accept()
     batch = ledger.claim(claims)
     assert batch is not None
-    incarnation.began(batch.field)
+    slot.began(batch.field)
     children = Children(incarnation, "preprocess", ledger.client, ledger.settings)
     process = SimpleNamespace(pid=PID, exitcode=None)
     children.meet(pool(process))
@@ -95,7 +96,7 @@ def test_a_child_that_does_not_become_ready_is_replaced(make_ledger: LedgerMaker
     ledger = make_ledger(start_limit_s="0.01")
     ready, stuck = (subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"]) for _ in range(2))
     try:
-        incarnation = registered(ledger, ready.pid)
+        incarnation, _ = registered(ledger, ready.pid)
         children = Children(incarnation, "preprocess", ledger.client, ledger.settings)
         while stuck.poll() is None:
             children.watch(pool(*(SimpleNamespace(pid=child.pid, exitcode=None) for child in (ready, stuck))))
@@ -129,7 +130,7 @@ def test_a_batch_that_takes_too_long_is_told_and_then_ended_with_its_process(
     ledger: Ledger, stubborn: subprocess.Popen[bytes], times: int, clock: Clock
 ) -> None:
     """In degraded mode it may take twice as long."""
-    incarnation = registered(ledger, stubborn.pid, clock)
+    incarnation, slot = registered(ledger, stubborn.pid, clock)
     incarnation.degraded = times == 2
     claims = claims_of(ledger, incarnation, stubborn.pid)
     (request_id,) = ledger.accept()
@@ -138,7 +139,7 @@ def test_a_batch_that_takes_too_long_is_told_and_then_ended_with_its_process(
     children = Children(incarnation, "preprocess", ledger.client, ledger.settings)
     process = SimpleNamespace(pid=stubborn.pid, exitcode=None)
 
-    incarnation.began(batch.field)
+    slot.began(batch.field)
     began = clock.now
 
     def look_after(seconds: float) -> None:
@@ -167,14 +168,12 @@ def test_a_batch_that_takes_too_long_is_told_and_then_ended_with_its_process(
 
 
 def test_a_batch_that_has_run_has_no_limit(ledger: Ledger, stubborn: subprocess.Popen[bytes], clock: Clock) -> None:
-    incarnation = registered(ledger, stubborn.pid, clock)
+    incarnation, slot = registered(ledger, stubborn.pid, clock)
     children = Children(incarnation, "preprocess", ledger.client, ledger.settings)
-    incarnation.began("1:1")
+    slot.began("1:1")
     clock.now += 3600
-    incarnation.ended()
+    slot.ended()
     children.watch(pool(SimpleNamespace(pid=stubborn.pid, exitcode=None)))
-    slot = incarnation.children.of(stubborn.pid)
-    assert slot is not None
     assert (children.interrupted, stubborn.poll(), slot.running) == (0, None, "1:1")
 
 
@@ -182,19 +181,19 @@ def test_what_a_batch_was_told_is_not_told_the_next_one(
     ledger: Ledger, stubborn: subprocess.Popen[bytes], clock: Clock
 ) -> None:
     """And the next one is told if it takes too long as well, even if it is the same batch that began again."""
-    incarnation = registered(ledger, stubborn.pid, clock)
+    incarnation, slot = registered(ledger, stubborn.pid, clock)
     children = Children(incarnation, "preprocess", ledger.client, ledger.settings)
     living = pool(SimpleNamespace(pid=stubborn.pid, exitcode=None))
     children.meet(living)
     for times in (1, 2):
-        incarnation.began("1:1")
-        assert not incarnation.overran()
+        slot.began("1:1")
+        assert not slot.overran()
         clock.now += ledger.settings.soft_limit_s + 1
         children.watch(living)
-        assert incarnation.overran()
+        assert slot.overran()
         assert children.interrupted == times
-    incarnation.ended()
-    assert not incarnation.overran()
+    slot.ended()
+    assert not slot.overran()
 
 
 def test_of_two_children_the_one_that_dies_pays_for_its_own_batch_alone(ledger: Ledger) -> None:
@@ -203,12 +202,12 @@ def test_of_two_children_the_one_that_dies_pays_for_its_own_batch_alone(ledger: 
     incarnation = Incarnation("preprocess", "preprocess", "cpu")
     batches = []
     for pid in (leaving, coming):
-        incarnation.child_begins(pid)  # each child has its own copy of this object
-        incarnation.register(ledger.client, child=pid)
+        slot = incarnation.children.take(pid)
+        incarnation.register(ledger.client, child=slot)
         ledger.accept()
         batch = ledger.claim(claims_of(ledger, incarnation, pid))
         assert batch is not None
-        incarnation.began(batch.field)
+        slot.began(batch.field)
         batches.append(batch)
     children = Children(incarnation, "preprocess", ledger.client, ledger.settings)
     both = pool(*(SimpleNamespace(pid=pid, exitcode=None) for pid in (leaving, coming)))
@@ -229,10 +228,10 @@ def test_a_row_that_ends_its_process_is_dead_in_the_end(ledger: Ledger) -> None:
     ledger.accept()
     for attempt in range(1, ledger.settings.max_attempts + 1):
         pid = PID + attempt
-        incarnation = registered(ledger, pid)
+        incarnation, slot = registered(ledger, pid)
         batch = ledger.claim(claims_of(ledger, incarnation, pid))
         assert batch is not None
-        incarnation.began(batch.field)
+        slot.began(batch.field)
         process = SimpleNamespace(pid=pid, exitcode=None)
         children = Children(incarnation, "preprocess", ledger.client, ledger.settings)
         children.meet(pool(process))

@@ -47,16 +47,24 @@ def chosen(settings: Settings) -> Found | None:
     return found[index]
 
 
-class Worker(Protocol):
-    """The worker that computes on the device: what its children have seen, and where its health is reported."""
+class Children(Protocol):
+    """What the processes that compute on the device have reported."""
 
     @property
     def settled_batches(self) -> int:
-        """How many batches its children have settled."""
+        """How many batches they have settled."""
 
     @property
     def canary(self) -> Canary:
-        """What the children's canary has found."""
+        """What their canaries have found."""
+
+
+class Worker(Protocol):
+    """The worker that computes on the device."""
+
+    @property
+    def children(self) -> Children:
+        """What its children have reported."""
 
     def report_health(self, health: dict[str, Any]) -> None:
         """Shows the device's health to operators."""
@@ -92,10 +100,11 @@ class DeviceWatch(Periodic):
     def look(self) -> Verdict:
         """Looks once, and reports what it has found to operators."""
         reading, lost = self._read()
-        if self._worker.settled_batches != self._settled:
-            self._settled = self._worker.settled_batches
+        children = self._worker.children
+        if children.settled_batches != self._settled:
+            self._settled = children.settled_batches
             self._health.settled()
-        canary = self._worker.canary
+        canary = children.canary
         verdict = self._health.judge(reading, canary, time.monotonic(), lost=lost)
         if verdict.state is not self._state:
             DeviceChanged(state=str(verdict.state), reasons=verdict.reasons).emit()

@@ -1,7 +1,6 @@
 """What children tell their parent: each in a slot of its own, and never more than there is room for."""
 
 import json
-import mmap
 
 import pytest
 
@@ -12,7 +11,7 @@ from pipeline.worker.incarnation import Incarnation
 
 @pytest.fixture
 def shared() -> slots.Slots:
-    return slots.Slots(mmap.mmap(-1, slots.COUNT * slots.SIZE), 0)
+    return slots.Slots()
 
 
 def described(incarnation: Incarnation) -> dict:
@@ -44,8 +43,7 @@ def test_a_process_id_that_is_given_again_begins_with_nothing(shared: slots.Slot
 @pytest.mark.parametrize("length", [5, 90, 3000])
 def test_operators_see_as_many_breakers_as_fit_and_how_many_more_there_are(count: int, length: int) -> None:
     incarnation = Incarnation("scoring", "scoring", "cpu")
-    incarnation.child_begins(7)
-    breakers = Breakers(incarnation.report_breakers)
+    breakers = Breakers(incarnation.children.take(7).report_breakers)
     for number in range(count):
         breakers.changed(f"model {number} {'m' * length}@1", "open", 10.0)
     seen = described(incarnation)["breakers"]
@@ -61,8 +59,7 @@ def test_operators_see_as_many_breakers_as_fit_and_how_many_more_there_are(count
 
 def test_five_open_breakers_are_all_seen() -> None:
     incarnation = Incarnation("scoring", "scoring", "cpu")
-    incarnation.child_begins(7)
-    breakers = Breakers(incarnation.report_breakers)
+    breakers = Breakers(incarnation.children.take(7).report_breakers)
     names = [f"model a-model-with-a-rather-long-name-{number}@2026.10" for number in range(5)]
     for name in names:
         breakers.changed(name, "open", 30.0)
@@ -71,38 +68,45 @@ def test_five_open_breakers_are_all_seen() -> None:
 
 def test_of_too_many_models_operators_see_how_many_more_are_loaded() -> None:
     incarnation = Incarnation("scoring", "scoring", "cpu")
-    incarnation.child_begins(7)
+    slot = incarnation.children.take(7)
     names = [f"model-{number}@1" for number in range(1000)]
-    incarnation.report_models(names)
+    slot.report_models(names)
     *named, last = described(incarnation)["models"]
     assert named == names[: len(named)]
     assert last == f"and {1000 - len(named)} more"
-    incarnation.report_models(names[:3])
+    slot.report_models(names[:3])
     assert described(incarnation)["models"] == names[:3]
 
 
 def test_of_two_children_operators_see_what_both_tell_until_one_is_gone() -> None:
     incarnation = Incarnation("scoring", "scoring", "cpu")
     for pid in (7, 8):
-        incarnation.child_begins(pid)
-        incarnation.report_models(["shared@1", f"only-{pid}@1"])
-        incarnation.report_breakers([{"name": f"of {pid}", "state": "open", "since": 0.0, "pause_s": 1.0}])
+        slot = incarnation.children.take(pid)
+        slot.report_models(["shared@1", f"only-{pid}@1"])
+        slot.report_breakers([{"name": f"of {pid}", "state": "open", "since": 0.0, "pause_s": 1.0}])
     assert described(incarnation)["models"] == ["shared@1", "only-7@1", "only-8@1"]
     assert [breaker["name"] for breaker in described(incarnation)["breakers"]] == ["of 7", "of 8"]
     incarnation.children.forget(7)
     assert described(incarnation)["models"] == ["shared@1", "only-8@1"]
 
 
-def test_the_worst_of_the_childrens_canaries_counts_and_none_of_a_child_that_is_gone() -> None:
-    incarnation = Incarnation("scoring", "scoring", "cpu")
-    incarnation.child_begins(7)
-    incarnation.canary_began()
-    incarnation.canary_ended(right=False)
-    incarnation.canary_began()
-    incarnation.child_begins(8)
-    incarnation.canary_began()
-    incarnation.canary_ended(right=True)
-    assert incarnation.canary.running_s > 0
-    incarnation.children.forget(7)
-    assert (incarnation.canary.running_s, incarnation.canary.wrong) == (0.0, False)
-    assert incarnation.canary.took_s is not None
+def test_the_worst_of_the_childrens_canaries_counts_and_none_of_a_child_that_is_gone(shared: slots.Slots) -> None:
+    first = shared.take(7)
+    first.canary_began()
+    first.canary_ended(right=False)
+    first.canary_began()
+    second = shared.take(8)
+    second.canary_began()
+    second.canary_ended(right=True)
+    assert shared.canary.running_s > 0
+    shared.forget(7)
+    assert (shared.canary.running_s, shared.canary.wrong) == (0.0, False)
+    assert shared.canary.took_s is not None
+
+
+def test_what_a_child_has_settled_counts_after_its_death(shared: slots.Slots) -> None:
+    for pid in (7, 8):
+        shared.take(pid).settled()
+    shared.forget(7)
+    shared.take(9).settled()
+    assert shared.settled_batches == 3
