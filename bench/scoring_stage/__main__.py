@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 import bench.scoring_stage
-from bench.scoring_stage.backlog import MODEL
+from bench.scoring_stage.backlog import LONGEST, MODEL
 from bench.scoring_stage.figures import device_kind
 from bench.scoring_stage.latency import measure_latency
 from bench.scoring_stage.poison import measure_poison
@@ -24,15 +24,18 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=20, help="of each way in each round")
     parser.add_argument("--backlog", type=int, default=50_000)
+    parser.add_argument("--longest", type=int, default=LONGEST, help="tokens of the longest text with a backlog")
     parser.add_argument("--only", choices=["stage", "latency", "poison", "slow-worker"])
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--no-goals", action="store_true", help="exit 0 even if a goal is not met")
     options = parser.parse_args()
     with Console(stderr=True).status("starting") as status:
         parts: dict[str, Callable[[], dict[str, Any]]] = {
-            "stage": lambda: measure_throughput(options.rounds, options.seconds, options.backlog, status.update),
+            "stage": lambda: measure_throughput(
+                options.rounds, options.seconds, options.backlog, options.longest, status.update
+            ),
             "latency": lambda: measure_latency(options.rounds, options.seconds),
-            "poison": lambda: measure_poison(options.rounds),
+            "poison": lambda: measure_poison(options.rounds, options.seconds),
             "slow-worker": lambda: measure_slow_worker(options.seconds),
         }
         document: dict[str, Any] = {"model": MODEL, "device": device_kind()}

@@ -41,7 +41,7 @@ SHORT = 24
 DAY_MS = 86_400_000
 
 
-def encoded_rows(store: ModelStore, ref: ModelRef, *, rows: int = ROWS, longest: int = LONGEST) -> list[bytes]:
+def encoded_rows(store: ModelStore, ref: ModelRef, *, longest: int, rows: int = ROWS) -> list[bytes]:
     """Returns pairs of texts of all lengths up to ``longest`` tokens, encoded by ``preprocess``; always the same."""
     rng = random.Random(1)
     words = " ".join((REPOSITORY / name).read_text() for name in DOCUMENTS).split()
@@ -153,7 +153,7 @@ def store_with_model() -> Iterator[Settings]:
             os.environ.update(before)
 
 
-def waiting_rows(settings: Settings, *, rows: int = ROWS, longest: int = LONGEST) -> Backlog:
+def waiting_rows(settings: Settings, *, longest: int, rows: int = ROWS) -> Backlog:
     """Returns an empty backlog for the model of ``store_with_model``."""
     store = ModelStore(settings.model_store)
     ref = store.load(MODEL, "1").ref

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 import safetensors.torch
 import torch
 
-from bench.scoring_stage.backlog import LIGHT_RATE, MODEL, SHORT, encoded_rows
+from bench.scoring_stage.backlog import LIGHT_RATE, MODEL, encoded_rows
 from pipeline.models.folder import ModelStore
 from pipeline.service.entry_points import CloneEntryPoint, clone_environment, command
 from pipeline.settings import read_settings
@@ -54,10 +54,10 @@ def bare_loop(store: ModelStore, *, grouped_by_length: bool = True) -> tuple[Way
     return run, artifact.manifest["max_batch"]
 
 
-def rate(store: ModelStore, seconds: float, *, grouped_by_length: bool) -> float:
+def rate(store: ModelStore, seconds: float, longest: int, *, grouped_by_length: bool) -> float:
     """Measures rows a second."""
     run, size = bare_loop(store, grouped_by_length=grouped_by_length)
-    bodies = encoded_rows(store, store.load(MODEL, "1").ref)
+    bodies = encoded_rows(store, store.load(MODEL, "1").ref, longest=longest)
     batches = itertools.cycle([bodies[at : at + size] for at in range(0, len(bodies) - size + 1, size)])
     run(next(batches))
     done, began = 0, time.monotonic()
@@ -67,11 +67,11 @@ def rate(store: ModelStore, seconds: float, *, grouped_by_length: bool) -> float
     return done / (time.monotonic() - began)
 
 
-def row_ms(store: ModelStore, rows: int) -> float:
-    """Measures the median time of one short row, in ms."""
+def row_ms(store: ModelStore, rows: int, longest: int) -> float:
+    """Measures the median time of one row, in ms."""
     run, _ = bare_loop(store)
     took = []
-    for body in encoded_rows(store, store.load(MODEL, "1").ref, rows=rows, longest=SHORT):
+    for body in encoded_rows(store, store.load(MODEL, "1").ref, rows=rows, longest=longest):
         began = time.monotonic()
         run([body])
         took.append(1000 * (time.monotonic() - began))
@@ -79,9 +79,9 @@ def row_ms(store: ModelStore, rows: int) -> float:
     return statistics.median(took)
 
 
-def in_a_process(what: str, seconds: float) -> float:
+def in_a_process(what: str, seconds: float, longest: int) -> float:
     """Measures in a process of its own: ``grouped`` or ``as-they-come`` rows a second, or the ms of one ``row``."""
-    start = command(CloneEntryPoint.BENCH_SCORING, what, "--seconds", str(seconds))
+    start = command(CloneEntryPoint.BENCH_SCORING, what, "--seconds", str(seconds), "--longest", str(longest))
     done = subprocess.run(start, env=clone_environment(), capture_output=True, text=True, check=True)
     return float(done.stdout)
 
@@ -91,12 +91,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=["grouped", "as-they-come", "row"])
     parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("--longest", type=int, required=True, help="tokens of the longest text")
     options = parser.parse_args()
     store = ModelStore(read_settings().model_store)
     if options.what == "row":
-        print(row_ms(store, round(options.seconds * LIGHT_RATE)))
+        print(row_ms(store, round(options.seconds * LIGHT_RATE), options.longest))
     else:
-        print(rate(store, options.seconds, grouped_by_length=options.what == "grouped"))
+        print(rate(store, options.seconds, options.longest, grouped_by_length=options.what == "grouped"))
 
 
 if __name__ == "__main__":

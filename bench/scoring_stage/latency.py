@@ -18,7 +18,7 @@ def measure_latency(rounds: int, seconds: float) -> dict[str, Any]:
         rows = round(seconds * LIGHT_RATE)
         waiting = waiting_rows(settings, rows=rows, longest=SHORT)
         for _ in range(rounds):
-            bare_ms.append(in_a_process("row", seconds))
+            bare_ms.append(in_a_process("row", seconds, SHORT))
             waiting.accept(rows + LIGHT_RATE)
             with worker():
                 took = [_passed_ms(waiting) for _ in range(rows + LIGHT_RATE)]

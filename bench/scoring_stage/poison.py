@@ -13,19 +13,20 @@ from pipeline.settings import Settings, read_settings
 from pipeline.stack.local import LocalStack
 
 POISON_GOAL = 2.0
-BURST, BURSTS, BURST_EVERY_S = 64, 40, 0.25
+BURST, BURST_EVERY_S = 64, 0.25
 
 
-def measure_poison(rounds: int) -> dict[str, Any]:
+def measure_poison(rounds: int, seconds: float) -> dict[str, Any]:
     """Measures how long the other 63 of a burst take, with a row that makes the model raise and without."""
     plain, poisoned, failed = [], [], 0
+    bursts = max(1, round(seconds / BURST_EVERY_S))
     # One attempt: what comes of later ones is no longer the burst's.
     with LocalStack(read_settings({}), chaos_model=True, environment={"SCORELINE_MAX_ATTEMPTS": "1"}) as stack:
         for _ in range(rounds):
-            took, bad = asyncio.run(_bursts(stack.settings, poison=False))
+            took, bad = asyncio.run(_bursts(stack.settings, bursts, poison=False))
             plain += took
             failed += bad
-            took, bad = asyncio.run(_bursts(stack.settings, poison=True))
+            took, bad = asyncio.run(_bursts(stack.settings, bursts, poison=True))
             poisoned += took
             failed += bad
     p99 = [statistics.quantiles(took, n=100)[98] for took in (plain, poisoned)]
@@ -36,7 +37,7 @@ def measure_poison(rounds: int) -> dict[str, Any]:
     }
 
 
-async def _bursts(settings: Settings, *, poison: bool) -> tuple[list[float], int]:
+async def _bursts(settings: Settings, bursts: int, *, poison: bool) -> tuple[list[float], int]:
     numbers = itertools.count()
 
     def row(do: str) -> dict[str, Any]:
@@ -46,7 +47,7 @@ async def _bursts(settings: Settings, *, poison: bool) -> tuple[list[float], int
     took: list[float] = []
     failed = 0
     async with AsyncScoringClient(settings=settings) as client:
-        for _ in range(BURSTS):
+        for _ in range(bursts):
             began = time.monotonic()
             rows = [row("ok") for _ in range(BURST - 1)] + [row("raise" if poison else "ok")]
             ends = [status async for status in client.submit_many(rows)]

@@ -13,18 +13,23 @@ STAGE_GOALS = {"cpu": 0.85, "cuda": 0.95}
 GROUPING_GOAL = 1.5
 
 
-def measure_throughput(rounds: int, seconds: float, backlog: int, report: Callable[[str], None]) -> dict[str, Any]:
-    """Measures the stage with a backlog, the bare loop, and the bare loop without grouping."""
+def measure_throughput(
+    rounds: int, seconds: float, backlog: int, longest: int, report: Callable[[str], None]
+) -> dict[str, Any]:
+    """Measures the stage with a backlog, the bare loop, and the bare loop without grouping.
+
+    ``longest``: tokens of the longest text.
+    """
     with store_with_model() as settings:
-        waiting = waiting_rows(settings)
+        waiting = waiting_rows(settings, longest=longest)
         report(f"submitting {backlog} rows")
         waiting.fill(backlog)
         began_with = waiting.waiting()
         found: dict[str, list[float]] = {"stage": [], "bare loop": [], "as they come": []}
         ways = {
             "stage": lambda: drained_per_s(waiting, seconds),
-            "bare loop": lambda: in_a_process("grouped", seconds),
-            "as they come": lambda: in_a_process("as-they-come", seconds),
+            "bare loop": lambda: in_a_process("grouped", seconds, longest),
+            "as they come": lambda: in_a_process("as-they-come", seconds, longest),
         }
         for number in range(rounds):
             for name in list(ways) if number % 2 == 0 else reversed(list(ways)):

@@ -10,6 +10,7 @@ import json
 import mmap
 import struct
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -157,12 +158,15 @@ def _cut(name: str) -> str:
 def _fitting(items: list[Item], part: slice, rest: Callable[[int], Item]) -> bytes:
     """JSON of all items, or of the first ones and of ``rest``, which stands for so many others."""
     room = part.stop - part.start
-    text = json.dumps(items).encode()
-    kept = len(items)
-    while len(text) > room:
-        kept -= 1
-        text = json.dumps([*items[:kept], rest(len(items) - kept)]).encode()
-    return text
+
+    def text(kept: int) -> bytes:
+        left = len(items) - kept
+        return json.dumps([*items[:kept], rest(left)] if left else items).encode()
+
+    everything = text(len(items))
+    if len(everything) <= room:
+        return everything
+    return text(bisect_left(range(1, len(items)), True, key=lambda kept: len(text(kept)) > room))
 
 
 class Slots:

@@ -34,6 +34,7 @@ from pipeline.ledger.recovery import fan_out, release_claims
 from pipeline.ledger.rights import scripted
 from pipeline.ledger.scripts import SCRIPTS, source
 from pipeline.ledger.sweeper.repairs import Repairs
+from pipeline.ledger.workers import claims
 from pipeline.ledger.workers.claims import Batch, ClaimLost, Claims
 from pipeline.sweeper.loop import Sweeper
 from tests.support.ledger import Ledger, LedgerMaker, SteppedClock, dead
@@ -133,7 +134,7 @@ class Scene:
         self.waiting.clear()  # they have left
         for round_ in range(8):
             self.sweeper.sweep()
-            if round_ > 1 and not self.ledger.leftovers():
+            if round_ and not self.ledger.leftovers():
                 break
             for stage in Stage:
                 while (batch := self.ledger.claim(healthy, stage)) is not None:
@@ -479,6 +480,12 @@ def _read(scene: Scene) -> Callable[[], Any]:
 
 
 @pytest.fixture(autouse=True)
+def _no_wake_is_under_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever wakes runs in this thread: what has not come by now was refused."""
+    monkeypatch.setattr(claims, "UNDER_WAY_S", 0.001)
+
+
+@pytest.fixture(autouse=True)
 def _quiet() -> Iterator[None]:
     """Refusals are what is tried here: the sweeper's tracebacks of them take longer than the tests."""
     logging.disable()
@@ -489,9 +496,10 @@ def _quiet() -> Iterator[None]:
 @pytest.fixture
 def make_scene(valkey: str, make_ledger: LedgerMaker) -> Iterator[Callable[[str], Scene]]:
     admin = redis.Redis.from_url(valkey)
+    ledger = make_ledger(tenant_in_flight="100", tenant_rate="1000")
 
     def make(flow: str) -> Scene:
-        ledger = make_ledger(tenant_in_flight="100", tenant_rate="1000")
+        ledger.begin_again()
         admin.set(keys.AUDIT, "1")
         scene = Scene(ledger, admin, ledger.worker("w1"))
         FLOWS[flow](scene)

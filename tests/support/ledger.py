@@ -58,6 +58,14 @@ class Ledger:
     numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def __post_init__(self) -> None:
+        self._begin()
+
+    def begin_again(self) -> None:
+        """Empties the server; the ledger's sides know nothing of what was there."""
+        self.client.flushall()
+        self._begin()
+
+    def _begin(self) -> None:
         self.producing = Producing(self.own_async, self.settings)
         self.letters = DeadLetters(self.own_async)
         self.sweeping = Sweeping(self.own, self.settings)

