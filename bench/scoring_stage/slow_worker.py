@@ -9,7 +9,7 @@ from typing import Any
 
 import psutil
 
-from bench.scoring_stage.backlog import STEP, store_with_model, waiting_rows, worker
+from bench.scoring_stage.backlog import LONGEST, STEP, store_with_model, waiting_rows, worker
 from bench.scoring_stage.figures import figure
 from bench.scoring_stage.throughput import drained_per_s
 
@@ -21,7 +21,7 @@ SLOWER = 10
 def measure_slow_worker(seconds: float) -> dict[str, Any]:
     """Measures how long two workers take, one of them ten times slower, over what both could do."""
     with store_with_model() as settings:
-        waiting = waiting_rows(settings)
+        waiting = waiting_rows(settings, longest=LONGEST)
         waiting.fill(4 * STEP)
         alone = drained_per_s(waiting, seconds)
         waiting.drop()

@@ -1,6 +1,5 @@
 """What is wrong with the command line's surroundings is told in one line, with its exit code: never a traceback."""
 
-import json
 import shutil
 import subprocess
 import sys
@@ -87,11 +86,12 @@ def test_an_artifact_that_cannot_be_written_is_told(command: str, tmp_path: Path
     assert not (tmp_path / "models").exists()
 
 
-def test_a_version_that_exists_with_another_content_is_a_conflict(tmp_path: Path) -> None:
-    shutil.copytree(SHIPPED_MODELS, tmp_path / "models")
-    manifest = tmp_path / "models" / "credit-default-logistic" / "1" / "manifest.json"
-    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"description": "another"}))
-    check(run("train-demo", "--out", str(tmp_path / "models")), 5, "choose another version")
+def test_a_trained_model_does_not_replace_another_of_its_version(tmp_path: Path) -> None:
+    folder = tmp_path / "credit-default-logistic" / "1"
+    folder.mkdir(parents=True)
+    (folder / "manifest.json").write_text("{}")
+    check(run("train-demo", "--out", str(tmp_path)), 5, "choose another version")
+    assert [path.name for path in tmp_path.rglob("*")] == ["credit-default-logistic", "1", "manifest.json"]
 
 
 def test_an_api_url_that_is_none_is_a_usage_error() -> None:

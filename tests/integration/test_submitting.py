@@ -291,14 +291,3 @@ def test_an_up_that_does_not_start_leaves_anothers_ready_file(tmp_path: Path) ->
     assert (done.returncode, "Traceback" in done.stderr) == (1, False)
     assert "cannot be read: No such file" in " ".join(done.stderr.split())
     assert ready.read_text() == BEFORE
-
-
-def test_a_trained_model_does_not_replace_another_of_its_version(tmp_path: Path) -> None:
-    folder = tmp_path / "credit-default-logistic" / "1"
-    folder.mkdir(parents=True)
-    (folder / "manifest.json").write_text("{}")
-    command = [SCORELINE, "train-demo", "--out", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=170)
-    assert (done.returncode, "Traceback" in done.stderr) == (5, False)
-    assert "choose another version" in " ".join(done.stderr.split())
-    assert [path.name for path in tmp_path.rglob("*")] == ["credit-default-logistic", "1", "manifest.json"]
