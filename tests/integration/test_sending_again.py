@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import httpx
@@ -21,6 +21,7 @@ from pipeline.contracts.problems import (
     Problem,
     StoreUnavailable,
 )
+from pipeline.contracts.stages import Stage
 from pipeline.settings import Settings
 from pipeline.stack.local import LocalStack
 from tests.support.processes import another_api, eventually
@@ -270,7 +271,10 @@ def held_scoring(http: httpx.Client) -> str:
     return hold_scoring(http)
 
 
-def test_cancel_over_http_and_by_command_line(http: httpx.Client, held_scoring: str, scoreline: object) -> None:
+def test_cancel_over_http_and_by_command_line(
+    http: httpx.Client, supervise: Callable[[str, str], None], scoreline: object
+) -> None:
+    supervise("stop", Stage.SCORING)
     one, other = (submit(http, wait=0).json()["request_id"] for _ in range(2))
     answer = http.delete(f"/v1/scores/{one}")
     assert (answer.status_code, answer.json()["state"]) == (200, "cancelled")
@@ -279,6 +283,10 @@ def test_cancel_over_http_and_by_command_line(http: httpx.Client, held_scoring: 
     done = scoreline("cancel", other, "--json")  # type: ignore[operator]
     assert (done.returncode, '"state": "cancelled"' in done.stdout) == (0, True)
 
+
+def test_what_is_being_scored_or_has_ended_is_not_cancelled(
+    http: httpx.Client, held_scoring: str, scoreline: object
+) -> None:
     late = http.delete(f"/v1/scores/{held_scoring}")
     assert (late.status_code, late.json()["type"]) == (409, "urn:scoreline:problem:too-late")
     assert http.get(f"/v1/scores/{held_scoring}", params={"wait": 30}).json()["state"] == "succeeded"

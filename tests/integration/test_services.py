@@ -127,9 +127,8 @@ def test_flower_shows_the_three_services_with_readable_names_and_no_data(http: h
             return tasks if {task["name"] for task in tasks} >= {f"{stage}.run" for stage in Stage} else []
 
         done = cast(list[dict], eventually(of_each_stage))
-        assert {task["args"] for task in done} <= {
-            f"{stage}/{model}@1" for stage in Stage for model in ("credit-default", "chaos-probe", "chaos-backed")
-        }
+        models = [f"{each['name']}@{each['version']}" for each in http.get("/v1/models").json()["models"]]
+        assert {task["args"] for task in done} <= {f"{stage}/{model}" for stage in Stage for model in models}
         assert all("largest_batch" in task["result"] for task in done), "batch sizes stand in the result"
         workers = flower.get("/workers", params={"json": 1}).json()["data"]
         assert {worker["hostname"].split("-")[0] for worker in workers} >= set(Stage)
