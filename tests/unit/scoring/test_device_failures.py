@@ -209,7 +209,7 @@ long, short = {"query": "a", "passage": "word " * 250}, {"query": "a", "passage"
 bodies = [output.body for output in preprocess.perform(ref, [long] * 64)]
 before = [output.body for output in scoring.perform(ref, bodies)]
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + (192 << 20), resource.RLIM_INFINITY))
+resource.setrlimit(resource.RLIMIT_AS, (used + (256 << 20), resource.RLIM_INFINITY))
 after = scoring.perform(ref, bodies)
 assert not [answer for answer in after if isinstance(answer, OutOfMemory)], after
 assert [answer.body for answer in after] == before
@@ -218,7 +218,7 @@ print("fitted", scoring._models[ref]._most_padded)
 
 
 def test_with_little_memory_left_the_same_scores_come_in_smaller_batches(tmp_path: Path) -> None:
-    """The real allocator, the real model: RLIMIT_AS leaves 192 MiB."""
+    """The real allocator, the real model: RLIMIT_AS leaves 256 MiB."""
     run = subprocess.run(
         [sys.executable, "-c", LIMITED, str(tmp_path)],
         capture_output=True,
