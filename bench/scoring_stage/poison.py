@@ -13,13 +13,13 @@ from pipeline.settings import Settings, read_settings
 from pipeline.stack.local import LocalStack
 
 POISON_GOAL = 2.0
-BURST, BURST_EVERY_S = 64, 0.25
+BURST, BURSTS, BURST_EVERY_S = 64, 40, 0.25
 
 
 def measure_poison(rounds: int, seconds: float) -> dict[str, Any]:
     """Measures how long the other 63 of a burst take, with a row that makes the model raise and without."""
     plain, poisoned, failed = [], [], 0
-    bursts = max(1, round(seconds / BURST_EVERY_S))
+    bursts = max(1, min(BURSTS, round(seconds / BURST_EVERY_S)))
     # One attempt: what comes of later ones is no longer the burst's.
     with LocalStack(read_settings({}), chaos_model=True, environment={"SCORELINE_MAX_ATTEMPTS": "1"}) as stack:
         for _ in range(rounds):

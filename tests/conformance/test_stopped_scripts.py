@@ -134,7 +134,7 @@ class Scene:
         self.waiting.clear()  # they have left
         for round_ in range(8):
             self.sweeper.sweep()
-            if round_ and not self.ledger.leftovers():
+            if round_ > 1 and not self.ledger.leftovers():
                 break
             for stage in Stage:
                 while (batch := self.ledger.claim(healthy, stage)) is not None:

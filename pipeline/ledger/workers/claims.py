@@ -16,7 +16,7 @@ from pipeline.settings import Settings
 from pipeline.store.connection import Client
 
 UNDER_WAY_S = 1.0
-"""How long a wake may be under way: its script has run, its bell may not have been read yet."""
+"""How long a worker that is off the list waits for its wake, which another process is about to send."""
 
 
 class Fenced(Exception):
